@@ -1,0 +1,3 @@
+//! An example application that keeps a journal in Synod's log.
+
+fn main() {}

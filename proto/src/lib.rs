@@ -1,0 +1,1 @@
+//! The wire formats of Synod: protobuf messages and gRPC services.

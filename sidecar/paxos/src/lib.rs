@@ -1,0 +1,1 @@
+//! The consensus core of Synod: Multi-Paxos without IO.

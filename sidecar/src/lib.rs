@@ -1,0 +1,1 @@
+//! The consensus sidecar: the shell around the core.

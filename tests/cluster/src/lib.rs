@@ -1,0 +1,1 @@
+//! A real local Kubernetes for Synod's tests and demo.

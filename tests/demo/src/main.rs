@@ -1,0 +1,3 @@
+//! The driver behind make demo.
+
+fn main() {}
