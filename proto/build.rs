@@ -1,0 +1,11 @@
+//! Compiles the .proto files to Rust, without protoc.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let files = ["synod/v1/admin.proto", "synod/v1/log.proto", "synod/v1/peer.proto"];
+    for file in files {
+        println!("cargo:rerun-if-changed=proto/{file}");
+    }
+    let descriptors = protox::compile(files, ["proto"])?;
+    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    Ok(())
+}
