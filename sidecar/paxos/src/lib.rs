@@ -1,1 +1,41 @@
 //! The consensus core of Synod: Multi-Paxos without IO.
+//!
+//! One type, [`Node`], takes every input of a member and gives every output; it has no clock, no files, no
+//! threads, no randomness and no hash maps. The rules are those of docs: protocol.md.
+//!
+//! ```text
+//!   messages, ticks, completions --handle(now, Input)--> Node --poll_output(now)--> sends, writes, replies
+//! ```
+//!
+//! A driver calls [`Node::handle`] for every input that is at hand, then [`Node::poll_output`] until it gives
+//! nothing more, then waits for the next input or for [`Node::next_deadline`]. The more inputs it hands in
+//! before it polls, the more appends share a slot.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod codec;
+pub mod configuration;
+pub mod genesis;
+pub mod io;
+pub mod limits;
+pub mod message;
+mod node;
+pub mod row;
+pub mod status;
+pub mod storage;
+pub mod system;
+pub mod types;
+pub mod value;
+
+pub use genesis::{ElectionSettings, Genesis};
+pub use io::{AdminCommand, AdminOutcome, Applied, Input, Notice, Output, Refusal};
+pub use message::{Incoming, Message, Outgoing};
+pub use node::Node;
+pub use row::Row;
+pub use status::Status;
+pub use storage::{Completed, DurableState, Storage, Write, WriteBatch};
+pub use types::{
+    Ballot, ClusterId, Digest, Incarnation, Index, Instant, MemberId, RequestId, Slot, WriteCounter,
+};

@@ -1,0 +1,282 @@
+//! What goes into the core and what comes out of it.
+
+use crate::configuration::{Change, ChangeRefused, Configuration, OperationId};
+use crate::genesis::{Genesis, GenesisError};
+use crate::message::{Incoming, Outgoing, ViewId};
+use crate::row::Row;
+use crate::storage::{Completed, WriteBatch};
+use crate::types::{Ballot, ClusterId, Digest, Index, MemberId, RequestId, Slot};
+use crate::value::CallError;
+use alloc::string::String;
+use alloc::vec::Vec;
+use bytes::Bytes;
+
+/// Everything the core reacts to.
+#[derive(Debug)]
+pub enum Input {
+    /// The deadline of [`crate::Node::next_deadline`] has passed.
+    Tick,
+    /// A message arrived.
+    Message(Incoming),
+    /// A connection to a peer stands, and its greeting named this member.
+    PeerConnected(MemberId),
+    /// It broke.
+    PeerDisconnected(MemberId),
+    /// Writes became durable.
+    Persisted(Completed),
+    /// The answer to [`Output::ReadView`].
+    ViewRows {
+        /// Which view.
+        view: ViewId,
+        /// The next rows, ascending.
+        rows: Vec<Row>,
+        /// The view holds no row behind these.
+        end: bool,
+    },
+    /// A client appends.
+    Append {
+        /// Chosen by the driver, unique while this incarnation lives.
+        request: RequestId,
+        /// See [`crate::value::Call::expected_index`].
+        expected_index: Option<Index>,
+        /// The payloads.
+        entries: Vec<Bytes>,
+    },
+    /// The client of an append, a read or an admin call gave up. An append that was not proposed yet never
+    /// will be.
+    Cancel(RequestId),
+    /// A client wants to read linearizably: answered by [`Output::ReadReady`].
+    Read(RequestId),
+    /// An administrator's call: answered by [`Output::AdminReply`].
+    Admin {
+        /// Chosen by the driver, unique while this incarnation lives.
+        request: RequestId,
+        /// The call.
+        command: AdminCommand,
+    },
+}
+
+/// What an administrator may ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminCommand {
+    /// Form a cluster.
+    Initialize(Genesis),
+    /// Wait to be added to a cluster.
+    Join {
+        /// Which.
+        cluster: ClusterId,
+        /// Its genesis.
+        digest: Digest,
+    },
+    /// Change the membership.
+    Change {
+        /// Guards against the wrong cluster.
+        cluster: ClusterId,
+        /// The version that the change was planned from.
+        expected_version: u64,
+        /// A repeat is answered with what happened.
+        operation: OperationId,
+        /// The change.
+        change: Change,
+    },
+    /// Hand leadership over.
+    TransferLeader {
+        /// Guards against the wrong cluster.
+        cluster: ClusterId,
+        /// To whom; none: the most caught-up voter.
+        to: Option<MemberId>,
+    },
+    /// The pod is going: hand leadership over if this member leads, and do not campaign any more.
+    PrepareStop,
+}
+
+/// The answer to an [`AdminCommand`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminOutcome {
+    /// Initialize: this genesis is on disk.
+    Initialized(Digest),
+    /// Join: noted on disk.
+    Joined,
+    /// A membership change was chosen and applied here.
+    Changed {
+        /// What it made.
+        configuration: Configuration,
+        /// It governs the next slot.
+        in_force: bool,
+        /// Remove only: the removed member's vote is not needed any more.
+        retired: bool,
+    },
+    /// Leadership lies with another member now.
+    Transferred(MemberId),
+    /// PrepareStop: this member does not lead and will not campaign.
+    StopPrepared,
+}
+
+/// Why a request was not carried out. Where it says "not appended", that is certain.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Not appended: no leader is known or reachable now.
+    #[error("no leader right now, nothing was appended: try again shortly")]
+    NoLeader,
+    /// It was proposed, and whether it will be chosen cannot be known here any more.
+    #[error(
+        "the outcome is unknown: it may or may not have been appended; read the log before you append it again"
+    )]
+    OutcomeUnknown,
+    /// Not appended: the last index is another.
+    #[error("the last index is {tail}, not the expected one: read on and decide again")]
+    UnexpectedIndex {
+        /// The last index.
+        tail: Index,
+    },
+    /// Not appended: too much is waiting here.
+    #[error("too many appends are waiting: slow down and try again")]
+    Backpressure,
+    /// Not appended: the call is beyond its bounds.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// This member belongs to no cluster, or takes no part in it.
+    #[error("{0}")]
+    NotActive(String),
+    /// A membership change that has no effect.
+    #[error(transparent)]
+    Change(#[from] ChangeRefused),
+    /// A learner that is not ready to vote.
+    #[error("{member} has not caught up yet ({behind} slots behind): ask again")]
+    NotCaughtUp {
+        /// Which.
+        member: MemberId,
+        /// How far its durable prefix lies behind.
+        behind: u64,
+    },
+    /// The call belongs to a leader, and another member leads.
+    #[error("{leader} leads: ask it")]
+    NotLeader {
+        /// Who leads.
+        leader: MemberId,
+    },
+    /// The call names another cluster.
+    #[error("this member belongs to cluster {actual}")]
+    OtherCluster {
+        /// This member's.
+        actual: ClusterId,
+    },
+    /// Initialize with another genesis than the one on disk.
+    #[error("this member holds another genesis already: a disk is initialised once")]
+    OtherGenesis,
+    /// Initialize without this member in the list.
+    #[error("the genesis does not list this member, {0}")]
+    NotListed(MemberId),
+    /// A genesis beyond its bounds.
+    #[error(transparent)]
+    Genesis(#[from] GenesisError),
+    /// Nobody took leadership over in time.
+    #[error("nobody took leadership over in time: this member may lead on")]
+    NotTransferred,
+}
+
+/// Everything the core asks for.
+#[derive(Debug)]
+pub enum Output {
+    /// Send it; it may be lost.
+    Send(Outgoing),
+    /// Make it durable, in order, then answer [`Input::Persisted`] (see [`crate::storage::commit`]).
+    Persist(WriteBatch),
+    /// Open a view of the rows as they are durable now.
+    OpenView {
+        /// Its name from now on.
+        view: ViewId,
+    },
+    /// Read rows of a view, ascending from `from`: about `bytes` of values, one row at least if there is one.
+    /// Answered by [`Input::ViewRows`].
+    ReadView {
+        /// Which.
+        view: ViewId,
+        /// First slot wanted.
+        from: Slot,
+        /// Stop before this many bytes of values are passed.
+        bytes: usize,
+    },
+    /// The view is not needed any more.
+    CloseView(ViewId),
+    /// A slot was applied; slots come in order, without a gap.
+    Applied(Applied),
+    /// The answer to [`Input::Append`].
+    AppendReply {
+        /// Which.
+        request: RequestId,
+        /// First and last index.
+        outcome: Result<(Index, Index), Refusal>,
+    },
+    /// The answer to [`Input::Read`]: what is applied now covers every append acknowledged before the read.
+    ReadReady {
+        /// Which.
+        request: RequestId,
+        /// The last index applied here now.
+        outcome: Result<Index, Refusal>,
+    },
+    /// The answer to [`Input::Admin`].
+    AdminReply {
+        /// Which.
+        request: RequestId,
+        /// What came of it.
+        outcome: Result<AdminOutcome, Refusal>,
+    },
+    /// Who leads changed, as far as this member knows.
+    LeaderChanged {
+        /// The leader and its ballot; none: unknown.
+        leader: Option<Ballot>,
+    },
+    /// Something a person should read in the log.
+    Notice(Notice),
+}
+
+/// A slot as it was applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Which.
+    pub slot: Slot,
+    /// The index of the first of `entries`, if there are any.
+    pub first: Index,
+    /// The application entries it added to the log.
+    pub entries: Vec<Bytes>,
+}
+
+/// Events worth a line in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// This member campaigns.
+    Campaigning(Ballot),
+    /// This member leads; LeaderStart is applied.
+    Leading {
+        /// Under which ballot.
+        ballot: Ballot,
+        /// The fencing epoch.
+        epoch: Slot,
+    },
+    /// This member led and does not any more.
+    SteppedDown {
+        /// The ballot it gave up.
+        ballot: Ballot,
+        /// Why.
+        why: &'static str,
+    },
+    /// A configuration was applied.
+    Configured(Configuration),
+    /// This member was removed and its vote is not needed any more.
+    Removed,
+    /// This disk shows less than its peers remember.
+    Fenced(String),
+    /// A row or a message whose checksum does not fit.
+    Damaged {
+        /// Where.
+        slot: Slot,
+        /// From whom, if not from this disk.
+        from: Option<MemberId>,
+    },
+    /// A value that cannot be decoded was chosen: this member halts rather than guess.
+    Undecodable {
+        /// Where.
+        slot: Slot,
+    },
+}

@@ -1,0 +1,109 @@
+//! What the core tells about itself, for status calls and metrics.
+
+use crate::types::{Ballot, ClusterId, Digest, Incarnation, Index, MemberId, Slot};
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+/// Where a member stands in its life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MemberState {
+    /// An empty disk: no cluster, no vote.
+    Uninitialized,
+    /// Waits for its peers' agreement on the genesis, or for the log.
+    Joining,
+    /// Waits for a quorum to answer its handshake.
+    Recovering,
+    /// Takes part.
+    Active,
+    /// Its disk shows less than its peers remember.
+    Fenced(String),
+    /// A chosen entry removed it.
+    Removed,
+}
+
+/// What a member does in its cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// In no configuration.
+    None,
+    /// Follows without a vote.
+    Learner,
+    /// Votes.
+    Follower,
+    /// Canvasses, prepares or recovers.
+    Candidate,
+    /// Leads, its LeaderStart applied.
+    Leader,
+}
+
+/// What is known of another member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Whose.
+    pub member: MemberId,
+    /// The highest incarnation seen.
+    pub incarnation: Incarnation,
+    /// A connection stands.
+    pub connected: bool,
+    /// At the leader: the prefix the peer holds durably.
+    pub durable_through: Slot,
+    /// At the leader: how long it has been silent.
+    pub silent: Option<Duration>,
+    /// At the leader: within a window of the leader's own prefix.
+    pub caught_up: bool,
+}
+
+/// A removed member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemovedMember {
+    /// Which.
+    pub member: MemberId,
+    /// Its name.
+    pub name: String,
+    /// The configuration without it.
+    pub version: u64,
+    /// Known at the leader: its vote is not needed any more.
+    pub retired: bool,
+}
+
+/// A snapshot of the core's view.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// This member.
+    pub member: MemberId,
+    /// Its boot.
+    pub incarnation: Incarnation,
+    /// Where it stands.
+    pub state: MemberState,
+    /// Its cluster, once known.
+    pub cluster: Option<ClusterId>,
+    /// Its genesis, once known.
+    pub genesis: Option<Digest>,
+    /// What it does.
+    pub role: Role,
+    /// What it has promised.
+    pub promised: Ballot,
+    /// The leader it follows, or its own ballot where it leads.
+    pub leader: Option<Ballot>,
+    /// The slot of the newest applied LeaderStart.
+    pub fencing_epoch: Slot,
+    /// Every slot up to it may be deleted.
+    pub trim_through: Slot,
+    /// Every slot up to it is chosen and known here. Invariant: `trim <= applied <= chosen_through`.
+    pub chosen_through: Slot,
+    /// The prefix on disk, and known chosen there.
+    pub durable_through: Slot,
+    /// Every slot up to it is applied.
+    pub applied: Slot,
+    /// The last application index.
+    pub last_index: Index,
+    /// Caught up with a leader once since this start.
+    pub caught_up_once: bool,
+    /// Other members.
+    pub peers: Vec<PeerStatus>,
+    /// Removed members whose history is kept.
+    pub removed: Vec<RemovedMember>,
+    /// Appends taken and not answered.
+    pub waiting_appends: usize,
+}

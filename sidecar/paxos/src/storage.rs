@@ -1,0 +1,231 @@
+//! The gate between disk and network: what may only leave after a write is carried by the write itself.
+//!
+//! ```text
+//!  Node --Output::Persist(WriteBatch)--> commit(batches, storage) --Ok--> Completed --Input::Persisted--> Node
+//!            (gated messages inside)          one transaction                                |
+//!                                                                              Output::Send(Outgoing)
+//! ```
+//!
+//! [`WriteBatch`] gives its messages to nobody; [`commit`] is the only maker of [`Completed`], and it makes
+//! one only after [`Storage::commit`] returned `Ok`.
+
+use crate::genesis::Genesis;
+use crate::message::{Counters, Message};
+use crate::row::Row;
+use crate::types::{Ballot, ClusterId, Digest, Incarnation, MemberId, Slot, WriteCounter};
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+use bytes::Bytes;
+
+/// One durable change. The meaning of each is [`DurableState::apply`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// No lower ballot is answered any more, in any slot.
+    Promised(Ballot),
+    /// A slot's row, in place of what stood there.
+    Row(Row),
+    /// Every slot up to it is chosen and its row stored.
+    ChosenThrough(Slot),
+    /// The encoded [`crate::system::SystemState`], with the position it stands at.
+    System {
+        /// Every slot up to it is applied in `state`.
+        applied: Slot,
+        /// The encoding.
+        state: Bytes,
+    },
+    /// The cluster that this disk belongs to, in full.
+    Genesis(Genesis),
+    /// The cluster that this disk will belong to, when its genesis arrives.
+    Joined {
+        /// The cluster.
+        cluster: ClusterId,
+        /// Its genesis.
+        digest: Digest,
+    },
+    /// Every listed member holds this genesis.
+    GenesisConfirmed,
+    /// The most that was seen of a peer's counters.
+    Peer {
+        /// Whose.
+        member: MemberId,
+        /// What was seen.
+        counters: Counters,
+    },
+    /// A chosen entry removed this member, and its vote is not needed any more.
+    Tombstone {
+        /// The configuration without it.
+        version: u64,
+        /// That configuration's entry.
+        slot: Slot,
+    },
+    /// This disk shows less than its peers remember; it takes no part any more.
+    Fenced(String),
+}
+
+/// What a disk holds, as the core sees it. Also the reference for what each [`Write`] means: a storage
+/// engine is tested against it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DurableState {
+    /// Whose disk it is.
+    pub member: MemberId,
+    /// The boot that reads it: raised durably before the core starts.
+    pub incarnation: Incarnation,
+    /// Writes so far, that of the boot included.
+    pub written: WriteCounter,
+    /// See [`Write::Promised`].
+    pub promised: Ballot,
+    /// See [`Write::Genesis`].
+    pub genesis: Option<Genesis>,
+    /// See [`Write::Joined`].
+    pub joined: Option<(ClusterId, Digest)>,
+    /// See [`Write::GenesisConfirmed`].
+    pub genesis_confirmed: bool,
+    /// See [`Write::ChosenThrough`].
+    pub chosen_through: Slot,
+    /// Every slot up to it may be deleted.
+    pub trim_through: Slot,
+    /// See [`Write::System`].
+    pub applied: Slot,
+    /// See [`Write::System`]; empty before the first.
+    pub system: Bytes,
+    /// See [`Write::Row`]. For [`crate::Node::new`] rows above `applied` are enough.
+    pub rows: BTreeMap<Slot, Row>,
+    /// See [`Write::Peer`].
+    pub peers: BTreeMap<MemberId, Counters>,
+    /// See [`Write::Tombstone`].
+    pub tombstone: Option<(u64, Slot)>,
+    /// See [`Write::Fenced`].
+    pub fenced: Option<String>,
+}
+
+impl DurableState {
+    /// An empty disk whose member id was just minted, at its first boot.
+    pub fn empty(member: MemberId) -> DurableState {
+        DurableState {
+            member,
+            incarnation: Incarnation(1),
+            written: WriteCounter(1),
+            promised: Ballot::ZERO,
+            genesis: None,
+            joined: None,
+            genesis_confirmed: false,
+            chosen_through: Slot(0),
+            trim_through: Slot(0),
+            applied: Slot(0),
+            system: Bytes::new(),
+            rows: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            tombstone: None,
+            fenced: None,
+        }
+    }
+
+    /// What every start does before the core reads the disk.
+    pub fn boot(&mut self) {
+        self.incarnation = self.incarnation.next();
+        self.written = self.written.next();
+    }
+
+    /// Makes one change.
+    pub fn apply(&mut self, write: &Write) {
+        match write {
+            Write::Promised(ballot) => self.promised = *ballot,
+            Write::Row(row) => {
+                self.rows.insert(row.slot, row.clone());
+            }
+            Write::ChosenThrough(slot) => self.chosen_through = *slot,
+            Write::System { applied, state } => {
+                self.applied = *applied;
+                self.system = state.clone();
+            }
+            Write::Genesis(genesis) => self.genesis = Some(genesis.clone()),
+            Write::Joined { cluster, digest } => self.joined = Some((*cluster, *digest)),
+            Write::GenesisConfirmed => self.genesis_confirmed = true,
+            Write::Peer { member, counters } => {
+                self.peers.insert(*member, *counters);
+            }
+            Write::Tombstone { version, slot } => self.tombstone = Some((*version, *slot)),
+            Write::Fenced(why) => self.fenced = Some(why.clone()),
+        }
+    }
+}
+
+/// A message that waits for a write, and whom it is for.
+pub(crate) type Gated = (MemberId, Message);
+
+/// Changes that become durable together, and the messages that wait for it.
+#[must_use = "a write that is not committed holds back every message behind it"]
+#[derive(Debug)]
+pub struct WriteBatch {
+    pub(crate) sequence: u64,
+    pub(crate) written: WriteCounter,
+    pub(crate) writes: Vec<Write>,
+    pub(crate) gated: Vec<Gated>,
+}
+
+impl WriteBatch {
+    /// The changes, in order.
+    pub fn writes(&self) -> &[Write] {
+        &self.writes
+    }
+
+    /// The write counter once this is durable.
+    pub fn written(&self) -> WriteCounter {
+        self.written
+    }
+
+    /// About how many bytes of values it carries.
+    pub fn value_bytes(&self) -> usize {
+        let values = self.writes.iter().map(|write| match write {
+            Write::Row(row) => row.value.len(),
+            _ => 0,
+        });
+        values.sum()
+    }
+}
+
+/// What a storage engine does.
+pub trait Storage {
+    /// Why a write failed. A failed write or sync ends the process; nothing is retried on the same handle
+    /// (docs: protocol.md, "Integrity").
+    type Error;
+
+    /// Makes all of `writes` and the write counter durable in one transaction, synced before it returns.
+    ///
+    /// # Errors
+    /// Nothing may be assumed of the disk then.
+    fn commit(
+        &mut self,
+        written: WriteCounter,
+        writes: &mut dyn Iterator<Item = &Write>,
+    ) -> Result<(), Self::Error>;
+}
+
+/// Proof that writes are durable; releases the messages behind them when it reaches the core.
+#[must_use = "messages leave only when the core is told that their write is durable"]
+#[derive(Debug)]
+pub struct Completed {
+    pub(crate) through: u64,
+    pub(crate) written: WriteCounter,
+    pub(crate) gated: Vec<Gated>,
+}
+
+/// Writes `batches` as one transaction: group commit. They must be given in the order in which the core gave
+/// them, without a gap.
+///
+/// # Errors
+/// Those of the storage; the messages behind the writes are lost with them.
+///
+/// # Panics
+/// If batches are out of order: a driver's fault that could otherwise lose a promise.
+pub fn commit<S: Storage>(batches: Vec<WriteBatch>, storage: &mut S) -> Result<Option<Completed>, S::Error> {
+    let Some(last) = batches.last() else { return Ok(None) };
+    let (through, written) = (last.sequence, last.written);
+    for pair in batches.windows(2) {
+        assert!(pair[0].sequence + 1 == pair[1].sequence, "write batches out of order: {pair:?}");
+    }
+    storage.commit(written, &mut batches.iter().flat_map(|batch| batch.writes.iter()))?;
+    let gated = batches.into_iter().flat_map(|batch| batch.gated).collect();
+    Ok(Some(Completed { through, written, gated }))
+}
