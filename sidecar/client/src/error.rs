@@ -1,0 +1,113 @@
+//! What can go wrong, sorted by what an application may do about it.
+
+use prost::Message;
+use std::path::PathBuf;
+use synod_proto::v1::Failure;
+use tonic::{Code, Status};
+
+/// The socket's path cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The environment names no socket.
+    #[error("SYNOD_SOCKET is not set: in a pod the operator sets it; elsewhere name a member's socket")]
+    NoVariable,
+    /// No socket can have this path.
+    #[error("{} is {length} bytes long: a socket path has between 1 and 107 bytes", path.display())]
+    Path {
+        /// The path.
+        path: PathBuf,
+        /// Its length in bytes.
+        length: usize,
+    },
+}
+
+/// A call failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message} ({reason})")]
+pub struct CallError {
+    /// The gRPC code.
+    pub code: Code,
+    /// A machine-readable word, for instance `no-leader`; `transport` where the call did not come through.
+    pub reason: String,
+    /// A sentence for a person.
+    pub message: String,
+    /// It is certain that nothing was appended.
+    pub not_appended: bool,
+    /// When to try again, if the member gave a hint: milliseconds.
+    pub retry_after_ms: Option<u32>,
+    /// The last index, where the reason is `expected-index`.
+    pub tail: Option<u64>,
+}
+
+impl CallError {
+    pub(crate) fn from_failure(failure: Failure) -> CallError {
+        CallError {
+            code: Code::from_i32(i32::try_from(failure.code).unwrap_or(0)),
+            reason: failure.reason,
+            message: failure.message,
+            not_appended: failure.not_appended,
+            retry_after_ms: Some(failure.retry_after_ms).filter(|&ms| ms > 0),
+            tail: failure.tail,
+        }
+    }
+
+    /// Whether a stream that was cut by this may be resumed.
+    pub(crate) fn is_resumable(&self) -> bool {
+        matches!(
+            self.code,
+            Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Aborted | Code::DeadlineExceeded
+        ) || (self.code == Code::Internal && self.reason == "transport")
+            || (self.code == Code::ResourceExhausted && self.reason == "backpressure")
+    }
+}
+
+impl From<Status> for CallError {
+    fn from(status: Status) -> CallError {
+        if let Ok(failure) = Failure::decode(status.details())
+            && !failure.reason.is_empty()
+        {
+            return CallError::from_failure(failure);
+        }
+        CallError {
+            code: status.code(),
+            reason: "transport".to_owned(),
+            message: describe(&status),
+            not_appended: false,
+            retry_after_ms: None,
+            tail: None,
+        }
+    }
+}
+
+/// A status without details comes from the connection: its source tells more than its message.
+fn describe(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+/// An append did not succeed, or nobody knows.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AppendError {
+    /// It is certain that nothing was appended; where trying again could help, it was tried until the
+    /// deadline.
+    #[error("not appended: {0}")]
+    Refused(CallError),
+    /// The log's last index was not the expected one; nothing was appended.
+    #[error("not appended: the last index is {tail}, not the expected one")]
+    UnexpectedIndex {
+        /// The last index.
+        tail: u64,
+    },
+    /// It may or may not have been appended, now or a little later. Appending again may make a second
+    /// entry; reading the log tells.
+    #[error("outcome unknown: {0}")]
+    Unknown(CallError),
+}
