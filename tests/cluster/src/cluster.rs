@@ -251,7 +251,7 @@ impl Cluster {
         self.on_nodes(|node| node::load(&self.components(), node, images))
     }
 
-    fn start_control_plane(&self) -> Result<()> {
+    pub(crate) fn start_control_plane(&self) -> Result<()> {
         let components = self.components();
         components.etcd().ensure(&self.layout)?;
         let api_server = components.api_server();

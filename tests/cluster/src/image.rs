@@ -32,7 +32,7 @@ pub struct Recipe {
 }
 
 /// A written archive.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Image {
     /// The full reference: `localhost/synod-sidecar:0123456789ab`.
     pub reference: String,

@@ -10,6 +10,7 @@ use crate::error::{At, Error, Result};
 use crate::image::{Image, Recipe};
 use crate::layout::Layout;
 use crate::programs::{Programs, cache_dir};
+use crate::progress::Progress;
 use crate::run;
 
 /// One of the project's own images.
@@ -84,6 +85,39 @@ pub fn build(root: &Path, products: &[Product], plugin: bool, log: &Path, at: im
 pub fn built(root: &Path, bin: &str) -> PathBuf {
     let target_dir = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     target_dir.join(target()).join("release").join(bin)
+}
+
+/// Builds all of the project's programs, packs them under `target/images` and writes down there what
+/// they are called, for [`listed`].
+///
+/// # Errors
+/// The step that failed, with cargo's log.
+pub fn build_all(root: &Path, progress: &Progress) -> Result<Vec<Image>> {
+    let folder = root.join("target/images");
+    let log = folder.join("build.log");
+    progress.step("Build Synod's programs", Some(log.clone()), |step| {
+        build(root, PRODUCTS, true, &log, |line| step.at(line))
+    })?;
+    progress.step("Pack images", None, |_| {
+        let list = pack(root, PRODUCTS, &folder)?;
+        let file = folder.join("images.json");
+        fs::write(&file, serde_json::to_string_pretty(&list).unwrap_or_default()).at("write", &file)?;
+        Ok(list)
+    })
+}
+
+/// The images that [`build_all`] made last.
+///
+/// # Errors
+/// [`Error::Missing`] if it never ran here.
+pub fn listed(root: &Path) -> Result<Vec<Image>> {
+    let file = root.join("target/images/images.json");
+    let text = fs::read(&file).map_err(|_| {
+        Error::Missing(format!("no images are built in {}; run `synod-cluster images`", root.display()))
+    })?;
+    serde_json::from_slice(&text).map_err(|error| {
+        Error::Invalid(format!("{} is damaged ({error}); build the images again", file.display()))
+    })
 }
 
 /// Writes the archives of programs that [`build`] made, into `folder`.

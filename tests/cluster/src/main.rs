@@ -56,7 +56,13 @@ enum Action {
         link: Option<String>,
     },
     /// Take a cluster down and leave nothing of it but its logs
-    Down(Which),
+    Down {
+        #[command(flatten)]
+        which: Which,
+        /// Print nothing but errors
+        #[arg(long)]
+        quiet: bool,
+    },
     /// Say how a cluster stands
     Status(Which),
     /// Print the path of a cluster's kubeconfig
@@ -77,7 +83,11 @@ enum Action {
         archive: PathBuf,
     },
     /// Build Synod's images, tagged by their content, as archives under target/images
-    Images,
+    Images {
+        /// Load them on every node of this cluster
+        #[arg(long, value_name = "NAME")]
+        load: Option<String>,
+    },
     /// Build the Kubernetes programs that are not in the cache
     Programs,
     /// Say what this machine lacks, and how to get it; changes nothing
@@ -114,7 +124,8 @@ fn run(cli: &Cli) -> Result<ExitCode> {
                 )
             });
         }
-        Action::Down(which) => {
+        Action::Down { which, quiet } => {
+            let progress = if *quiet { Progress::silent() } else { progress };
             let options = Options { name: which.name.clone(), nodes: 3, root: root(cli)?, link: None };
             Cluster::new(&options)?.down(&progress)?;
         }
@@ -128,7 +139,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             return Ok(ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1)));
         }
         Action::Load { which, archive } => attach(cli, &which.name)?.load_archive(archive)?,
-        Action::Images => build_images(cli, &progress)?,
+        Action::Images { load } => build_images(cli, &progress, load.as_deref())?,
         Action::Programs => {
             let programs = Programs::cached()?;
             programs.ensure(&progress)?;
@@ -166,14 +177,13 @@ fn status(cli: &Cli, name: &str) -> Result<ExitCode> {
     Ok(if status.up { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn build_images(cli: &Cli, progress: &Progress) -> Result<()> {
+fn build_images(cli: &Cli, progress: &Progress, load: Option<&str>) -> Result<()> {
     let root = root(cli)?;
-    let log = root.join("target/images/build.log");
-    progress.step("Build Synod's programs", Some(log.clone()), |step| {
-        images::build(&root, images::PRODUCTS, true, &log, |line| step.at(line))
-    })?;
-    let list = progress
-        .step("Pack images", None, |_| images::pack(&root, images::PRODUCTS, &root.join("target/images")))?;
+    let list = images::build_all(&root, progress)?;
+    if let Some(name) = load {
+        let cluster = attach(cli, name)?;
+        progress.step("Load images on every node", None, |_| cluster.load_images(&list))?;
+    }
     print(cli, &list, || {
         let lines = list.iter().map(|image| {
             format!("{:<44} {:>6.1} MiB", image.reference, image.bytes as f64 / f64::from(1 << 20))

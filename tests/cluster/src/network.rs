@@ -141,7 +141,7 @@ const COVERED: &[(&str, &str)] =
 
 /// A mount namespace for each node: its kubelet's and its containers' mounts end with it, and paths
 /// that kubelet has fixed (`/var/lib/kubelet`, `/var/log/containers`) are its own.
-fn ensure_mount_namespace(node: &Node) -> Result<()> {
+pub(crate) fn ensure_mount_namespace(node: &Node) -> Result<()> {
     if pinned(&node.mountns).is_some() {
         return Ok(());
     }
@@ -179,10 +179,7 @@ fn ensure_mount_namespace(node: &Node) -> Result<()> {
 pub(crate) fn remove(layout: &Layout) -> Result<()> {
     let pins = layout.run.join("mnt");
     for name in names_in(&pins) {
-        let pin = pins.join(name);
-        while pinned(&pin).is_some() {
-            unmount(&pin, UnmountFlags::DETACH).map_err(std::io::Error::from).at("unmount", &pin)?;
-        }
+        unpin(&pins.join(name))?;
     }
     for mount in mounts_under(&layout.run)? {
         unmount(&mount, UnmountFlags::DETACH)
@@ -202,6 +199,21 @@ pub(crate) fn remove(layout: &Layout) -> Result<()> {
                 fs::remove_file(&file).at("remove", &file)?;
             }
         }
+    }
+    Ok(())
+}
+
+/// Lets a node's mount namespace go, and its mounts with it. Its processes must have ended before.
+///
+/// # Errors
+/// If its pin cannot be removed.
+pub(crate) fn remove_mount_namespace(node: &Node) -> Result<()> {
+    unpin(&node.mountns)
+}
+
+fn unpin(pin: &Path) -> Result<()> {
+    while pinned(pin).is_some() {
+        unmount(pin, UnmountFlags::DETACH).map_err(std::io::Error::from).at("unmount", pin)?;
     }
     Ok(())
 }

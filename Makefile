@@ -1,0 +1,77 @@
+# The commands of this repository. `make` alone lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-down cluster cluster-down test verify fix tools bench sim rust
+
+CACHE := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/synod
+NEXTEST_VERSION := 0.9.151
+DENY_VERSION := 0.20.2
+NEXTEST := $(CACHE)/tools/cargo-nextest-$(NEXTEST_VERSION)/bin/cargo-nextest
+DENY := $(CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
+
+export CARGO_TERM_PROGRESS_WHEN ?= auto
+CLUSTER := cargo run --quiet --locked --package synod-cluster --
+
+help: ## List the targets
+	@echo 'make TARGET, where TARGET is one of'
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) \
+	  | while IFS=$$'\t' read -r target text; do printf '  %-14s %s\n' "$$target" "$$text"; done
+
+demo: rust ## Show Synod at work on a real three-node Kubernetes; leaves it running
+	@cargo run --quiet --locked --package synod-demo --
+
+demo-down: rust ## Remove the demo's cluster and everything that belongs to it
+	@$(CLUSTER) down --name demo
+
+cluster: rust ## Bring up a local Kubernetes named dev, with Synod's images on every node
+	@$(CLUSTER) up --name dev
+	@$(CLUSTER) images --load dev
+
+cluster-down: rust ## Remove the cluster that `make cluster` brought up
+	@$(CLUSTER) down --name dev
+
+test: verify ## Everything: verify, unit, protocol, simulation, integration, end to end
+	@trap '$(CLUSTER) down --quiet --name test' EXIT; \
+	  $(CLUSTER) up --name test; \
+	  $(CLUSTER) images --load test; \
+	  $(NEXTEST) nextest run --workspace --all-targets --locked --no-fail-fast
+
+verify: rust tools ## The read-only gate: format, clippy, bans, licences, sources, generated files
+	@cargo fmt --all --check
+	@cargo clippy --workspace --all-targets --locked -- --deny warnings
+	@$(DENY) --log-level warn check bans licenses sources
+	@tests/generated.sh check
+
+fix: rust ## Format the code and write the generated files anew
+	@cargo fmt --all
+	@tests/generated.sh write
+
+sim: rust ## Run the simulator by itself: make sim SIM_ARGS='--help'
+	@cargo run --quiet --locked --package synod-sim -- $(SIM_ARGS)
+
+bench: rust ## Measure on this machine: make bench BENCH_ARGS='--help'
+	@cargo run --quiet --release --locked --package synod-bench -- $(BENCH_ARGS)
+
+tools: rust $(NEXTEST) $(DENY) ## Build the test runner and the dependency checker, once
+
+# Built in the cache folder, named by version, and moved into place when whole.
+$(NEXTEST) $(DENY): | rust
+	@root='$(patsubst %/bin/,%,$(dir $@))'; name='$(notdir $@)'; \
+	  version="$${root##*-}"; mkdir -p "$${root%/*}"; \
+	  echo "Building $$name $$version (once)"; \
+	  cargo install --quiet --locked --root "$$root.partial" --version "$$version" "$$name"; \
+	  rm -rf "$$root"; mv "$$root.partial" "$$root"
+
+# cargo cannot be built by cargo: what must be there before anything else.
+rust:
+	@command -v cargo > /dev/null || { \
+	  echo 'Rust is missing. Get it at https://rustup.rs (as root: `sudo -E make` keeps your PATH).' >&2; \
+	  exit 1; }
+	@command -v cc > /dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	    echo 'Installing gcc, which links Rust programs'; \
+	    apt-get update -q > /dev/null; \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends gcc libc6-dev > /dev/null; \
+	  else echo 'A C compiler is missing: install gcc and libc6-dev, or your system'"'"'s like.' >&2; exit 1; fi; }
