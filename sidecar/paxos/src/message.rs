@@ -198,6 +198,9 @@ pub enum Message {
         request: RequestId,
         /// The ballot of the leader it is meant for: under any other it is refused.
         ballot: Ballot,
+        /// Counts the sender's calls forwarded under that ballot, from 1 and without a gap: a call that is
+        /// sent again after a cut is taken once.
+        sequence: u64,
         /// An encoded [`crate::value::Call`].
         call: Bytes,
     },
@@ -205,6 +208,10 @@ pub enum Message {
     ForwardReply {
         /// The asker's.
         request: RequestId,
+        /// The asker's boot: request ids start anew with each.
+        incarnation: Incarnation,
+        /// The ballot it was forwarded under.
+        ballot: Ballot,
         /// The outcome.
         outcome: ForwardOutcome,
     },
@@ -253,7 +260,7 @@ pub enum ForwardOutcome {
         /// The last index.
         tail: Index,
     },
-    /// Never proposed: nothing was appended.
+    /// Taken once under that ballot and never proposed: nothing was appended.
     Refused(String),
 }
 

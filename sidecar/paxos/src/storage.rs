@@ -10,9 +10,10 @@
 //! one only after [`Storage::commit`] returned `Ok`.
 
 use crate::genesis::Genesis;
+use crate::io::AdminOutcome;
 use crate::message::{Counters, Message};
 use crate::row::Row;
-use crate::types::{Ballot, ClusterId, Digest, Incarnation, MemberId, Slot, WriteCounter};
+use crate::types::{Ballot, ClusterId, Digest, Incarnation, MemberId, RequestId, Slot, WriteCounter};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -151,8 +152,27 @@ impl DurableState {
     }
 }
 
-/// A message that waits for a write, and whom it is for.
-pub(crate) type Gated = (MemberId, Message);
+/// What waits for a write.
+#[derive(Debug)]
+pub(crate) enum Gated {
+    /// A message that may leave then.
+    Send(MemberId, Message),
+    /// A promise whose rows are read from a view opened then, and no earlier.
+    Promise {
+        /// The candidate.
+        to: MemberId,
+        /// What was promised.
+        ballot: Ballot,
+        /// First slot reported.
+        from: Slot,
+    },
+    /// The candidate's promise to itself.
+    OwnPromise(Ballot),
+    /// The leader's own vote.
+    OwnVote(Ballot, Slot),
+    /// The answer to an administrator whose call is on disk then.
+    Admin(RequestId, AdminOutcome),
+}
 
 /// Changes that become durable together, and the messages that wait for it.
 #[must_use = "a write that is not committed holds back every message behind it"]
@@ -192,6 +212,7 @@ pub trait Storage {
     type Error;
 
     /// Makes all of `writes` and the write counter durable in one transaction, synced before it returns.
+    /// Without writes there is nothing to do: what came before is durable already.
     ///
     /// # Errors
     /// Nothing may be assumed of the disk then.

@@ -1,15 +1,88 @@
-//! The core's one type.
+//! The core's one type: its state, and the routing of inputs to the rooms where the rules live.
+//!
+//! | room | rules of docs: protocol.md |
+//! |---|---|
+//! | `identity` | genesis, handshake, fencing, tombstones |
+//! | `acceptor` | promises and votes |
+//! | `election` | hearing, canvass, prepare, stepping down |
+//! | `proposer` | recovery, LeaderStart, the steady state |
+//! | `heartbeat` | a leader's life signs and what it knows of its peers |
+//! | `learner` | what is chosen, and applying it |
+//! | `catch_up` | fetching chosen values |
+//! | `appends` | clients' calls, forwarded or proposed |
+//! | `reads` | read rounds |
+//! | `membership` | changes, retirement, hand-over |
+//! | `disk` | the persist-before-send gate |
 
-use crate::io::{Input, Output};
-use crate::status::Status;
+mod acceptor;
+mod appends;
+mod catch_up;
+mod disk;
+mod election;
+mod heartbeat;
+mod identity;
+mod invariants;
+mod learner;
+mod membership;
+mod proposer;
+mod random;
+mod reads;
+mod report;
+
+use crate::codec::DecodeError;
+use crate::genesis::{ElectionSettings, Genesis};
+use crate::io::{AdminCommand, Input, Notice, Output, Refusal};
+use crate::message::{Counters, Incoming, Message, Outgoing, ViewId};
+use crate::row::Row;
+use crate::status::MemberState;
 use crate::storage::DurableState;
 use crate::system::SystemState;
-use crate::types::Instant;
+use crate::types::{Ballot, ClusterId, Digest, Incarnation, Instant, MemberId, RequestId, Slot};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// One member's protocol state.
+/// One member's protocol state. See the crate's documentation for the calling order.
+///
+/// Invariants: `trim_through <= system.applied == chosen_through`; every row in `rows` lies above
+/// `chosen_through`; where this member proposes, its ballot is what it has promised.
 #[derive(Debug)]
 pub struct Node {
-    _private: (),
+    me: MemberId,
+    incarnation: Incarnation,
+    random: random::Random,
+    outputs: VecDeque<Output>,
+    disk: disk::Disk,
+
+    life: MemberState,
+    genesis: Option<Genesis>,
+    joined: Option<(ClusterId, Digest)>,
+    genesis_confirmed: bool,
+    handshake: identity::Handshake,
+    /// The most that was seen of each peer.
+    peers: BTreeMap<MemberId, Counters>,
+    connected: BTreeSet<MemberId>,
+
+    /// No lower ballot is answered; durable before any answer leaves.
+    promised: Ballot,
+    trim_through: Slot,
+    /// Accepted or learnt rows above `chosen_through`, durable or on their way to the disk.
+    rows: BTreeMap<Slot, Row>,
+    /// Slots whose stored row does not fit its checksum: until they heal, this member does not promise.
+    damaged: BTreeSet<Slot>,
+    views: acceptor::Views,
+
+    chosen_through: Slot,
+    system: Option<SystemState>,
+    /// A chosen value that cannot be decoded ends all taking part.
+    halted: bool,
+
+    election: election::Election,
+    proposer: Option<proposer::Proposer>,
+    catch_up: catch_up::CatchUp,
+    appends: appends::Appends,
+    reads: reads::Reads,
+    membership: membership::Membership,
+
+    next_beat: Instant,
 }
 
 impl Node {
@@ -18,30 +91,289 @@ impl Node {
     ///
     /// # Errors
     /// Where the stored system state cannot be read.
-    pub fn new(_disk: DurableState, _now: Instant, _seed: u64) -> Result<Node, crate::codec::DecodeError> {
-        Ok(Node { _private: () })
+    pub fn new(disk: DurableState, now: Instant, seed: u64) -> Result<Node, DecodeError> {
+        let system = match (&disk.genesis, disk.system.is_empty()) {
+            (None, _) => None,
+            (Some(genesis), true) => Some(SystemState::new(genesis)),
+            (Some(_), false) => Some(SystemState::decode(disk.system.clone())?),
+        };
+        let applied = system.as_ref().map_or(Slot(0), |s| s.applied);
+        let mut node = Node {
+            me: disk.member,
+            incarnation: disk.incarnation,
+            random: random::Random::new(seed),
+            outputs: VecDeque::new(),
+            disk: disk::Disk::new(&disk),
+            life: MemberState::Uninitialized,
+            joined: disk.joined,
+            genesis_confirmed: disk.genesis_confirmed,
+            handshake: identity::Handshake::default(),
+            peers: disk.peers,
+            connected: BTreeSet::new(),
+            promised: disk.promised,
+            trim_through: disk.trim_through,
+            rows: BTreeMap::new(),
+            damaged: BTreeSet::new(),
+            views: acceptor::Views::default(),
+            chosen_through: applied,
+            system,
+            halted: false,
+            election: election::Election::new(now),
+            proposer: None,
+            catch_up: catch_up::CatchUp::default(),
+            appends: appends::Appends::default(),
+            reads: reads::Reads::default(),
+            membership: membership::Membership::default(),
+            next_beat: now,
+            genesis: disk.genesis,
+        };
+        node.load_rows(disk.rows, disk.chosen_through);
+        node.start_life(disk.tombstone.is_some(), disk.fenced);
+        node.reset_election_timer(now);
+        Ok(node)
     }
 
     /// Takes one input.
-    pub fn handle(&mut self, _now: Instant, _input: Input) {}
+    pub fn handle(&mut self, now: Instant, input: Input) {
+        if self.halted {
+            return self.refuse_halted(input);
+        }
+        match input {
+            Input::Tick => self.tick(now),
+            Input::Message(incoming) => self.handle_incoming(now, incoming),
+            Input::PeerConnected(member) => self.handle_connected(now, member),
+            Input::PeerDisconnected(member) => {
+                self.connected.remove(&member);
+            }
+            Input::Persisted(completed) => self.handle_persisted(now, completed),
+            Input::ViewRows { view, rows, end } => self.handle_view_rows(view, rows, end),
+            Input::Append { request, expected_index, entries } => {
+                self.handle_append(request, expected_index, entries);
+            }
+            Input::Cancel(request) => self.handle_cancel(request),
+            Input::Read(request) => self.handle_read(now, request),
+            Input::Admin { request, command } => self.handle_admin(now, request, command),
+        }
+    }
 
     /// Gives the next output; call until there is none.
-    pub fn poll_output(&mut self, _now: Instant) -> Option<Output> {
-        None
+    pub fn poll_output(&mut self, now: Instant) -> Option<Output> {
+        if self.outputs.is_empty() && !self.halted {
+            self.drive(now);
+            self.flush_disk();
+        }
+        self.outputs.pop_front()
     }
 
     /// When [`Input::Tick`] is wanted.
     pub fn next_deadline(&self) -> Option<Instant> {
-        None
-    }
-
-    /// The core's view, for status calls and metrics.
-    pub fn status(&self, _now: Instant) -> Status {
-        unreachable!()
+        if self.halted {
+            return None;
+        }
+        match self.life {
+            MemberState::Fenced(_) | MemberState::Removed | MemberState::Uninitialized => None,
+            _ => Some(self.next_beat.min(self.election.deadline)),
+        }
     }
 
     /// The replicated state; none before a genesis is known.
     pub fn system(&self) -> Option<&SystemState> {
-        None
+        self.system.as_ref()
+    }
+
+    fn tick(&mut self, now: Instant) {
+        if self.next_deadline().is_none() {
+            return;
+        }
+        if now >= self.next_beat {
+            self.next_beat = now.after(self.settings().heartbeat);
+            self.beat(now);
+        }
+        if now >= self.election.deadline {
+            self.handle_election_timeout(now);
+        }
+    }
+
+    /// What recurs every heartbeat: nothing here is on a hot path.
+    fn beat(&mut self, now: Instant) {
+        self.resend_hello();
+        self.expire_views(now);
+        self.beat_proposer(now);
+        self.beat_hand_over(now);
+        self.beat_catch_up(now);
+        self.resend_forwarded(now);
+        self.beat_reads(now);
+        self.disk.note_beat();
+    }
+
+    fn handle_connected(&mut self, now: Instant, member: MemberId) {
+        if member == self.me {
+            return;
+        }
+        self.connected.insert(member);
+        self.send_hello(member);
+        if self.proposer.is_some() {
+            self.resend_to(now, member);
+        }
+        if self.election.leader.is_some_and(|b| b.member == member) {
+            self.resend_all_forwarded(now);
+        }
+    }
+
+    /// Checks the envelope, then hands the message to its room.
+    fn handle_incoming(&mut self, now: Instant, incoming: Incoming) {
+        let Incoming { cluster, from, counters, to, message } = incoming;
+        if Some(cluster) != self.cluster() || to != self.me || from == self.me {
+            return;
+        }
+        if matches!(self.life, MemberState::Fenced(_) | MemberState::Removed) {
+            return;
+        }
+        if !self.note_counters(from, counters) {
+            return;
+        }
+        match message {
+            Message::Hello { nonce, genesis, needs_genesis } => {
+                return self.handle_hello(from, nonce, genesis, needs_genesis);
+            }
+            Message::Welcome { nonce, remembered, gossip, genesis, full_genesis, chosen_through } => {
+                self.handle_welcome(from, nonce, remembered, &gossip, genesis, full_genesis);
+                return self.note_chosen_elsewhere(from, chosen_through);
+            }
+            _ if self.system.is_none() => return,
+            _ => {}
+        }
+        if self.is_refused_sender(from, &message) {
+            return self.send_chosen_position(from);
+        }
+        self.route(now, from, message);
+    }
+
+    fn route(&mut self, now: Instant, from: MemberId, message: Message) {
+        match message {
+            Message::Hello { .. } | Message::Welcome { .. } => {}
+            Message::Canvass { id, ballot, from: _, hand_over } => {
+                self.handle_canvass(now, from, id, ballot, hand_over);
+            }
+            Message::CanvassReply { id, willing, promised, chosen_through } => {
+                self.handle_canvass_reply(now, from, id, willing, promised, chosen_through);
+            }
+            Message::Prepare { ballot, from: slot, .. } => self.handle_prepare(now, from, ballot, slot),
+            Message::Promise { ballot, view, chunk, last, trim_through, chosen_through, rows, .. } => {
+                let part = proposer::PromisePart { view, chunk, last, trim_through, chosen_through, rows };
+                self.handle_promise(now, from, ballot, part);
+            }
+            Message::PromiseMore { ballot, view, chunk } => {
+                self.handle_promise_more(from, ballot, view, chunk)
+            }
+            Message::Nack { ballot: _, promised } => self.handle_nack(now, promised),
+            Message::Accept { ballot, slot, value, checksum, chosen_through, has_quorum } => {
+                let row = Row { slot, ballot, chosen: false, value, checksum };
+                self.handle_accept(now, from, row, chosen_through, has_quorum);
+            }
+            Message::Accepted { ballot, slots } => self.handle_accepted(now, from, ballot, &slots),
+            Message::AlreadyChosen { ballot: _, trim_through } => {
+                self.note_chosen_elsewhere(from, trim_through)
+            }
+            Message::Heartbeat { ballot, sequence, chosen_through, has_quorum } => {
+                self.handle_heartbeat(now, from, ballot, sequence, chosen_through, has_quorum);
+            }
+            Message::HeartbeatReply { ballot, sequence, chosen_through, durable_through } => {
+                self.handle_heartbeat_reply(now, from, ballot, sequence, chosen_through, durable_through);
+            }
+            Message::LearnRequest { from: slot, through } => {
+                self.handle_learn_request(now, from, slot, through)
+            }
+            Message::Learned { from: slot, trim_through, chosen_through, rows } => {
+                self.handle_learned(now, from, slot, trim_through, chosen_through, rows);
+            }
+            Message::Forward { request, ballot, sequence, call } => {
+                self.handle_forward(from, request, ballot, sequence, call);
+            }
+            Message::ForwardReply { request, incarnation, ballot, outcome } => {
+                self.handle_forward_reply(request, incarnation, ballot, outcome);
+            }
+            Message::ReadPointRequest { request, ballot } => {
+                self.handle_read_point_request(now, from, request, ballot);
+            }
+            Message::ReadPoint { request, slot } => self.handle_read_point(request, slot),
+            Message::HandOver { ballot } => self.handle_hand_over(now, from, ballot),
+            Message::Retire { version, slot } => self.handle_retire(version, slot),
+        }
+    }
+
+    fn handle_admin(&mut self, now: Instant, request: RequestId, command: AdminCommand) {
+        match command {
+            AdminCommand::Initialize(genesis) => self.initialize(request, genesis),
+            AdminCommand::Join { cluster, digest } => self.join(request, cluster, digest),
+            AdminCommand::Change { cluster, expected_version, operation, change } => {
+                self.change(request, cluster, expected_version, operation, change);
+            }
+            AdminCommand::TransferLeader { cluster, to } => self.transfer_leader(now, request, cluster, to),
+            AdminCommand::PrepareStop => self.prepare_stop(now, request),
+        }
+    }
+
+    /// After an undecodable value every request is refused: this member can serve nobody.
+    fn refuse_halted(&mut self, input: Input) {
+        let why = || Refusal::NotActive("this member met an entry that it cannot read, and halted".into());
+        match input {
+            Input::Append { request, .. } => {
+                self.outputs.push_back(Output::AppendReply { request, outcome: Err(why()) });
+            }
+            Input::Read(request) => {
+                self.outputs.push_back(Output::ReadReady { request, outcome: Err(why()) })
+            }
+            Input::Admin { request, .. } => {
+                self.outputs.push_back(Output::AdminReply { request, outcome: Err(why()) });
+            }
+            Input::Tick
+            | Input::Message(_)
+            | Input::PeerConnected(_)
+            | Input::PeerDisconnected(_)
+            | Input::Persisted(_)
+            | Input::ViewRows { .. }
+            | Input::Cancel(_) => {}
+        }
+    }
+
+    fn cluster(&self) -> Option<ClusterId> {
+        self.genesis.as_ref().map(|g| g.cluster).or(self.joined.map(|(cluster, _)| cluster))
+    }
+
+    fn settings(&self) -> ElectionSettings {
+        self.genesis.as_ref().map_or_else(ElectionSettings::default, |g| g.election)
+    }
+
+    /// The replicated state of a member that has a genesis; callers are reached only then.
+    fn state(&self) -> &SystemState {
+        self.system.as_ref().expect("rooms behind the envelope check are reached with a genesis only")
+    }
+
+    /// Takes part in votes: not before its genesis is confirmed or its handshake answered.
+    fn is_active(&self) -> bool {
+        self.life == MemberState::Active && !self.halted
+    }
+
+    fn send(&mut self, to: MemberId, message: Message) {
+        debug_assert!(
+            !message.is_gated() || matches!(message, Message::Promise { .. }),
+            "gated: {message:?}"
+        );
+        self.emit(to, message);
+    }
+
+    fn emit(&mut self, to: MemberId, message: Message) {
+        let Some(cluster) = self.cluster() else { return };
+        let counters = Counters { incarnation: self.incarnation, written: self.disk.durable_written() };
+        self.outputs.push_back(Output::Send(Outgoing::new(cluster, self.me, counters, to, message)));
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        self.outputs.push_back(Output::Notice(notice));
+    }
+
+    fn new_view(&mut self) -> ViewId {
+        self.views.next_id()
     }
 }

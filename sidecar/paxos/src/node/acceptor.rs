@@ -1,0 +1,258 @@
+//! Promises and votes (docs: protocol.md, "Acceptor").
+
+use super::Node;
+use crate::io::{Notice, Output};
+use crate::limits;
+use crate::message::{Message, ViewId};
+use crate::row::Row;
+use crate::storage::{Gated, Write};
+use crate::types::{Ballot, Instant, MemberId, Slot};
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+/// What an open storage view is for.
+#[derive(Debug)]
+pub(super) enum ViewUse {
+    /// The chunks of one promise.
+    Promise {
+        to: MemberId,
+        ballot: Ballot,
+        from: Slot,
+        /// The next chunk to send.
+        chunk: u32,
+        next: Slot,
+        reading: bool,
+    },
+    /// One answer to a learn request.
+    Learn { to: MemberId, from: Slot, through: Slot },
+}
+
+/// Views that are open, and when each was last used.
+#[derive(Debug, Default)]
+pub(super) struct Views {
+    last_id: u64,
+    open: BTreeMap<ViewId, (ViewUse, Instant)>,
+}
+
+impl Views {
+    pub(super) fn next_id(&mut self) -> ViewId {
+        self.last_id += 1;
+        ViewId(self.last_id)
+    }
+
+    pub(super) fn learning(&self, member: MemberId) -> bool {
+        self.open.values().any(|(view, _)| matches!(view, ViewUse::Learn { to, .. } if *to == member))
+    }
+}
+
+impl Node {
+    /// Phase 1a. A repeat of what was promised is answered again: the first answer may have been lost.
+    pub(super) fn handle_prepare(&mut self, now: Instant, from: MemberId, ballot: Ballot, slot: Slot) {
+        if !self.is_active() || ballot.member != from {
+            return;
+        }
+        self.election.note_round(ballot.round);
+        if ballot < self.promised {
+            return self.send(from, Message::Nack { ballot, promised: self.promised });
+        }
+        if !self.damaged.is_empty() {
+            // A damaged row must not be read as empty: no promise until it heals.
+            return;
+        }
+        if ballot > self.promised {
+            self.promise(now, ballot);
+        }
+        self.gate(Gated::Promise { to: from, ballot, from: slot });
+    }
+
+    /// Raises what is promised; one's own leadership ends in the same step.
+    pub(super) fn promise(&mut self, now: Instant, ballot: Ballot) {
+        if self.proposer.as_ref().is_some_and(|p| p.ballot < ballot) {
+            self.step_down("promised a higher ballot");
+        }
+        self.promised = ballot;
+        self.write(Write::Promised(ballot));
+        if self.election.leader.is_some_and(|leader| leader < ballot) {
+            self.forget_leader();
+        }
+        // A candidate that was promised gets its chance before this member campaigns itself.
+        self.reset_election_timer(now);
+    }
+
+    /// The promise is on disk: its rows may be read now, and not before.
+    pub(super) fn open_promise(&mut self, now: Instant, to: MemberId, ballot: Ballot, from: Slot) {
+        if self.promised != ballot || !self.is_active() {
+            return;
+        }
+        self.close_views(|view| matches!(view, ViewUse::Promise { to: other, .. } if *other == to));
+        let view = self.new_view();
+        self.outputs.push_back(Output::OpenView { view });
+        self.outputs.push_back(Output::ReadView { view, from, bytes: limits::CHUNK_BYTES });
+        let promise = ViewUse::Promise { to, ballot, from, chunk: 0, next: from, reading: true };
+        self.views.open.insert(view, (promise, now));
+    }
+
+    pub(super) fn handle_promise_more(&mut self, from: MemberId, ballot: Ballot, view: ViewId, wanted: u32) {
+        let Some((ViewUse::Promise { to, ballot: promised, chunk, next, reading, .. }, _)) =
+            self.views.open.get_mut(&view)
+        else {
+            return;
+        };
+        if *to == from && *promised == ballot && *chunk == wanted && !*reading {
+            *reading = true;
+            let from = *next;
+            self.outputs.push_back(Output::ReadView { view, from, bytes: limits::CHUNK_BYTES });
+        }
+    }
+
+    pub(super) fn handle_view_rows(&mut self, view: ViewId, rows: Vec<Row>, end: bool) {
+        match self.views.open.get(&view) {
+            None => {}
+            Some((ViewUse::Promise { .. }, _)) => self.send_promise_chunk(view, rows, end),
+            Some(&(ViewUse::Learn { to, from, through }, _)) => {
+                self.close_view(view);
+                self.send_learned(to, from, through, rows);
+            }
+        }
+    }
+
+    fn send_promise_chunk(&mut self, view: ViewId, mut rows: Vec<Row>, last: bool) {
+        let (Some(cluster), chosen_through) = (self.cluster(), self.chosen_through) else { return };
+        let trim_through = self.trim_through;
+        let still_promised = self.promised;
+        let Some((ViewUse::Promise { to, ballot, from, chunk, next, reading }, _)) =
+            self.views.open.get_mut(&view)
+        else {
+            return;
+        };
+        let (to, ballot, from, number) = (*to, *ballot, *from, *chunk);
+        let damaged = rows.iter().find(|row| !row.is_intact(cluster)).map(|row| row.slot);
+        *chunk += 1;
+        *reading = false;
+        *next = rows.last().map_or(*next, |row| row.slot.next());
+        if last || damaged.is_some() || ballot != still_promised {
+            self.close_view(view);
+        }
+        if let Some(slot) = damaged {
+            return self.heal_or_mark(slot);
+        }
+        if ballot != still_promised {
+            return;
+        }
+        for row in &mut rows {
+            row.chosen |= row.slot <= chosen_through;
+        }
+        let message =
+            Message::Promise { ballot, from, view, chunk: number, last, trim_through, chosen_through, rows };
+        self.emit(to, message);
+    }
+
+    /// A damaged row is never read as empty: it is written again from memory, or bars promises until it heals.
+    fn heal_or_mark(&mut self, slot: Slot) {
+        self.notice(Notice::Damaged { slot, from: None });
+        match self.rows.get(&slot).cloned() {
+            Some(row) => self.write(Write::Row(row)),
+            None if slot > self.chosen_through => {
+                self.damaged.insert(slot);
+            }
+            None => {}
+        }
+    }
+
+    pub(super) fn open_learn_view(&mut self, now: Instant, to: MemberId, from: Slot, through: Slot) {
+        let view = self.new_view();
+        self.outputs.push_back(Output::OpenView { view });
+        self.outputs.push_back(Output::ReadView { view, from, bytes: limits::CHUNK_BYTES });
+        self.views.open.insert(view, (ViewUse::Learn { to, from, through }, now));
+    }
+
+    fn close_view(&mut self, view: ViewId) {
+        self.views.open.remove(&view);
+        self.outputs.push_back(Output::CloseView(view));
+    }
+
+    fn close_views(&mut self, which: impl Fn(&ViewUse) -> bool) {
+        let open = self.views.open.iter().filter(|(_, (view, _))| which(view));
+        let closing: Vec<ViewId> = open.map(|(id, _)| *id).collect();
+        closing.into_iter().for_each(|view| self.close_view(view));
+    }
+
+    /// A candidate that went away must not hold a storage view for ever.
+    pub(super) fn expire_views(&mut self, now: Instant) {
+        let patience = self.settings().timeout * 8;
+        let old = self.views.open.iter().filter(|(_, (_, opened))| now.since(*opened) > patience);
+        let closing: Vec<ViewId> = old.map(|(id, _)| *id).collect();
+        closing.into_iter().for_each(|view| self.close_view(view));
+    }
+
+    /// Phase 2a. Accepts may come in any order and more than once.
+    pub(super) fn handle_accept(
+        &mut self,
+        now: Instant,
+        from: MemberId,
+        row: Row,
+        chosen_through: Slot,
+        has_quorum: bool,
+    ) {
+        let Some(cluster) = self.cluster() else { return };
+        let (ballot, slot) = (row.ballot, row.slot);
+        if ballot.member != from {
+            return;
+        }
+        if !row.is_intact(cluster) {
+            return self.notice(Notice::Damaged { slot, from: Some(from) });
+        }
+        if !self.is_active() {
+            return self.note_chosen_elsewhere(from, chosen_through);
+        }
+        if ballot < self.promised {
+            return self.send(from, Message::Nack { ballot, promised: self.promised });
+        }
+        self.hear(now, ballot, has_quorum);
+        if slot <= self.trim_through {
+            let trim_through = self.trim_through;
+            return self.send(from, Message::AlreadyChosen { ballot, trim_through });
+        }
+        if slot <= self.chosen_through.plus(self.window()) {
+            if ballot > self.promised {
+                self.promise(now, ballot);
+            }
+            self.accept(row);
+            self.gate_accepted(from, ballot, slot);
+        }
+        self.note_chosen_by_leader(ballot, chosen_through);
+    }
+
+    /// Takes a vote in; what stood in the slot under a lower ballot is replaced. A repeat needs no write:
+    /// its answer waits for the first one's.
+    pub(super) fn accept(&mut self, mut row: Row) {
+        let slot = row.slot;
+        if slot <= self.chosen_through {
+            // Chosen here already; by the safety of Paxos the value is the same one.
+            row.chosen = true;
+            return self.write(Write::Row(row));
+        }
+        if let Some(held) = self.rows.get(&slot) {
+            if held.ballot == row.ballot && !self.damaged.contains(&slot) {
+                assert!(held.value == row.value, "two values under {:?} in {slot:?}", row.ballot);
+                return;
+            }
+            if held.chosen {
+                assert!(
+                    held.value == row.value,
+                    "{slot:?} is chosen with another value than {:?} has",
+                    row.ballot
+                );
+                row.chosen = true;
+            }
+        }
+        self.damaged.remove(&slot);
+        self.write(Write::Row(row.clone()));
+        self.rows.insert(slot, row);
+    }
+
+    /// How far above its chosen prefix a member takes Accepts: bounds memory. What lies beyond is learnt later.
+    fn window(&self) -> u64 {
+        2 * self.state().configurations.alpha() + 64
+    }
+}

@@ -1,0 +1,323 @@
+//! Clients' calls: queued here, forwarded to the leader, or proposed; answered when they are applied.
+//!
+//! ```text
+//!   Queued --a leader is known--> Forwarded{ballot}  --applied--> answered
+//!     |  ^                            |  (or refused by the leader: back to Queued, it was never proposed)
+//!     |  +----------------------------+
+//!     +--this member leads--> in its queue --> Proposed{ballot, slot} --applied--> answered
+//! ```
+//!
+//! A call is forwarded under one ballot only, and the leader takes each of a peer's forwarded calls once; so
+//! that a LeaderStart of a higher ballot tells for certain that a call that is not applied never will be
+//! (docs: decisions/0002).
+
+use super::Node;
+use super::proposer::QueuedCall;
+use crate::io::{Output, Refusal};
+use crate::message::{ForwardOutcome, Message};
+use crate::status::MemberState;
+use crate::system::CallOutcome;
+use crate::types::{Ballot, Index, Instant, MemberId, RequestId, Slot};
+use crate::value::{Call, Origin};
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::string::String;
+use alloc::vec::Vec;
+use bytes::Bytes;
+
+/// Payload bytes that may wait in a leader's queue.
+const QUEUE_BYTES: usize = 64 << 20;
+
+/// Where one of this member's calls stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Waits for a leader.
+    Queued,
+    /// In this member's own leader's queue, not proposed.
+    Waiting(Ballot),
+    /// Sent to the leader under that ballot, as the n-th under it.
+    Forwarded { ballot: Ballot, sequence: u64 },
+    /// Proposed by this member.
+    Proposed(Ballot),
+}
+
+#[derive(Debug)]
+struct OwnCall {
+    call: Call,
+    stage: Stage,
+}
+
+/// All calls of this member's clients that are not answered.
+#[derive(Debug, Default)]
+pub(super) struct Appends {
+    calls: BTreeMap<RequestId, OwnCall>,
+    /// Requests in stage Queued, oldest first.
+    queued: VecDeque<RequestId>,
+    /// Calls forwarded so far under a ballot.
+    forwarded: Option<(Ballot, u64)>,
+    /// When unanswered forwarded calls were last sent again.
+    resent: Instant,
+}
+
+impl Appends {
+    pub(super) fn len(&self) -> usize {
+        self.calls.len()
+    }
+
+    pub(super) fn note_proposed(&mut self, request: RequestId, ballot: Ballot, _slot: Slot) {
+        if let Some(own) = self.calls.get_mut(&request) {
+            own.stage = Stage::Proposed(ballot);
+        }
+    }
+}
+
+impl Node {
+    pub(super) fn handle_append(
+        &mut self,
+        request: RequestId,
+        expected_index: Option<Index>,
+        entries: Vec<Bytes>,
+    ) {
+        let origin = Origin { member: self.me, incarnation: self.incarnation, request };
+        let call = Call { origin, expected_index, entries };
+        if let Err(error) = call.validate() {
+            return self.answer_append(request, Err(Refusal::Call(error)));
+        }
+        let why = match &self.life {
+            MemberState::Fenced(why) => Some(why.clone()),
+            MemberState::Removed => Some("this member was removed from its cluster".into()),
+            MemberState::Uninitialized => {
+                Some("this member belongs to no cluster yet: initialize it, or add it to one".into())
+            }
+            MemberState::Joining | MemberState::Recovering | MemberState::Active => None,
+        };
+        if let Some(why) = why {
+            return self.answer_append(request, Err(Refusal::NotActive(why)));
+        }
+        self.appends.calls.insert(request, OwnCall { call, stage: Stage::Queued });
+        self.appends.queued.push_back(request);
+    }
+
+    fn answer_append(&mut self, request: RequestId, outcome: Result<(Index, Index), Refusal>) {
+        self.outputs.push_back(Output::AppendReply { request, outcome });
+    }
+
+    /// Hands queued calls to the leader, wherever it is.
+    pub(super) fn dispatch_queued(&mut self) {
+        let Some(leader) = self.election.leader else { return };
+        while let Some(request) = self.appends.queued.pop_front() {
+            if leader.member != self.me {
+                self.forward(request, leader);
+                continue;
+            }
+            let Some(own) = self.appends.calls.get_mut(&request) else { continue };
+            own.stage = Stage::Waiting(leader);
+            let call = own.call.clone();
+            if !self.enqueue(QueuedCall { call, forwarded: false }) {
+                self.appends.calls.remove(&request);
+                self.answer_append(request, Err(Refusal::Backpressure));
+            }
+        }
+    }
+
+    /// Takes a call into the leader's queue; false: it is full or this member does not lead.
+    fn enqueue(&mut self, queued: QueuedCall) -> bool {
+        let Some(proposer) = self.proposer.as_mut().filter(|p| p.is_leading()) else { return false };
+        let bytes = queued.call.payload_bytes();
+        if proposer.queue_bytes + bytes > QUEUE_BYTES {
+            return false;
+        }
+        proposer.queue_bytes += bytes;
+        proposer.queue.push_back(queued);
+        true
+    }
+
+    fn forward(&mut self, request: RequestId, leader: Ballot) {
+        let Some(own) = self.appends.calls.get_mut(&request) else { return };
+        let sequence = match self.appends.forwarded {
+            Some((ballot, sequence)) if ballot == leader => sequence + 1,
+            _ => 1,
+        };
+        self.appends.forwarded = Some((leader, sequence));
+        own.stage = Stage::Forwarded { ballot: leader, sequence };
+        let call = own.call.encode();
+        self.send(leader.member, Message::Forward { request, ballot: leader, sequence, call });
+    }
+
+    /// The timer's half of resending: only calls that the last round of sends left unanswered.
+    pub(super) fn resend_forwarded(&mut self, now: Instant) {
+        if now.since(self.appends.resent) >= self.settings().heartbeat * 4 {
+            self.resend_all_forwarded(now);
+        }
+    }
+
+    /// Sends every unanswered forwarded call of the leader's ballot again, in order: the leader takes each
+    /// once, by its sequence.
+    pub(super) fn resend_all_forwarded(&mut self, now: Instant) {
+        self.appends.resent = now;
+        let Some(leader) = self.election.leader.filter(|b| b.member != self.me) else { return };
+        let mut again: Vec<(u64, RequestId)> = Vec::new();
+        for (request, own) in &self.appends.calls {
+            if let Stage::Forwarded { ballot, sequence } = own.stage
+                && ballot == leader
+            {
+                again.push((sequence, *request));
+            }
+        }
+        again.sort_unstable();
+        for (sequence, request) in again {
+            let Some(own) = self.appends.calls.get(&request) else { continue };
+            let call = own.call.encode();
+            self.send(leader.member, Message::Forward { request, ballot: leader, sequence, call });
+        }
+    }
+
+    /// A peer's call. Each is taken once, under the one ballot it was meant for: a repeat, or one behind a lost
+    /// one, or one that comes when that leadership is over, is not taken, and not answered either, because an
+    /// earlier copy of it may have been proposed.
+    pub(super) fn handle_forward(
+        &mut self,
+        from: MemberId,
+        request: RequestId,
+        ballot: Ballot,
+        sequence: u64,
+        call: Bytes,
+    ) {
+        let incarnation = self.peers.get(&from).copied().unwrap_or_default().incarnation;
+        let leads = self.proposer.as_ref().is_some_and(|p| p.ballot == ballot && p.is_leading());
+        let Some(proposer) = self.proposer.as_mut().filter(|_| leads) else { return };
+        let taken = proposer.taken.entry((from, incarnation)).or_default();
+        if sequence != *taken + 1 {
+            return;
+        }
+        *taken = sequence;
+        let origin = Origin { member: from, incarnation, request };
+        let decoded = Call::decode(call).ok().filter(|call| call.origin == origin);
+        if !decoded.is_some_and(|call| self.enqueue(QueuedCall { call, forwarded: true })) {
+            self.refuse_forward(origin, ballot, "the leader's queue is full");
+        }
+    }
+
+    /// Only for calls that were taken and not proposed: then nothing was appended, for certain.
+    fn refuse_forward(&mut self, origin: Origin, ballot: Ballot, why: &str) {
+        let Origin { member, incarnation, request } = origin;
+        let outcome = ForwardOutcome::Refused(String::from(why));
+        self.send(member, Message::ForwardReply { request, incarnation, ballot, outcome });
+    }
+
+    pub(super) fn handle_forward_reply(
+        &mut self,
+        request: RequestId,
+        incarnation: crate::types::Incarnation,
+        under: Ballot,
+        outcome: ForwardOutcome,
+    ) {
+        if incarnation != self.incarnation {
+            return;
+        }
+        let Some(own) = self.appends.calls.get_mut(&request) else { return };
+        let Stage::Forwarded { ballot, .. } = own.stage else { return };
+        match outcome {
+            ForwardOutcome::Refused(_) if ballot != under => {}
+            ForwardOutcome::Appended { first, last, slot: _ } => {
+                self.appends.calls.remove(&request);
+                self.answer_append(request, Ok((first, last)));
+            }
+            ForwardOutcome::UnexpectedIndex { tail } => {
+                self.appends.calls.remove(&request);
+                self.answer_append(request, Err(Refusal::UnexpectedIndex { tail }));
+            }
+            ForwardOutcome::Refused(_) if self.election.leader == Some(ballot) => {
+                // The leader's queue is full: never proposed.
+                self.appends.calls.remove(&request);
+                self.answer_append(request, Err(Refusal::Backpressure));
+            }
+            ForwardOutcome::Refused(_) => {
+                // Never proposed: it waits for the next leader.
+                own.stage = Stage::Queued;
+                self.appends.queued.push_back(request);
+            }
+        }
+    }
+
+    /// A call was applied: whoever took it from its client answers; the leader tells it to a follower at
+    /// once, before that one applies the slot itself.
+    pub(super) fn answer_call(&mut self, slot: Slot, outcome: CallOutcome) {
+        let CallOutcome { origin, result } = outcome;
+        if origin.member != self.me {
+            if let Some(ballot) = self.proposer.as_ref().filter(|p| p.is_leading()).map(|p| p.ballot) {
+                let outcome = match result {
+                    Ok((first, last)) => ForwardOutcome::Appended { first, last, slot },
+                    Err(tail) => ForwardOutcome::UnexpectedIndex { tail },
+                };
+                let Origin { member, incarnation, request } = origin;
+                self.send(member, Message::ForwardReply { request, incarnation, ballot, outcome });
+            }
+            return;
+        }
+        if origin.incarnation == self.incarnation && self.appends.calls.remove(&origin.request).is_some() {
+            let outcome = result.map_err(|tail| Refusal::UnexpectedIndex { tail });
+            self.answer_append(origin.request, outcome);
+        }
+    }
+
+    /// `ballot`'s LeaderStart is applied: calls proposed or forwarded under a lower ballot and not applied by
+    /// now never will be. They are answered as not appended; keyless, they are not sent again by us.
+    pub(super) fn settle_calls_before(&mut self, ballot: Ballot) {
+        let settled = |own: &OwnCall| match own.stage {
+            Stage::Queued | Stage::Waiting(_) => false,
+            Stage::Forwarded { ballot: under, .. } | Stage::Proposed(under) => under < ballot,
+        };
+        let requests: Vec<RequestId> =
+            self.appends.calls.iter().filter(|(_, own)| settled(own)).map(|(request, _)| *request).collect();
+        for request in requests {
+            self.appends.calls.remove(&request);
+            self.answer_append(request, Err(Refusal::NoLeader));
+        }
+    }
+
+    /// A leadership ended: its queue was never proposed, so it is handed on.
+    pub(super) fn hand_on_queue(&mut self, ballot: Ballot, queue: VecDeque<QueuedCall>) {
+        for QueuedCall { call, forwarded } in queue {
+            if forwarded {
+                self.refuse_forward(call.origin, ballot, "leadership moved");
+            } else if let Some(own) = self.appends.calls.get_mut(&call.origin.request) {
+                own.stage = Stage::Queued;
+                self.appends.queued.push_back(call.origin.request);
+            }
+        }
+    }
+
+    /// The client gave up. What was not proposed is taken back for certain; of the rest nothing is known.
+    pub(super) fn handle_cancel(&mut self, request: RequestId) {
+        self.cancel_read(request);
+        let Some(own) = self.appends.calls.remove(&request) else { return };
+        let outcome = match own.stage {
+            Stage::Queued => {
+                self.appends.queued.retain(|queued| *queued != request);
+                Refusal::NoLeader
+            }
+            Stage::Waiting(_) => {
+                if let Some(proposer) = self.proposer.as_mut() {
+                    proposer.queue.retain(|q| q.forwarded || q.call.origin.request != request);
+                    proposer.queue_bytes -= own.call.payload_bytes();
+                }
+                Refusal::NoLeader
+            }
+            Stage::Forwarded { .. } | Stage::Proposed(_) => Refusal::OutcomeUnknown,
+        };
+        self.answer_append(request, Err(outcome));
+    }
+
+    /// This member takes no part any more: everything that waits is answered.
+    pub(super) fn refuse_all_waiting(&mut self, why: &str) {
+        self.appends.queued.clear();
+        for (request, own) in core::mem::take(&mut self.appends.calls) {
+            let refusal = match own.stage {
+                Stage::Queued | Stage::Waiting(_) => Refusal::NotActive(String::from(why)),
+                Stage::Forwarded { .. } | Stage::Proposed(_) => Refusal::OutcomeUnknown,
+            };
+            self.answer_append(request, Err(refusal));
+        }
+        self.refuse_all_reads(why);
+    }
+}

@@ -1,0 +1,151 @@
+//! A lagging member fetches chosen values from another's log.
+
+use super::Node;
+use crate::io::Notice;
+use crate::message::Message;
+use crate::row::Row;
+use crate::types::{Instant, MemberId, Slot};
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+/// What this member knows of the log beyond its own.
+#[derive(Debug, Default)]
+pub(super) struct CatchUp {
+    /// The highest chosen prefix that anyone reported, and whoever reports one.
+    known: Slot,
+    holders: BTreeMap<MemberId, Slot>,
+    asked: Option<(MemberId, Instant)>,
+    /// Beats without progress while something is missing.
+    idle_beats: u32,
+    attempts: u64,
+    caught_up_once: bool,
+}
+
+impl CatchUp {
+    pub(super) fn reset(&mut self) {
+        self.asked = None;
+    }
+
+    pub(super) fn note_progress(&mut self) {
+        self.idle_beats = 0;
+    }
+
+    /// Has reached, since this start, what a leader or peer had reported chosen.
+    pub(super) fn caught_up_once(&self) -> bool {
+        self.caught_up_once
+    }
+}
+
+impl Node {
+    /// `member` says that every slot up to `through` is chosen and known there.
+    pub(super) fn note_chosen_elsewhere(&mut self, member: MemberId, through: Slot) {
+        let held = self.catch_up.holders.entry(member).or_default();
+        *held = (*held).max(through);
+        self.catch_up.known = self.catch_up.known.max(through);
+    }
+
+    /// Accepts may still be on their way, so a short gap is given a beat; a gap wider than the window is not
+    /// waited for.
+    pub(super) fn beat_catch_up(&mut self, now: Instant) {
+        if self.system.is_none() {
+            return;
+        }
+        if self.catch_up.known <= self.chosen_through {
+            let hears = self.election.leader.is_some() && self.is_active();
+            self.catch_up.caught_up_once |= hears;
+            self.catch_up.asked = None;
+            return;
+        }
+        self.catch_up.idle_beats += 1;
+        let patience = self.settings().heartbeat * 3;
+        let waiting = self.catch_up.asked.is_some_and(|(_, at)| now.since(at) < patience);
+        let wide = self.catch_up.known.0 > self.chosen_through.0 + self.state().configurations.alpha();
+        if !waiting && (wide || self.catch_up.idle_beats >= 2) {
+            self.request_missing(now, None);
+        }
+    }
+
+    /// Asks one holder, the leader first, then each in turn.
+    pub(super) fn request_missing(&mut self, now: Instant, preferred: Option<MemberId>) {
+        let from = self.chosen_through.next();
+        let holders: Vec<MemberId> = self
+            .catch_up
+            .holders
+            .iter()
+            .filter(|(member, through)| **through >= from && **member != self.me)
+            .map(|(member, _)| *member)
+            .collect();
+        if holders.is_empty() {
+            return;
+        }
+        let leader = self.election.leader.map(|b| b.member).filter(|m| holders.contains(m));
+        let turn = usize::try_from(self.catch_up.attempts % holders.len() as u64).unwrap_or(0);
+        let first_try = self.catch_up.asked.is_none();
+        let to = preferred.or(leader.filter(|_| first_try)).unwrap_or(holders[turn]);
+        self.catch_up.attempts += 1;
+        self.catch_up.asked = Some((to, now));
+        let through = self.catch_up.known;
+        self.send(to, Message::LearnRequest { from, through });
+    }
+
+    /// Anyone of this cluster may be told what is chosen; one answer at a time for each.
+    pub(super) fn handle_learn_request(&mut self, now: Instant, from: MemberId, slot: Slot, through: Slot) {
+        if self.views.learning(from) {
+            return;
+        }
+        if slot <= self.trim_through || slot > self.chosen_through {
+            return self.send_learned(from, slot, through, Vec::new());
+        }
+        self.open_learn_view(now, from, slot, through);
+    }
+
+    /// Sends the rows of a view that are known chosen, without a hole from `from` on.
+    pub(super) fn send_learned(&mut self, to: MemberId, from: Slot, through: Slot, rows: Vec<Row>) {
+        let Some(cluster) = self.cluster() else { return };
+        let (trim_through, chosen_through) = (self.trim_through, self.chosen_through);
+        let mut next = from;
+        let mut chosen = Vec::new();
+        for mut row in rows {
+            if row.slot != next || row.slot > chosen_through || row.slot > through {
+                break;
+            }
+            if !row.is_intact(cluster) {
+                self.notice(Notice::Damaged { slot: row.slot, from: None });
+                break;
+            }
+            row.chosen = true;
+            next = next.next();
+            chosen.push(row);
+        }
+        self.emit(to, Message::Learned { from, trim_through, chosen_through, rows: chosen });
+    }
+
+    pub(super) fn handle_learned(
+        &mut self,
+        now: Instant,
+        from: MemberId,
+        slot: Slot,
+        trim_through: Slot,
+        chosen_through: Slot,
+        rows: Vec<Row>,
+    ) {
+        let Some(cluster) = self.cluster() else { return };
+        self.note_chosen_elsewhere(from, chosen_through);
+        let answers = self.catch_up.asked.is_some_and(|(asked, _)| asked == from);
+        let gained = !rows.is_empty();
+        for row in rows {
+            if !row.chosen || !row.is_intact(cluster) {
+                self.notice(Notice::Damaged { slot: row.slot, from: Some(from) });
+                break;
+            }
+            self.learn(row);
+        }
+        if answers && slot > trim_through && gained {
+            // Self-clocked: the next request goes out when this answer is in.
+            self.catch_up.asked = None;
+            if self.catch_up.known > self.chosen_through {
+                self.request_missing(now, Some(from));
+            }
+        }
+    }
+}

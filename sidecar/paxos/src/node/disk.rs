@@ -1,0 +1,197 @@
+//! The persist-before-send gate from the core's side: what is written, what waits for it, what rides along.
+
+use super::Node;
+use crate::io::Output;
+use crate::message::Counters;
+use crate::storage::{Completed, DurableState, Gated, Write, WriteBatch};
+use crate::types::{Instant, MemberId, Slot, WriteCounter};
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+
+/// The system state rides with a write at most every so many applied slots: what lies between is applied
+/// again from its rows at the next start.
+const SYSTEM_EVERY: u64 = 256;
+
+/// What was issued to the disk and what is known to be on it.
+#[derive(Debug)]
+pub(super) struct Disk {
+    writes: Vec<Write>,
+    gated: Vec<Gated>,
+    /// Slots to acknowledge to one leader with the next write: one message for all.
+    accepted: Vec<(MemberId, crate::types::Ballot, Slot)>,
+    dirty_peers: BTreeSet<MemberId>,
+    next_sequence: u64,
+    completed_sequence: u64,
+    written: WriteCounter,
+    durable_written: WriteCounter,
+    /// Watermarks: issued, and durable.
+    chosen_issued: Slot,
+    chosen_durable: Slot,
+    issued_watermarks: Vec<(u64, Slot)>,
+    system_issued: Slot,
+    /// The system state holds something (a configuration, a leadership) worth writing with the next write.
+    system_changed: bool,
+    /// Beats since the watermark was last issued while it lagged.
+    idle_beats: u32,
+}
+
+impl Disk {
+    pub(super) fn new(state: &DurableState) -> Disk {
+        Disk {
+            writes: Vec::new(),
+            gated: Vec::new(),
+            accepted: Vec::new(),
+            dirty_peers: BTreeSet::new(),
+            next_sequence: 1,
+            completed_sequence: 0,
+            written: state.written,
+            durable_written: state.written,
+            chosen_issued: state.chosen_through,
+            chosen_durable: state.chosen_through,
+            issued_watermarks: Vec::new(),
+            system_issued: state.applied,
+            system_changed: false,
+            idle_beats: 0,
+        }
+    }
+
+    /// The write counter, as far as it is on disk: what envelopes show.
+    pub(super) fn durable_written(&self) -> WriteCounter {
+        self.durable_written
+    }
+
+    /// The prefix that is on disk, and known there to be chosen.
+    pub(super) fn chosen_durable(&self) -> Slot {
+        self.chosen_durable
+    }
+
+    /// No write is under way: the self-clock of batches (docs: performance.md, "How", 1).
+    pub(super) fn is_idle(&self) -> bool {
+        self.completed_sequence + 1 == self.next_sequence
+    }
+
+    pub(super) fn note_beat(&mut self) {
+        self.idle_beats += 1;
+    }
+
+    pub(super) fn note_system_changed(&mut self) {
+        self.system_changed = true;
+    }
+
+    pub(super) fn note_peer(&mut self, member: MemberId) {
+        self.dirty_peers.insert(member);
+    }
+}
+
+impl Node {
+    pub(super) fn write(&mut self, write: Write) {
+        self.disk.writes.push(write);
+    }
+
+    pub(super) fn gate(&mut self, gated: Gated) {
+        self.disk.gated.push(gated);
+    }
+
+    /// An Accepted that leaves with the next write, together with others for the same leader.
+    pub(super) fn gate_accepted(&mut self, leader: MemberId, ballot: crate::types::Ballot, slot: Slot) {
+        self.disk.accepted.push((leader, ballot, slot));
+    }
+
+    /// Issues what has gathered. The chosen watermark rides along; alone it goes only when nothing else has
+    /// been written for a whole beat, so that an idle cluster's disks know what is chosen.
+    pub(super) fn flush_disk(&mut self) {
+        let lagging = self.chosen_through > self.disk.chosen_issued || self.disk.system_changed;
+        let idle = lagging && self.disk.idle_beats >= 2 && self.disk.is_idle();
+        let waiting =
+            !self.disk.writes.is_empty() || !self.disk.gated.is_empty() || !self.disk.accepted.is_empty();
+        if !waiting && !idle {
+            return;
+        }
+        self.gather_accepted();
+        let real = !self.disk.writes.is_empty() || idle;
+        if real {
+            self.ride_along();
+            self.disk.written = self.disk.written.next();
+            self.disk.idle_beats = 0;
+        }
+        let sequence = self.disk.next_sequence;
+        self.disk.next_sequence += 1;
+        if real {
+            self.disk.issued_watermarks.push((sequence, self.disk.chosen_issued));
+        }
+        let batch = WriteBatch {
+            sequence,
+            written: self.disk.written,
+            writes: core::mem::take(&mut self.disk.writes),
+            gated: core::mem::take(&mut self.disk.gated),
+        };
+        self.outputs.push_back(Output::Persist(batch));
+    }
+
+    fn gather_accepted(&mut self) {
+        let mut accepted = core::mem::take(&mut self.disk.accepted);
+        accepted.sort_unstable();
+        accepted.dedup();
+        for run in accepted.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+            let (leader, ballot, _) = run[0];
+            let slots = run.iter().map(|(_, _, slot)| *slot).collect();
+            self.disk.gated.push(Gated::Send(leader, crate::Message::Accepted { ballot, slots }));
+        }
+        accepted.clear();
+        self.disk.accepted = accepted;
+    }
+
+    fn ride_along(&mut self) {
+        if self.chosen_through > self.disk.chosen_issued {
+            self.disk.chosen_issued = self.chosen_through;
+            self.disk.writes.push(Write::ChosenThrough(self.chosen_through));
+        }
+        let due = self.chosen_through.0 >= self.disk.system_issued.0 + SYSTEM_EVERY;
+        if (due || self.disk.system_changed)
+            && let Some(system) = &self.system
+        {
+            let write = Write::System { applied: system.applied, state: system.encode() };
+            self.disk.system_issued = system.applied;
+            self.disk.system_changed = false;
+            self.disk.writes.push(write);
+        }
+        for member in core::mem::take(&mut self.disk.dirty_peers) {
+            let counters = self.peers.get(&member).copied().unwrap_or(Counters::default());
+            self.disk.writes.push(Write::Peer { member, counters });
+        }
+    }
+
+    /// Writes became durable: what waited for them is released, in order.
+    pub(super) fn handle_persisted(&mut self, now: Instant, completed: Completed) {
+        let Completed { through, written, gated } = completed;
+        assert!(
+            through > self.disk.completed_sequence && through < self.disk.next_sequence,
+            "completion {through} outside {}..{}",
+            self.disk.completed_sequence,
+            self.disk.next_sequence
+        );
+        self.disk.completed_sequence = through;
+        self.disk.durable_written = written;
+        let done = self.disk.issued_watermarks.partition_point(|(sequence, _)| *sequence <= through);
+        let newest = self.disk.issued_watermarks.drain(..done).next_back();
+        if let Some((_, slot)) = newest {
+            self.disk.chosen_durable = slot;
+            self.note_own_durable(slot);
+        }
+        for gated in gated {
+            self.release(now, gated);
+        }
+    }
+
+    fn release(&mut self, now: Instant, gated: Gated) {
+        match gated {
+            Gated::Send(to, message) => self.emit(to, message),
+            Gated::Promise { to, ballot, from } => self.open_promise(now, to, ballot, from),
+            Gated::OwnPromise(ballot) => self.handle_own_promise(now, ballot),
+            Gated::OwnVote(ballot, slot) => self.handle_accepted(now, self.me, ballot, &[slot]),
+            Gated::Admin(request, outcome) => {
+                self.outputs.push_back(Output::AdminReply { request, outcome: Ok(outcome) });
+            }
+        }
+    }
+}

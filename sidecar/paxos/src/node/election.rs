@@ -1,0 +1,229 @@
+//! Who may lead: hearing a leader, canvass, prepare, stepping down (docs: protocol.md, "Leader" rules 1, 2
+//! and 7, "Election under partial connectivity").
+
+use super::Node;
+use super::proposer::Proposer;
+use crate::io::{Notice, Output};
+use crate::message::Message;
+use crate::storage::Gated;
+use crate::types::{Ballot, Instant, MemberId};
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+
+/// What this member knows of leaders, and its own canvass.
+#[derive(Debug)]
+pub(super) struct Election {
+    /// The leader it follows: the ballot of the last Accept or heartbeat at a ballot >= promised.
+    pub(super) leader: Option<Ballot>,
+    /// When a leader with a quorum was last heard; a start counts as hearing one.
+    heard: Instant,
+    /// When it campaigns if it hears nothing.
+    pub(super) deadline: Instant,
+    /// The highest round seen anywhere.
+    round: u64,
+    canvass: Option<Canvass>,
+    last_canvass: u64,
+    /// The pod is going: no campaign any more.
+    pub(super) barred: bool,
+}
+
+#[derive(Debug)]
+struct Canvass {
+    id: u64,
+    willing: BTreeSet<MemberId>,
+}
+
+impl Election {
+    pub(super) fn new(now: Instant) -> Election {
+        Election {
+            leader: None,
+            heard: now,
+            deadline: now,
+            round: 0,
+            canvass: None,
+            last_canvass: 0,
+            barred: false,
+        }
+    }
+
+    pub(super) fn note_round(&mut self, round: u64) {
+        self.round = self.round.max(round);
+    }
+}
+
+impl Node {
+    pub(super) fn reset_election_timer(&mut self, now: Instant) {
+        let timeout = self.settings().timeout;
+        self.election.deadline = now.after(timeout + self.random.up_to(timeout));
+    }
+
+    /// Notes a leader's Accept or heartbeat at `ballot` >= promised. Only a leader that has a quorum counts as
+    /// heard: one that cannot reach a quorum never holds up those that can.
+    pub(super) fn hear(&mut self, now: Instant, ballot: Ballot, has_quorum: bool) {
+        self.election.note_round(ballot.round);
+        if self.proposer.as_ref().is_some_and(|p| p.ballot < ballot) {
+            self.step_down("another member leads under a higher ballot");
+        }
+        if self.election.leader.is_none_or(|leader| leader < ballot) {
+            self.election.leader = Some(ballot);
+            self.outputs.push_back(Output::LeaderChanged { leader: Some(ballot) });
+            self.catch_up.reset();
+            self.note_transfer_done(ballot.member);
+        }
+        if has_quorum {
+            self.election.heard = now;
+            self.election.canvass = None;
+            self.reset_election_timer(now);
+        }
+    }
+
+    pub(super) fn forget_leader(&mut self) {
+        if self.election.leader.take().is_some() {
+            self.outputs.push_back(Output::LeaderChanged { leader: None });
+        }
+    }
+
+    fn has_heard(&self, now: Instant) -> bool {
+        now.since(self.election.heard) < self.settings().timeout
+    }
+
+    /// Whether this member may campaign: a voter of conf(chosen_through + 1), everything chosen applied.
+    fn may_campaign(&self) -> bool {
+        self.is_active()
+            && !self.election.barred
+            && self.damaged.is_empty()
+            && self.system.as_ref().is_some_and(|s| {
+                s.applied == self.chosen_through
+                    && s.configurations.at(self.chosen_through.next()).is_voter(self.me)
+            })
+    }
+
+    pub(super) fn handle_election_timeout(&mut self, now: Instant) {
+        self.reset_election_timer(now);
+        match &self.proposer {
+            Some(proposer) if proposer.is_leading() => return,
+            Some(_) => self.step_down("phase 1 took too long"),
+            None => {}
+        }
+        if !self.may_campaign() {
+            return;
+        }
+        self.forget_leader();
+        self.election.last_canvass += 1;
+        let id = self.election.last_canvass;
+        self.election.canvass = Some(Canvass { id, willing: BTreeSet::from([self.me]) });
+        let ballot = self.next_ballot();
+        let from = self.chosen_through.next();
+        for voter in self.phase_one_voters() {
+            self.send(voter, Message::Canvass { id, ballot, from, hand_over: None });
+        }
+        self.count_canvass(now);
+    }
+
+    /// A round above this member's own durable promise and all rounds seen.
+    fn next_ballot(&self) -> Ballot {
+        Ballot { round: self.election.round.max(self.promised.round) + 1, member: self.me }
+    }
+
+    /// Everyone whose promise may be needed: voters of every configuration in force or pending.
+    pub(super) fn phase_one_voters(&self) -> Vec<MemberId> {
+        let next = self.chosen_through.next();
+        let configurations = self.state().configurations.from(next);
+        let voters: BTreeSet<_> = configurations.flat_map(|c| c.voters()).collect();
+        voters.into_iter().filter(|voter| *voter != self.me).collect()
+    }
+
+    /// Whether this member would promise `ballot` now. It raises nothing.
+    pub(super) fn handle_canvass(
+        &mut self,
+        now: Instant,
+        from: MemberId,
+        id: u64,
+        ballot: Ballot,
+        hand_over: Option<Ballot>,
+    ) {
+        if !self.is_active() {
+            return;
+        }
+        let handed_over = hand_over.is_some() && hand_over == self.election.leader;
+        let heard = !handed_over && (self.has_heard(now) || self.leads_with_quorum(now));
+        let willing = !heard && ballot > self.promised && self.damaged.is_empty();
+        let (promised, chosen_through) = (self.promised, self.chosen_through);
+        self.send(from, Message::CanvassReply { id, willing, promised, chosen_through });
+    }
+
+    pub(super) fn handle_canvass_reply(
+        &mut self,
+        now: Instant,
+        from: MemberId,
+        id: u64,
+        willing: bool,
+        promised: Ballot,
+        chosen_through: crate::types::Slot,
+    ) {
+        self.election.note_round(promised.round);
+        self.note_chosen_elsewhere(from, chosen_through);
+        let behind = chosen_through > self.chosen_through;
+        let Some(canvass) = self.election.canvass.as_mut().filter(|c| c.id == id) else { return };
+        if behind {
+            // What is chosen is learnt first; then this member canvasses again.
+            self.election.canvass = None;
+            self.request_missing(now, Some(from));
+            let pause = self.settings().heartbeat;
+            self.election.deadline = now.after(pause + self.random.up_to(pause));
+        } else if willing {
+            canvass.willing.insert(from);
+            self.count_canvass(now);
+        }
+    }
+
+    fn count_canvass(&mut self, now: Instant) {
+        let Some(canvass) = &self.election.canvass else { return };
+        let next = self.chosen_through.next();
+        if self.state().configurations.from(next).all(|c| c.has_quorum(&canvass.willing)) {
+            self.campaign(now, None);
+        }
+    }
+
+    /// Raises a ballot. `Prepare` leaves only after the promise to itself is durable.
+    pub(super) fn campaign(&mut self, now: Instant, hand_over: Option<Ballot>) {
+        self.election.canvass = None;
+        if !self.may_campaign() {
+            return;
+        }
+        let ballot = self.next_ballot();
+        self.election.note_round(ballot.round);
+        self.promise(now, ballot);
+        self.notice(Notice::Campaigning(ballot));
+        let from = self.chosen_through.next();
+        self.proposer = Some(Proposer::new(ballot, from, now));
+        self.gate(Gated::OwnPromise(ballot));
+        for voter in self.phase_one_voters() {
+            self.gate(Gated::Send(voter, Message::Prepare { ballot, from, hand_over }));
+        }
+    }
+
+    /// Another member has promised more than this member leads under.
+    pub(super) fn handle_nack(&mut self, now: Instant, promised: Ballot) {
+        self.election.note_round(promised.round);
+        if self.proposer.as_ref().is_some_and(|p| promised > p.ballot) {
+            self.step_down("a peer has promised a higher ballot");
+            self.reset_election_timer(now);
+        }
+    }
+
+    /// Ends a candidacy or a leadership; its ballot is never resumed. What was never sent is handed on, what
+    /// may be chosen is left to the log to tell.
+    pub(super) fn step_down(&mut self, why: &'static str) {
+        let Some(proposer) = self.proposer.take() else { return };
+        if proposer.is_leading() {
+            self.notice(Notice::SteppedDown { ballot: proposer.ballot, why });
+        }
+        if self.election.leader == Some(proposer.ballot) {
+            self.forget_leader();
+        }
+        self.hand_on_queue(proposer.ballot, proposer.queue);
+        self.refuse_leader_reads(proposer.reads);
+        self.fail_pending_change(proposer.pending_change);
+    }
+}

@@ -1,0 +1,172 @@
+//! A leader's life signs, and what their answers tell it (docs: protocol.md, "Election under partial
+//! connectivity", "Leases and reads").
+
+use super::Node;
+use crate::message::Message;
+use crate::types::{Ballot, Instant, MemberId, Slot};
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+
+/// What a leader knows of one peer.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PeerProgress {
+    /// The send time of the newest heartbeat it answered, or when it last answered anything else.
+    last_answer: Option<Instant>,
+    /// The highest heartbeat it answered.
+    pub(super) sequence: u64,
+    pub(super) chosen_through: Slot,
+    pub(super) durable_through: Slot,
+    /// The catch-up round under way: when it began, and the prefix it is to reach.
+    round: Option<(Instant, Slot)>,
+    /// Its last catch-up round took less than an election timeout.
+    pub(super) caught_up: bool,
+}
+
+impl PeerProgress {
+    pub(super) fn answered(&mut self, at: Instant) {
+        self.last_answer = self.last_answer.max(Some(at));
+    }
+
+    pub(super) fn silent_for(&self, now: Instant) -> Option<core::time::Duration> {
+        self.last_answer.map(|at| now.since(at))
+    }
+
+    fn answered_within(&self, now: Instant, span: core::time::Duration) -> bool {
+        self.silent_for(now).is_some_and(|silent| silent < span)
+    }
+
+    /// Rounds as in docs: protocol.md, "Configurations", learners: a round reaches, in less than an election
+    /// timeout, what was chosen when it began.
+    fn note_durable(&mut self, now: Instant, durable: Slot, chosen: Slot, timeout: core::time::Duration) {
+        self.durable_through = self.durable_through.max(durable);
+        match self.round {
+            Some((began, target)) if self.durable_through >= target => {
+                self.caught_up = now.since(began) < timeout;
+                self.round = Some((now, chosen));
+            }
+            Some((began, _)) => {
+                if now.since(began) >= timeout {
+                    self.caught_up = false;
+                }
+            }
+            None => self.round = Some((now, chosen)),
+        }
+    }
+}
+
+/// Heartbeats under way: when each was sent.
+pub(super) type SentHeartbeats = BTreeMap<u64, Instant>;
+
+impl Node {
+    pub(super) fn beat_proposer(&mut self, now: Instant) {
+        if self.proposer.is_none() {
+            return;
+        }
+        if self.proposer.as_ref().is_some_and(|p| p.is_leading()) {
+            if !self.quorum_answered_within(now, self.settings().timeout) {
+                self.step_down("no answers from a quorum");
+                self.reset_election_timer(now);
+                return;
+            }
+            self.send_heartbeats(now);
+            self.send_retirements();
+        }
+        self.resend_unanswered(now);
+    }
+
+    /// Everyone who follows: the newest configuration, the one in force, and members removed but connected.
+    fn heartbeat_targets(&self) -> Vec<MemberId> {
+        let configurations = &self.state().configurations;
+        let mut all: BTreeSet<MemberId> = configurations.latest().members.keys().copied().collect();
+        all.extend(configurations.at(self.chosen_through.next()).members.keys());
+        all.extend(configurations.removed().keys().filter(|m| self.connected.contains(m)));
+        all.remove(&self.me);
+        all.into_iter().collect()
+    }
+
+    pub(super) fn send_heartbeats(&mut self, now: Instant) {
+        let has_quorum = self.leads_with_quorum(now);
+        let targets = self.heartbeat_targets();
+        let chosen_through = self.chosen_through;
+        let timeout = self.settings().timeout;
+        let Some(proposer) = self.proposer.as_mut() else { return };
+        proposer.sequence += 1;
+        let (ballot, sequence) = (proposer.ballot, proposer.sequence);
+        proposer.reads.sent.insert(sequence, now);
+        proposer.reads.sent.retain(|_, sent| now.since(*sent) <= timeout);
+        for to in targets {
+            self.send(to, Message::Heartbeat { ballot, sequence, chosen_through, has_quorum });
+        }
+    }
+
+    pub(super) fn handle_heartbeat(
+        &mut self,
+        now: Instant,
+        from: MemberId,
+        ballot: Ballot,
+        sequence: u64,
+        chosen_through: Slot,
+        has_quorum: bool,
+    ) {
+        if ballot.member != from {
+            return;
+        }
+        if !self.is_active() {
+            return self.note_chosen_elsewhere(from, chosen_through);
+        }
+        if ballot < self.promised {
+            return self.send(from, Message::Nack { ballot, promised: self.promised });
+        }
+        self.hear(now, ballot, has_quorum);
+        self.note_chosen_by_leader(ballot, chosen_through);
+        let (chosen_through, durable_through) = (self.chosen_through, self.disk.chosen_durable());
+        self.send(from, Message::HeartbeatReply { ballot, sequence, chosen_through, durable_through });
+    }
+
+    pub(super) fn handle_heartbeat_reply(
+        &mut self,
+        now: Instant,
+        from: MemberId,
+        ballot: Ballot,
+        sequence: u64,
+        chosen_through: Slot,
+        durable_through: Slot,
+    ) {
+        let (timeout, chosen) = (self.settings().timeout, self.chosen_through);
+        let Some(proposer) = self.proposer.as_mut().filter(|p| p.ballot == ballot) else { return };
+        // Contact counts from when the heartbeat was sent: a late answer proves no more than that.
+        let sent = proposer.reads.sent.get(&sequence).copied();
+        let progress = proposer.progress.entry(from).or_default();
+        if let Some(sent) = sent {
+            progress.answered(sent);
+        }
+        progress.sequence = progress.sequence.max(sequence);
+        progress.chosen_through = progress.chosen_through.max(chosen_through);
+        progress.note_durable(now, durable_through, chosen, timeout);
+        self.note_chosen_elsewhere(from, chosen_through);
+    }
+
+    fn quorum_answered_within(&self, now: Instant, span: core::time::Duration) -> bool {
+        let Some(proposer) = &self.proposer else { return false };
+        let mut answered: BTreeSet<MemberId> =
+            proposer.progress.iter().filter(|(_, p)| p.answered_within(now, span)).map(|(m, _)| *m).collect();
+        answered.insert(self.me);
+        self.state().configurations.at(self.chosen_through.next()).has_quorum(&answered)
+    }
+
+    /// What a leader says of itself in heartbeats and Accepts: false well before it steps down.
+    pub(super) fn leads_with_quorum(&self, now: Instant) -> bool {
+        let leading = self.proposer.as_ref().is_some_and(|p| p.is_leading());
+        leading && self.quorum_answered_within(now, self.settings().timeout / 2)
+    }
+
+    /// This member's own watermark became durable: at the leader it counts among the others'.
+    pub(super) fn note_own_durable(&mut self, slot: Slot) {
+        let me = self.me;
+        if let Some(proposer) = self.proposer.as_mut() {
+            let own = proposer.progress.entry(me).or_default();
+            own.durable_through = own.durable_through.max(slot);
+            own.caught_up = true;
+        }
+    }
+}

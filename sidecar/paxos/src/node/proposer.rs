@@ -1,0 +1,494 @@
+//! What a candidate and a leader does: collect promises, recover, LeaderStart, then one round trip a batch
+//! (docs: protocol.md, "Leader" rules 2 to 6).
+
+use super::Node;
+use super::heartbeat::PeerProgress;
+use super::reads::LeaderReads;
+use crate::limits;
+use crate::message::{Message, ViewId};
+use crate::row::{self, Row};
+use crate::storage::{Gated, Write};
+use crate::types::{Ballot, Instant, MemberId, Slot};
+use crate::value::{Call, Value};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec::Vec;
+use bytes::Bytes;
+
+/// One chunk of a promise, as it arrived.
+#[derive(Debug)]
+pub(super) struct PromisePart {
+    pub(super) view: ViewId,
+    pub(super) chunk: u32,
+    pub(super) last: bool,
+    pub(super) trim_through: Slot,
+    pub(super) chosen_through: Slot,
+    pub(super) rows: Vec<Row>,
+}
+
+/// A promise that is still coming.
+#[derive(Debug)]
+struct PartialPromise {
+    view: ViewId,
+    next_chunk: u32,
+    rows: Vec<Row>,
+    touched: Instant,
+}
+
+/// Where a proposer stands with its first new entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Start {
+    /// Phase 1 is not complete.
+    Preparing,
+    /// Phase 1 is complete; slots are recovered.
+    Recovering,
+    /// LeaderStart is proposed in that slot.
+    Proposed(Slot),
+    /// LeaderStart is applied: the slot is the fencing epoch.
+    Serving(Slot),
+}
+
+/// A slot that is proposed under this ballot and not yet known chosen.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub(super) votes: BTreeSet<MemberId>,
+    sent: Instant,
+}
+
+/// A call that waits for a slot.
+#[derive(Debug)]
+pub(super) struct QueuedCall {
+    pub(super) call: Call,
+    /// It came from a follower.
+    pub(super) forwarded: bool,
+}
+
+/// A candidate's or leader's state under one ballot. It ends with the ballot.
+#[derive(Debug)]
+pub(super) struct Proposer {
+    pub(super) ballot: Ballot,
+    from: Slot,
+    pub(super) since: Instant,
+    pub(super) start: Start,
+    partial: BTreeMap<MemberId, PartialPromise>,
+    /// Complete promises, with the trim point of each.
+    promised: BTreeMap<MemberId, Slot>,
+    /// Of complete promises: the row with the highest ballot for each slot.
+    reports: BTreeMap<Slot, Row>,
+    /// The highest chosen prefix that a complete promise reported: no no-op at or below it.
+    reported_chosen: Slot,
+    /// The next slot to propose in. Invariant: `chosen_through < next_slot` once recovery began.
+    pub(super) next_slot: Slot,
+    pub(super) in_flight: BTreeMap<Slot, InFlight>,
+    pub(super) queue: VecDeque<QueuedCall>,
+    pub(super) queue_bytes: usize,
+    /// For each peer's life: the last forwarded call taken.
+    pub(super) taken: BTreeMap<(MemberId, crate::types::Incarnation), u64>,
+    pub(super) progress: BTreeMap<MemberId, PeerProgress>,
+    pub(super) sequence: u64,
+    pub(super) reads: LeaderReads,
+    /// A configuration entry that is proposed or waits to be.
+    pub(super) pending_change: Option<super::membership::PendingChange>,
+}
+
+impl Proposer {
+    pub(super) fn new(ballot: Ballot, from: Slot, now: Instant) -> Proposer {
+        Proposer {
+            ballot,
+            from,
+            since: now,
+            start: Start::Preparing,
+            partial: BTreeMap::new(),
+            promised: BTreeMap::new(),
+            reports: BTreeMap::new(),
+            reported_chosen: Slot(0),
+            next_slot: from,
+            in_flight: BTreeMap::new(),
+            queue: VecDeque::new(),
+            queue_bytes: 0,
+            taken: BTreeMap::new(),
+            progress: BTreeMap::new(),
+            sequence: 0,
+            reads: LeaderReads::default(),
+            pending_change: None,
+        }
+    }
+
+    /// Phase 1 is complete for the next slot.
+    pub(super) fn is_leading(&self) -> bool {
+        self.start != Start::Preparing
+    }
+
+    pub(super) fn is_serving(&self) -> bool {
+        matches!(self.start, Start::Serving(_))
+    }
+
+    /// A promise counts once all its chunks have come, and not while the candidate's own chosen prefix is
+    /// below that member's trim point.
+    pub(super) fn promisers(&self, chosen_through: Slot) -> BTreeSet<MemberId> {
+        self.promised.iter().filter(|(_, trim)| **trim <= chosen_through).map(|(m, _)| *m).collect()
+    }
+
+    pub(super) fn has_promise_of(&self, member: MemberId) -> bool {
+        self.promised.contains_key(&member)
+    }
+
+    fn report(&mut self, rows: impl IntoIterator<Item = Row>) {
+        for row in rows {
+            let better = self
+                .reports
+                .get(&row.slot)
+                .is_none_or(|held| !held.chosen && (row.chosen || row.ballot > held.ballot));
+            if better {
+                self.reports.insert(row.slot, row);
+            }
+        }
+    }
+}
+
+impl Node {
+    /// The candidate's promise to itself is on disk.
+    pub(super) fn handle_own_promise(&mut self, now: Instant, ballot: Ballot) {
+        let rows: Vec<Row> = self.rows.values().cloned().collect();
+        let (trim, chosen_through, me) = (self.trim_through, self.chosen_through, self.me);
+        self.complete_promise(now, me, ballot, trim, chosen_through, rows);
+    }
+
+    pub(super) fn handle_promise(&mut self, now: Instant, from: MemberId, ballot: Ballot, part: PromisePart) {
+        let Some(cluster) = self.cluster() else { return };
+        let Some(proposer) = self.proposer.as_mut().filter(|p| p.ballot == ballot) else { return };
+        if proposer.promised.contains_key(&from) || part.rows.iter().any(|row| !row.is_intact(cluster)) {
+            return;
+        }
+        let PromisePart { view, chunk, last, trim_through, chosen_through, rows } = part;
+        if chunk == 0 {
+            let partial = PartialPromise { view, next_chunk: 0, rows: Vec::new(), touched: now };
+            proposer.partial.insert(from, partial);
+        }
+        let Some(partial) = proposer.partial.get_mut(&from) else { return };
+        if partial.view != view || partial.next_chunk != chunk {
+            return;
+        }
+        partial.next_chunk += 1;
+        partial.touched = now;
+        partial.rows.extend(rows);
+        if last {
+            let rows = proposer.partial.remove(&from).map(|p| p.rows).unwrap_or_default();
+            self.complete_promise(now, from, ballot, trim_through, chosen_through, rows);
+        } else {
+            self.send(from, Message::PromiseMore { ballot, view, chunk: chunk + 1 });
+        }
+    }
+
+    fn complete_promise(
+        &mut self,
+        now: Instant,
+        from: MemberId,
+        ballot: Ballot,
+        trim_through: Slot,
+        chosen_through: Slot,
+        rows: Vec<Row>,
+    ) {
+        let Some(proposer) = self.proposer.as_mut().filter(|p| p.ballot == ballot) else { return };
+        proposer.promised.insert(from, trim_through);
+        proposer.reported_chosen = proposer.reported_chosen.max(chosen_through);
+        proposer.report(rows);
+        proposer.progress.entry(from).or_default().answered(now);
+        self.note_chosen_elsewhere(from, chosen_through);
+    }
+
+    /// Does what a proposer can do now. Called before every flush, so that whatever came in together shares
+    /// slots and writes.
+    pub(super) fn drive(&mut self, now: Instant) {
+        self.become_leader(now);
+        self.dispatch_queued();
+        self.drive_hand_over(now);
+        while self.drive_next_slot(now) {}
+        self.drive_reads(now);
+    }
+
+    fn become_leader(&mut self, now: Instant) {
+        let next = self.chosen_through.next();
+        let Some(proposer) = self.proposer.as_mut().filter(|p| !p.is_leading()) else { return };
+        let Some(system) = &self.system else { return };
+        let promisers = proposer.promisers(self.chosen_through);
+        if !system.configurations.at(next).has_quorum(&promisers) {
+            return;
+        }
+        proposer.start = Start::Recovering;
+        proposer.since = now;
+        let ballot = proposer.ballot;
+        self.election.leader = Some(ballot);
+        self.outputs.push_back(crate::Output::LeaderChanged { leader: Some(ballot) });
+        self.send_heartbeats(now);
+    }
+
+    /// Proposes in the next slot, if it may; false: nothing more can be done now.
+    fn drive_next_slot(&mut self, now: Instant) -> bool {
+        let chosen_through = self.chosen_through;
+        let Some(proposer) = self.proposer.as_mut().filter(|p| p.is_leading()) else { return false };
+        if proposer.next_slot <= chosen_through {
+            proposer.next_slot = chosen_through.next();
+        }
+        let slot = proposer.next_slot;
+        let reports_below = proposer.reports.split_off(&slot);
+        proposer.reports = reports_below;
+        let Some(system) = &self.system else { return false };
+        // The window: no slot j before every slot up to j - alpha is chosen.
+        if slot.0 > chosen_through.0 + system.configurations.alpha() {
+            return false;
+        }
+        // Phase 1 for a slot needs a quorum of the slot's own configuration.
+        let promisers = proposer.promisers(chosen_through);
+        if !system.configurations.at(slot).has_quorum(&promisers) {
+            return false;
+        }
+        if self.rows.get(&slot).is_some_and(|row| row.chosen) {
+            proposer.next_slot = slot.next();
+            return true;
+        }
+        if let Some(report) = proposer.reports.get(&slot).cloned() {
+            if report.chosen {
+                self.learn(report);
+            } else {
+                self.propose(now, report.value);
+            }
+            return true;
+        }
+        if slot <= proposer.reported_chosen {
+            // Known chosen by others: learnt, never given a no-op.
+            return false;
+        }
+        if proposer.reports.last_key_value().is_some_and(|(top, _)| slot < *top) {
+            self.propose(now, Value::NoOp.encode());
+            return true;
+        }
+        self.drive_new_slot(now, slot)
+    }
+
+    /// A slot that recovery need not decide.
+    fn drive_new_slot(&mut self, now: Instant, slot: Slot) -> bool {
+        let Some(proposer) = self.proposer.as_mut() else { return false };
+        let Some(system) = &self.system else { return false };
+        match proposer.start {
+            Start::Preparing | Start::Proposed(_) => false,
+            Start::Recovering => {
+                // LeaderStart decides what became of every earlier ballot's calls: all that recovery proposed
+                // is applied first, and every configuration known then has promised.
+                let promisers = proposer.promisers(self.chosen_through);
+                let covered = system.configurations.from(slot).all(|c| c.has_quorum(&promisers));
+                if slot != self.chosen_through.next() || !covered {
+                    return false;
+                }
+                proposer.start = Start::Proposed(slot);
+                let ballot = proposer.ballot;
+                self.propose(now, Value::LeaderStart { ballot }.encode());
+                true
+            }
+            Start::Serving(_) => self.drive_serving_slot(now, slot),
+        }
+    }
+
+    fn drive_serving_slot(&mut self, now: Instant, slot: Slot) -> bool {
+        let (me, handing_over) = (self.me, self.is_handing_over());
+        let Some(system) = &self.system else { return false };
+        let votes = system.configurations.at(slot).is_voter(me);
+        let filling = system.configurations.latest().effective_from > slot;
+        let Some(proposer) = self.proposer.as_mut() else { return false };
+        if !votes {
+            // A removed leader finishes what it may propose, then hands over.
+            self.hand_over_when_removed(now);
+            return false;
+        }
+        if handing_over && !filling {
+            return false;
+        }
+        if let Some(change) = proposer.pending_change.as_mut().filter(|c| c.slot.is_none()) {
+            change.slot = Some(slot);
+            let value = Value::Configuration(change.entry.clone()).encode();
+            self.propose(now, value);
+            return true;
+        }
+        if !proposer.queue.is_empty() && self.disk.is_idle() && !handing_over {
+            let value = self.form_batch(slot);
+            self.propose(now, value);
+            // One batch for each write of this member's own disk: the next forms while this one is written.
+            return false;
+        }
+        if filling && (proposer.queue.is_empty() || handing_over) {
+            self.propose(now, Value::NoOp.encode());
+            return true;
+        }
+        false
+    }
+
+    /// Takes whatever waits, up to one slot's bounds.
+    fn form_batch(&mut self, slot: Slot) -> Bytes {
+        let Some(proposer) = self.proposer.as_mut() else { return Value::NoOp.encode() };
+        let (mut calls, mut bytes, mut entries) = (Vec::new(), 0, 0);
+        while let Some(queued) = proposer.queue.front() {
+            bytes += queued.call.payload_bytes();
+            entries += queued.call.entries.len();
+            if !calls.is_empty() && (bytes > limits::BATCH_BYTES || entries > limits::BATCH_ENTRIES) {
+                break;
+            }
+            let Some(queued) = proposer.queue.pop_front() else { break };
+            proposer.queue_bytes -= queued.call.payload_bytes();
+            calls.push(queued.call);
+        }
+        let ballot = proposer.ballot;
+        for call in calls.iter().filter(|call| call.origin.member == self.me) {
+            self.appends.note_proposed(call.origin.request, ballot, slot);
+        }
+        Value::Batch(calls).encode()
+    }
+
+    /// Phase 2a in the next slot: the sends run beside this member's own write.
+    fn propose(&mut self, now: Instant, value: Bytes) {
+        let (Some(cluster), Some(proposer)) = (self.cluster(), self.proposer.as_mut()) else { return };
+        let (ballot, slot) = (proposer.ballot, proposer.next_slot);
+        proposer.next_slot = slot.next();
+        assert!(ballot == self.promised, "proposing under {ballot:?} but promised {:?}", self.promised);
+        let checksum = row::checksum(cluster, slot, ballot, &value);
+        proposer.in_flight.insert(slot, InFlight { votes: BTreeSet::new(), sent: now });
+        let row = Row { slot, ballot, chosen: false, value, checksum };
+        for to in self.followers_of(slot) {
+            self.send_accept(now, to, &row);
+        }
+        self.accept(row);
+        self.gate(Gated::OwnVote(ballot, slot));
+    }
+
+    fn send_accept(&mut self, now: Instant, to: MemberId, row: &Row) {
+        let (chosen_through, has_quorum) = (self.chosen_through, self.leads_with_quorum(now));
+        let Row { slot, ballot, value, checksum, .. } = row.clone();
+        self.send(to, Message::Accept { ballot, slot, value, checksum, chosen_through, has_quorum });
+    }
+
+    /// Voters of the slot's configuration and everyone in the newest one.
+    fn followers_of(&self, slot: Slot) -> Vec<MemberId> {
+        let configurations = &self.state().configurations;
+        let mut all: BTreeSet<MemberId> = configurations.at(slot).voters().collect();
+        all.extend(configurations.latest().members.keys());
+        all.remove(&self.me);
+        all.into_iter().collect()
+    }
+
+    /// Phase 2b. Only votes of voters of conf(slot), under this very ballot, count.
+    pub(super) fn handle_accepted(&mut self, now: Instant, from: MemberId, ballot: Ballot, slots: &[Slot]) {
+        let me = self.me;
+        let Some(proposer) = self.proposer.as_mut().filter(|p| p.ballot == ballot) else { return };
+        let Some(system) = &self.system else { return };
+        if from != me {
+            proposer.progress.entry(from).or_default().answered(now);
+        }
+        for slot in slots {
+            let Some(flight) = proposer.in_flight.get_mut(slot) else { continue };
+            flight.votes.insert(from);
+            if system.configurations.at(*slot).has_quorum(&flight.votes) {
+                proposer.in_flight.remove(slot);
+                if let Some(row) = self.rows.get_mut(slot) {
+                    assert!(
+                        row.ballot == ballot || row.chosen,
+                        "{slot:?} chosen under {ballot:?}, held {row:?}"
+                    );
+                    row.chosen = true;
+                }
+            }
+        }
+        self.advance();
+    }
+
+    /// Accepts that `member` has not answered are sent again, and its promise is asked for again.
+    pub(super) fn resend_to(&mut self, now: Instant, member: MemberId) {
+        let from = self.chosen_through.next();
+        let Some(proposer) = &self.proposer else { return };
+        let ballot = proposer.ballot;
+        let slots: Vec<Slot> =
+            proposer.in_flight.iter().filter(|(_, f)| !f.votes.contains(&member)).map(|(s, _)| *s).collect();
+        let patience = self.settings().heartbeat * 2;
+        // A promise that is still coming in chunks is not disturbed.
+        let coming = proposer.partial.get(&member).is_some_and(|p| now.since(p.touched) < patience);
+        let asks = !coming && !proposer.has_promise_of(member) && self.needs_promise_of(member);
+        if asks && self.disk_has_own_promise() {
+            let from = if proposer.is_leading() { from } else { proposer.from };
+            // The promise to itself is on disk, so this Prepare waits for nothing more than the order of writes.
+            self.gate(Gated::Send(member, Message::Prepare { ballot, from, hand_over: None }));
+        }
+        for slot in slots {
+            if let Some(row) = self.rows.get(&slot).cloned()
+                && row.ballot == ballot
+                && self.followers_of(slot).contains(&member)
+            {
+                self.send_accept(now, member, &row);
+            }
+        }
+    }
+
+    fn disk_has_own_promise(&self) -> bool {
+        self.proposer.as_ref().is_some_and(|p| p.has_promise_of(self.me))
+    }
+
+    /// Voters of all configurations in force or pending, and learners that are about to vote.
+    fn needs_promise_of(&self, member: MemberId) -> bool {
+        let configurations = &self.state().configurations;
+        let voter = configurations.from(self.chosen_through.next()).any(|c| c.is_voter(member));
+        let caught_up =
+            self.proposer.as_ref().and_then(|p| p.progress.get(&member)).is_some_and(|p| p.caught_up);
+        voter || (caught_up && configurations.latest().members.contains_key(&member))
+    }
+
+    /// The timer's half of resending; the other half is the reconnect.
+    pub(super) fn resend_unanswered(&mut self, now: Instant) {
+        let patience = self.settings().heartbeat * 2;
+        let Some(proposer) = self.proposer.as_mut() else { return };
+        let mut stale = false;
+        for flight in proposer.in_flight.values_mut() {
+            if now.since(flight.sent) >= patience {
+                flight.sent = now;
+                stale = true;
+            }
+        }
+        let configurations = &self.state().configurations;
+        let mut peers: BTreeSet<MemberId> = configurations.latest().members.keys().copied().collect();
+        peers.extend(self.phase_one_voters());
+        peers.remove(&self.me);
+        for peer in peers {
+            let promised = self.proposer.as_ref().is_some_and(|p| p.has_promise_of(peer));
+            if stale || !promised {
+                self.resend_to(now, peer);
+            }
+        }
+    }
+
+    /// A chosen row reached a leader from elsewhere. Under its ballot it passes a slot it proposed only if
+    /// exactly its batch was chosen there; else it steps down first.
+    pub(super) fn check_learnt_against_proposal(&mut self, row: &Row) {
+        let Some(proposer) = self.proposer.as_mut() else { return };
+        if !proposer.in_flight.contains_key(&row.slot) {
+            return;
+        }
+        let own = self.rows.get(&row.slot);
+        if own.is_some_and(|own| own.value == row.value) {
+            proposer.in_flight.remove(&row.slot);
+        } else {
+            self.step_down("another batch was chosen in a slot of ours");
+        }
+    }
+
+    /// A learnt row: chosen, so it replaces whatever stood there.
+    pub(super) fn learn(&mut self, mut row: Row) {
+        if row.slot <= self.chosen_through {
+            return;
+        }
+        self.check_learnt_against_proposal(&row);
+        if let Some(held) = self.rows.get(&row.slot).filter(|held| held.chosen) {
+            assert!(held.value == row.value, "{:?} was chosen twice: {held:?} and {row:?}", row.slot);
+            return;
+        }
+        row.chosen = true;
+        self.damaged.remove(&row.slot);
+        self.write(Write::Row(row.clone()));
+        self.rows.insert(row.slot, row);
+        self.advance();
+    }
+}

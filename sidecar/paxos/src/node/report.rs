@@ -1,0 +1,89 @@
+//! What the core tells about itself.
+
+use super::Node;
+use crate::genesis::Genesis;
+use crate::status::{MemberState, PeerStatus, RemovedMember, Role, Status};
+use crate::types::{Index, Instant, MemberId, Slot};
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+
+impl Node {
+    /// The core's view, for status calls and metrics.
+    pub fn status(&self, now: Instant) -> Status {
+        let system = self.system.as_ref();
+        Status {
+            member: self.me,
+            incarnation: self.incarnation,
+            state: self.life.clone(),
+            cluster: self.cluster(),
+            genesis: self.genesis.as_ref().map(Genesis::digest).or(self.joined.map(|(_, digest)| digest)),
+            role: self.role(),
+            promised: self.promised,
+            leader: self.election.leader,
+            fencing_epoch: system.and_then(|s| s.newest_leader()).map_or(Slot(0), |(slot, _)| slot),
+            trim_through: self.trim_through,
+            chosen_through: self.chosen_through,
+            durable_through: self.disk.chosen_durable(),
+            applied: system.map_or(Slot(0), |s| s.applied),
+            last_index: system.map_or(Index(0), |s| s.last_index),
+            caught_up_once: self.catch_up.caught_up_once()
+                || self.proposer.as_ref().is_some_and(|p| p.is_serving()),
+            peers: self.peer_statuses(now),
+            removed: self.removed_members(),
+            waiting_appends: self.appends.len(),
+        }
+    }
+
+    fn role(&self) -> Role {
+        let Some(system) = self.system.as_ref().filter(|_| self.life == MemberState::Active) else {
+            return Role::None;
+        };
+        match &self.proposer {
+            Some(proposer) if proposer.is_serving() => return Role::Leader,
+            Some(_) => return Role::Candidate,
+            None => {}
+        }
+        match system.configurations.at(self.chosen_through.next()).members.get(&self.me) {
+            None => match system.configurations.latest().members.contains_key(&self.me) {
+                true => Role::Learner,
+                false => Role::None,
+            },
+            Some(member) if member.voter => Role::Follower,
+            Some(_) => Role::Learner,
+        }
+    }
+
+    fn peer_statuses(&self, now: Instant) -> Vec<PeerStatus> {
+        let mut members: BTreeSet<MemberId> = self.peers.keys().copied().collect();
+        if let Some(system) = &self.system {
+            members.extend(system.configurations.latest().members.keys());
+        }
+        members.remove(&self.me);
+        let leader = self.proposer.as_ref().filter(|p| p.is_leading());
+        let status = |member: MemberId| {
+            let progress = leader.and_then(|p| p.progress.get(&member));
+            PeerStatus {
+                member,
+                incarnation: self.peers.get(&member).copied().unwrap_or_default().incarnation,
+                connected: self.connected.contains(&member),
+                durable_through: progress.map_or(Slot(0), |p| p.durable_through),
+                silent: progress.and_then(|p| p.silent_for(now)),
+                caught_up: progress.is_some_and(|p| p.caught_up),
+            }
+        };
+        members.into_iter().map(status).collect()
+    }
+
+    fn removed_members(&self) -> Vec<RemovedMember> {
+        let Some(system) = &self.system else { return Vec::new() };
+        let removals = system.configurations.all().iter().filter_map(|c| c.removed.as_ref().map(|r| (c, r)));
+        removals
+            .map(|(configuration, (member, name))| RemovedMember {
+                member: *member,
+                name: name.clone(),
+                version: configuration.version,
+                retired: self.is_retired(configuration),
+            })
+            .collect()
+    }
+}
