@@ -1,0 +1,81 @@
+//! Class 10: pods of an older revision are restarted, one at a time, by the eviction API; the leader last,
+//! after it has handed over. docs: operator.md, rule 9.
+
+use crate::crd::OperationType;
+
+use super::form::absence;
+use super::{GateKind, Step, Verdict, View};
+
+/// The next pod to restart.
+pub(super) fn verdict(view: &View<'_>) -> Verdict {
+    let kind = OperationType::Roll;
+    let mut outdated = Vec::new();
+    for (ordinal, pod) in &view.observed.pods {
+        match view.outdated(*ordinal) {
+            None => {
+                let why = "the StatefulSet controller sees the new template";
+                return Verdict::wait(GateKind::RevisionUnknown, why, kind, None);
+            }
+            Some(true) => outdated.push((*ordinal, pod)),
+            Some(false) => {}
+        }
+    }
+    if outdated.is_empty() {
+        return Verdict::Idle;
+    }
+    if let Some(gate) = others_not_ready(view) {
+        return gate;
+    }
+    let leader = view.leader.map(|(ordinal, _)| ordinal);
+    // Highest ordinal first, as a StatefulSet would; the leader last.
+    let next = outdated.iter().rev().find(|(o, _)| Some(*o) != leader).or(outdated.last());
+    let Some((ordinal, pod)) = next else { return Verdict::Idle };
+    let member = view.observed.reports.get(ordinal).map(|r| r.member);
+    let votes = member.is_some_and(|m| view.voters().contains(&m));
+    let voters = view.voters().len();
+    if let (Some(member), true) = (member, votes && voters > 2)
+        && !view.quorum_while_down(member)
+    {
+        let why =
+            format!("while {} restarts the other voters would be no quorum", view.desired.name.pod(*ordinal));
+        return Verdict::wait(GateKind::QuorumAtRisk, why, kind, *ordinal);
+    }
+    if Some(*ordinal) == leader && voters > 1 {
+        return match (view.successor(*ordinal), view.cluster) {
+            (Some((to, member)), Some(cluster)) => {
+                Verdict::step(Step::TransferLeader { from: *ordinal, to, member, cluster }, kind, *ordinal)
+            }
+            _ => Verdict::wait(
+                GateKind::NoSuccessor,
+                format!("{} leads and no other voter has caught up", view.desired.name.pod(*ordinal)),
+                kind,
+                *ordinal,
+            ),
+        };
+    }
+    Verdict::step(Step::Evict { ordinal: *ordinal, uid: pod.uid.clone() }, kind, *ordinal)
+}
+
+/// Every member takes part and keeps up, and every pod of the new revision is ready, before the next one
+/// is restarted: a bad revision stops at its first pod.
+fn others_not_ready(view: &View<'_>) -> Option<Verdict> {
+    let kind = OperationType::Roll;
+    for ordinal in 0..view.size() {
+        let name = view.desired.name.pod(ordinal);
+        let Some(pod) = view.observed.pods.get(&ordinal).filter(|p| !p.deleting) else {
+            return Some(Verdict::wait(GateKind::PodsStarting, absence(view, ordinal), kind, ordinal));
+        };
+        let Some(report) = view.observed.reports.get(&ordinal) else {
+            return Some(Verdict::wait(GateKind::MembersNotReady, absence(view, ordinal), kind, ordinal));
+        };
+        if view.configured(report.member) && !(report.ready && view.caught_up(report.member)) {
+            let why = if report.reason.is_empty() { "it is catching up" } else { &report.reason };
+            return Some(Verdict::wait(GateKind::MembersNotReady, format!("{name}: {why}"), kind, ordinal));
+        }
+        if view.outdated(ordinal) == Some(false) && !pod.ready {
+            let why = pod.trouble.as_ref().map_or("it becomes ready", |t| &t.message);
+            return Some(Verdict::wait(GateKind::MembersNotReady, format!("{name}: {why}"), kind, ordinal));
+        }
+    }
+    None
+}

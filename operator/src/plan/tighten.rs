@@ -1,0 +1,113 @@
+//! Class 5: role labels, the disruption budget and the marks on claims, brought in line before the step
+//! that relies on them. docs: operator.md, "Budget".
+
+use crate::crd::Budget;
+use crate::names::MemberId;
+use crate::observed::MemberState;
+
+use super::view::majority;
+use super::{ClaimMark, RoleLabel, Step, View};
+
+/// `minAvailable`: a quorum of max(voters, target), the leaving one not counted. While one of two voters
+/// or the only one is restarted on purpose the budget gives way by one, or no revision could ever roll.
+pub(super) fn budget(view: &View<'_>, leaving: Option<MemberId>, rolling: bool) -> Option<u32> {
+    if view.desired.spec.disruption.budget == Budget::None || view.desired.replicas == 0 {
+        return None;
+    }
+    if view.config.is_none()
+        && let Some(standing) = view.observed.budget
+    {
+        // Nobody answers: what was decided with more knowledge stands.
+        return u32::try_from(standing).ok();
+    }
+    let mut voters = view.voters();
+    if let Some(leaving) = leaving {
+        voters.remove(&leaving);
+    }
+    let target = usize::try_from(view.desired.voters()).unwrap_or(usize::MAX);
+    let quorum = majority(voters.len().max(target));
+    let quorum = if rolling && voters.len() <= 2 { voters.len().saturating_sub(1) } else { quorum };
+    u32::try_from(quorum).ok()
+}
+
+/// What has to be written before the plan's step, if anything.
+pub(super) fn due(view: &View<'_>, leaving: Option<MemberId>, budget: Option<u32>) -> Option<Step> {
+    let labels = labels(view, leaving);
+    let marks = marks(view);
+    let standing = view.observed.budget.and_then(|b| u32::try_from(b).ok());
+    let budget_due = view.observed.set.is_some() && standing != budget;
+    if labels.is_empty() && marks.is_empty() && !budget_due {
+        return None;
+    }
+    Some(Step::Tighten { labels, marks, budget: budget_due })
+}
+
+/// Role labels that differ. Without a configuration to read the labels stay as they are.
+fn labels(view: &View<'_>, leaving: Option<MemberId>) -> Vec<RoleLabel> {
+    let o = view.observed;
+    let Some(config) = view.config else {
+        let bare = o.pods.iter().filter(|(_, p)| p.role.is_none() && !p.deleting);
+        return bare
+            .map(|(ordinal, p)| RoleLabel { ordinal: *ordinal, uid: p.uid.clone(), role: "none" })
+            .collect();
+    };
+    let mut labels = Vec::new();
+    for (ordinal, pod) in &o.pods {
+        if pod.deleting {
+            continue;
+        }
+        // A pod whose member is silent keeps the part its disk had.
+        let members = match o.reports.get(ordinal) {
+            Some(r) => vec![r.member],
+            None => view.members_at(*ordinal),
+        };
+        let part = members
+            .iter()
+            .filter(|m| Some(**m) != leaving)
+            .filter_map(|m| config.get(*m))
+            .map(|m| m.voter)
+            .max();
+        let role = match part {
+            Some(true) => "voter",
+            Some(false) => "learner",
+            None => "none",
+        };
+        if pod.role.as_deref() != Some(role) {
+            labels.push(RoleLabel { ordinal: *ordinal, uid: pod.uid.clone(), role });
+        }
+    }
+    labels
+}
+
+/// Claims whose marks differ from what is on the disk. A disk is marked before its member is told of a
+/// cluster, so that a claim that outlives every pod still says whose it is.
+fn marks(view: &View<'_>) -> Vec<ClaimMark> {
+    let mut marks = Vec::new();
+    for (ordinal, report) in &view.observed.reports {
+        let Some(claim) = view.observed.claims.get(ordinal).filter(|c| !c.deleting) else { continue };
+        // A member that was removed keeps the mark it had: it names what the label `retired` names.
+        if matches!(report.state, MemberState::Removed | MemberState::Fenced) {
+            continue;
+        }
+        // A mark that names the log stays while the disk is the same: it may be the only trace of a
+        // forming that was cut short.
+        let kept = claim.cluster.filter(|_| claim.member == Some(report.member));
+        let listed = view.cluster.filter(|_| belongs(view, report.member));
+        let cluster = report.cluster.or(kept).or(listed);
+        if claim.member != Some(report.member) || claim.cluster != cluster {
+            marks.push(ClaimMark {
+                ordinal: *ordinal,
+                uid: claim.uid.clone(),
+                member: report.member,
+                cluster,
+            });
+        }
+    }
+    marks
+}
+
+/// Whether an empty disk is about to become a member: it is listed for the bootstrap.
+fn belongs(view: &View<'_>, member: MemberId) -> bool {
+    let listed = view.observed.status.bootstrap.iter().flat_map(|b| &b.members);
+    listed.filter_map(|m| m.member_id.parse::<MemberId>().ok()).any(|id| id == member)
+}

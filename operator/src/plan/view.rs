@@ -1,0 +1,246 @@
+//! What the observations add up to: who lives where, who is alive, who leads.
+//!
+//! A member is where it answers; a member that does not answer is where its claim says, and failing that
+//! where the configuration says it was added. Addresses and ordinals are never identities.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
+
+use crate::crd::OperationType;
+use crate::names::{ClusterId, MemberId};
+use crate::observed::{Config, MemberState, Observed, Report};
+use crate::validate::Desired;
+
+use super::{Gate, GateKind, Operation, Step};
+
+/// The observations of one reconcile, put together.
+pub struct View<'a> {
+    /// What is wanted.
+    pub desired: &'a Desired,
+    /// What was read.
+    pub observed: &'a Observed,
+    /// The log, once status names it.
+    pub cluster: Option<ClusterId>,
+    /// The ordinal that leads, and its report.
+    pub leader: Option<(u32, &'a Report)>,
+    /// The newest configuration any member of this log has applied.
+    pub config: Option<&'a Config>,
+    /// Where configured and reporting members live.
+    pub homes: BTreeMap<MemberId, u32>,
+    /// Members that take part and are not about to go.
+    pub live: BTreeSet<MemberId>,
+}
+
+impl<'a> View<'a> {
+    /// Puts the observations together.
+    pub fn new(desired: &'a Desired, observed: &'a Observed) -> View<'a> {
+        let cluster = observed.status.cluster_id.as_deref().and_then(|id| ClusterId::from_str(id).ok());
+        let of_cluster = |r: &&Report| cluster.is_some() && r.cluster == cluster;
+        let leader = observed
+            .reports
+            .iter()
+            .filter(|(_, r)| of_cluster(r) && r.leads && r.state == MemberState::Active)
+            .max_by_key(|(_, r)| r.ballot)
+            .map(|(o, r)| (*o, r));
+        // A leader's configuration is the newest there is; without one the newest known must do.
+        let config = leader.and_then(|(_, r)| r.config.as_ref()).or_else(|| {
+            let known = observed.reports.values().filter(of_cluster).filter_map(|r| r.config.as_ref());
+            known.max_by_key(|c| c.version)
+        });
+        let live = observed
+            .reports
+            .iter()
+            .filter(|(o, r)| {
+                let going = observed.pods.get(o).is_some_and(|p| p.deleting);
+                of_cluster(r) && r.state == MemberState::Active && !going
+            })
+            .map(|(_, r)| r.member)
+            .collect();
+        let homes = homes(desired, observed, config);
+        View { desired, observed, cluster, leader, config, homes, live }
+    }
+
+    /// Replicas of the StatefulSet, 0 where there is none.
+    pub fn size(&self) -> u32 {
+        self.observed.set.as_ref().map_or(0, |s| s.replicas)
+    }
+
+    /// Ids of the voters.
+    pub fn voters(&self) -> BTreeSet<MemberId> {
+        self.config.map(|c| c.voters().map(|m| m.member).collect()).unwrap_or_default()
+    }
+
+    /// Whether the member is in the newest configuration.
+    pub fn configured(&self, member: MemberId) -> bool {
+        self.config.is_some_and(|c| c.get(member).is_some())
+    }
+
+    /// Configured members that live at an ordinal. More than one where a lost one was there before.
+    pub fn members_at(&self, ordinal: u32) -> Vec<MemberId> {
+        let all = self.config.map(|c| c.members.as_slice()).unwrap_or_default();
+        all.iter().map(|m| m.member).filter(|m| self.homes.get(m) == Some(&ordinal)).collect()
+    }
+
+    /// Whether a live quorum of the voters would remain if `without` left the configuration.
+    /// docs: operator.md, rule 3.
+    pub fn quorum_without(&self, without: MemberId) -> bool {
+        let mut rest = self.voters();
+        rest.remove(&without);
+        !rest.is_empty() && rest.intersection(&self.live).count() >= majority(rest.len())
+    }
+
+    /// Whether a live quorum of the voters would remain while `down` restarts.
+    pub fn quorum_while_down(&self, down: MemberId) -> bool {
+        let voters = self.voters();
+        let up = voters.intersection(&self.live).filter(|m| **m != down).count();
+        up >= majority(voters.len())
+    }
+
+    /// Whether the leader says that the member keeps up; the leader itself does.
+    pub fn caught_up(&self, member: MemberId) -> bool {
+        self.leader.is_some_and(|(_, r)| {
+            r.member == member || r.peers.iter().any(|p| p.member == member && p.caught_up)
+        })
+    }
+
+    /// Why membership cannot be changed now: too few voters answer, or nobody leads.
+    pub fn no_quorum(&self) -> Option<Gate> {
+        let voters = self.voters();
+        let live = voters.intersection(&self.live).count();
+        let needed = majority(voters.len());
+        if voters.is_empty() {
+            let why = "no member that knows the configuration answers; their disks hold the log";
+            return Some(Gate::new(GateKind::QuorumLost, why));
+        }
+        if live < needed {
+            let silent: Vec<String> = self
+                .observed
+                .silent
+                .iter()
+                .map(|(o, why)| format!("{}: {why}", self.desired.name.pod(*o)))
+                .collect();
+            let detail = if silent.is_empty() { String::new() } else { format!(" ({})", silent.join("; ")) };
+            return Some(Gate::new(
+                GateKind::QuorumLost,
+                format!("{live} of {} voters answer, {needed} are needed{detail}", voters.len()),
+            ));
+        }
+        if self.leader.is_none() {
+            return Some(Gate::new(GateKind::NoLeader, "a quorum answers and elects a leader"));
+        }
+        None
+    }
+
+    /// Why the next change has to wait for the one before.
+    pub fn change_pending(&self) -> Option<Gate> {
+        let (_, leader) = self.leader?;
+        if !leader.in_force {
+            let version = leader.config.as_ref().map_or(0, |c| c.version);
+            return Some(Gate::new(
+                GateKind::ChangePending,
+                format!("configuration {version} comes into force"),
+            ));
+        }
+        let removed = leader.removed.iter().find(|r| !r.retired)?;
+        let who = self
+            .homes
+            .get(&removed.member)
+            .map_or(String::new(), |o| format!(" on {}", self.desired.name.pod(*o)));
+        Some(Gate::new(
+            GateKind::Retiring,
+            format!(
+                "member {}{who} votes on in older slots until a quorum without it holds them",
+                removed.member
+            ),
+        ))
+    }
+
+    /// Whether the log knows that this member was removed and is retired.
+    pub fn retired(&self, member: MemberId) -> bool {
+        self.leader.is_some_and(|(_, r)| r.removed.iter().any(|gone| gone.member == member && gone.retired))
+    }
+
+    /// The operation that status records, as a plan would name it.
+    pub fn running_operation(&self) -> Option<Operation> {
+        let recorded = self.observed.status.operation.as_ref()?;
+        let ordinal = recorded.member.as_deref().and_then(|pod| self.desired.name.ordinal_of_pod(pod));
+        Some(Operation { kind: recorded.kind, ordinal })
+    }
+
+    /// Whether the operation is the recorded one and has taken longer than the deadline.
+    pub fn overdue(&self, operation: Option<&Operation>) -> bool {
+        let Some(recorded) = self.observed.status.operation.as_ref() else { return false };
+        let same = operation == self.running_operation().as_ref();
+        same && self.observed.now.duration_since(recorded.started_at.0).as_secs()
+            > self.desired.deadline_seconds
+    }
+
+    /// The voter that should take leadership from the member at `from`: alive, caught up, and if it can
+    /// be one of the newest revision and one that stays; the lowest ordinal of those.
+    pub fn successor(&self, from: u32) -> Option<(u32, MemberId)> {
+        let fit = self.voters().into_iter().filter(|m| self.live.contains(m) && self.caught_up(*m));
+        let mut placed: Vec<(bool, bool, u32, MemberId)> = fit
+            .filter_map(|m| self.homes.get(&m).map(|o| (*o, m)))
+            .filter(|(o, _)| *o != from)
+            .map(|(o, m)| (o >= self.desired.replicas, self.outdated(o) == Some(true), o, m))
+            .collect();
+        placed.sort();
+        placed.first().map(|(_, _, o, m)| (*o, *m))
+    }
+
+    /// Whether the pod is of an older revision; `None` where that cannot be known yet.
+    /// docs: operator.md, rule 9.
+    pub fn outdated(&self, ordinal: u32) -> Option<bool> {
+        let set = self.observed.set.as_ref()?;
+        if set.observed_generation != set.generation || set.update_revision.is_empty() {
+            return None;
+        }
+        self.observed.pods.get(&ordinal).map(|p| p.revision != set.update_revision)
+    }
+
+    /// Whether the step may take a healthy voter away. Taking a learner out does not.
+    pub(super) fn may_lower_voters(&self, step: &Step) -> bool {
+        match step {
+            Step::RemoveMember(change) => self.voters().contains(&change.member),
+            Step::Evict { .. } | Step::DeletePod { .. } | Step::TransferLeader { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// What the pod is part of while the plan brings it up.
+    pub fn grow_kind(&self, ordinal: u32) -> OperationType {
+        match self.observed.status.operation.as_ref() {
+            Some(op)
+                if op.kind == OperationType::Replace
+                    && op.member.as_deref() == Some(&self.desired.name.pod(ordinal)) =>
+            {
+                OperationType::Replace
+            }
+            _ => OperationType::Grow,
+        }
+    }
+}
+
+/// Members needed to decide among `voters`.
+pub(crate) fn majority(voters: usize) -> usize {
+    voters / 2 + 1
+}
+
+/// Where members live: reports first, then the marks on claims, then the names in the configuration.
+fn homes(desired: &Desired, observed: &Observed, config: Option<&Config>) -> BTreeMap<MemberId, u32> {
+    let mut homes = BTreeMap::new();
+    for member in config.map(|c| c.members.as_slice()).unwrap_or_default() {
+        if let Some(ordinal) = desired.name.ordinal_of_pod(&member.name) {
+            homes.insert(member.member, ordinal);
+        }
+    }
+    for (ordinal, claim) in &observed.claims {
+        if let Some(member) = claim.member.filter(|_| claim.retired.is_none()) {
+            homes.insert(member, *ordinal);
+        }
+    }
+    for (ordinal, report) in &observed.reports {
+        homes.insert(report.member, *ordinal);
+    }
+    homes
+}

@@ -1,0 +1,270 @@
+//! From a PaxosCluster as it was written to a [`Desired`] that later stages can trust. Pure.
+//!
+//! The API server has checked the schema and its rules already; what is checked here is what CEL cannot
+//! see (raw parts of the template) and what an object stored before a rule existed may still hold.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use thiserror::Error;
+
+use crate::crd::{PaxosCluster, PaxosClusterSpec, TlsMode};
+use crate::names::{CLAIM, CONTAINER, ClusterName};
+
+/// What the user asked for, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Desired {
+    /// Where it lives.
+    pub name: ClusterName,
+    /// The spec as written.
+    pub spec: PaxosClusterSpec,
+    /// Members wanted, 0 to 15.
+    pub replicas: u32,
+    /// Most members that vote, odd.
+    pub max_voters: u32,
+    /// Image of the sidecar.
+    pub image: String,
+    /// Size of each volume in bytes.
+    pub storage_bytes: u64,
+    /// Heartbeat in milliseconds.
+    pub heartbeat_ms: u32,
+    /// Election timeout in milliseconds.
+    pub election_timeout_ms: u32,
+    /// Seconds a step may take before the cluster is reported as stalled.
+    pub deadline_seconds: i64,
+}
+
+impl Desired {
+    /// Members that should vote.
+    pub fn voters(&self) -> u32 {
+        self.replicas.min(self.max_voters)
+    }
+}
+
+/// Why a spec cannot be carried out, and what to do.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum Invalid {
+    /// The object lacks what the API server always sets.
+    #[error("the object has no {0}: it does not come from an API server")]
+    NoMetadata(&'static str),
+    /// A number is out of bounds.
+    #[error("spec.{field} is {value}: it must be between {low} and {high}; edit the PaxosCluster")]
+    OutOfBounds {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: i64,
+        /// Smallest value.
+        low: i64,
+        /// Greatest value.
+        high: i64,
+    },
+    /// A text does not parse.
+    #[error("spec.{field} is '{value}': {hint}; edit the PaxosCluster")]
+    Malformed {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// What it should look like.
+        hint: &'static str,
+    },
+    /// The heartbeat is too slow for the timeout.
+    #[error(
+        "spec.election.timeout must be at least five times spec.election.heartbeat; edit the PaxosCluster"
+    )]
+    TimeoutTooShort,
+    /// The template uses what is reserved or refused.
+    #[error("spec.template: {0}")]
+    Template(String),
+    /// `Provided` without a Secret.
+    #[error("spec.tls.mode Provided needs spec.tls.secretName; name the Secret that holds the pairs")]
+    NoSecret,
+}
+
+/// Checks a PaxosCluster. `image` is the operator's default for the sidecar, `domain` the DNS domain.
+///
+/// # Errors
+/// The first thing that cannot be carried out, with what to do about it.
+pub fn validate(cluster: &PaxosCluster, image: &str, domain: &str) -> Result<Desired, Invalid> {
+    let meta = &cluster.metadata;
+    let spec = cluster.spec.clone();
+    let name = ClusterName {
+        namespace: meta.namespace.clone().ok_or(Invalid::NoMetadata("namespace"))?,
+        name: meta.name.clone().ok_or(Invalid::NoMetadata("name"))?,
+        uid: meta.uid.clone().ok_or(Invalid::NoMetadata("uid"))?,
+        domain: domain.to_owned(),
+    };
+    let replicas = bounded("replicas", spec.replicas.into(), 0, 15)?;
+    let max_voters = bounded("maxVoters", spec.max_voters.into(), 1, 15)?;
+    let storage_bytes = parse_quantity(&spec.storage.size).filter(|b| *b > 0).ok_or(Invalid::Malformed {
+        field: "storage.size",
+        value: spec.storage.size.clone(),
+        hint: "it must be a quantity above zero, such as 10Gi",
+    })?;
+    let heartbeat_ms = millis("election.heartbeat", &spec.election.heartbeat)?;
+    let election_timeout_ms = millis("election.timeout", &spec.election.timeout)?;
+    if election_timeout_ms / 5 < heartbeat_ms {
+        return Err(Invalid::TimeoutTooShort);
+    }
+    if spec.tls.mode == TlsMode::Provided && spec.tls.secret_name.is_none() {
+        return Err(Invalid::NoSecret);
+    }
+    if let Some(template) = &spec.template {
+        check_template(template).map_err(Invalid::Template)?;
+    }
+    Ok(Desired {
+        replicas,
+        max_voters,
+        image: spec.image.clone().unwrap_or_else(|| image.to_owned()),
+        storage_bytes,
+        heartbeat_ms,
+        election_timeout_ms,
+        deadline_seconds: spec.progress_deadline_seconds,
+        name,
+        spec,
+    })
+}
+
+fn bounded(field: &'static str, value: i64, low: u32, high: u32) -> Result<u32, Invalid> {
+    let range = i64::from(low)..=i64::from(high);
+    match u32::try_from(value) {
+        Ok(v) if range.contains(&value) => Ok(v),
+        _ => Err(Invalid::OutOfBounds { field, value, low: low.into(), high: high.into() }),
+    }
+}
+
+fn millis(field: &'static str, text: &str) -> Result<u32, Invalid> {
+    let parsed = match text.strip_suffix("ms") {
+        Some(n) => n.parse::<u32>().ok(),
+        None => text.strip_suffix('s').and_then(|n| n.parse::<u32>().ok()).and_then(|n| n.checked_mul(1000)),
+    };
+    parsed.filter(|ms| *ms > 0).ok_or(Invalid::Malformed {
+        field,
+        value: text.to_owned(),
+        hint: "it must be a duration above zero in ms or s, such as 100ms",
+    })
+}
+
+/// A Kubernetes quantity as a whole number, rounded up; `None` where it is none or does not fit.
+/// Suffixes as in the Kubernetes API: n, u, m, k, M, G, T, P, E, Ki to Ei, and decimal exponents.
+pub fn parse_quantity(text: &str) -> Option<u64> {
+    let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '+')).unwrap_or(text.len());
+    let (number, suffix) = text.split_at(split);
+    let number = number.strip_prefix('+').unwrap_or(number);
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if whole.is_empty() && fraction.is_empty() || fraction.contains('.') || fraction.len() > 9 {
+        return None;
+    }
+    let digits: u128 = format!("{whole}{fraction}").parse().ok()?;
+    let (numerator, denominator) = scale(suffix)?;
+    let denominator = denominator * 10u128.pow(u32::try_from(fraction.len()).ok()?);
+    let scaled = digits.checked_mul(numerator)?;
+    u64::try_from(scaled.div_ceil(denominator)).ok()
+}
+
+/// A suffix as a fraction.
+fn scale(suffix: &str) -> Option<(u128, u128)> {
+    const K: u128 = 1024;
+    Some(match suffix {
+        "" => (1, 1),
+        "n" => (1, 1_000_000_000),
+        "u" => (1, 1_000_000),
+        "m" => (1, 1000),
+        "k" => (1000, 1),
+        "M" => (1_000_000, 1),
+        "G" => (1_000_000_000, 1),
+        "T" => (1_000_000_000_000, 1),
+        "P" => (1_000_000_000_000_000, 1),
+        "E" => (1_000_000_000_000_000_000, 1),
+        "Ki" => (K, 1),
+        "Mi" => (K.pow(2), 1),
+        "Gi" => (K.pow(3), 1),
+        "Ti" => (K.pow(4), 1),
+        "Pi" => (K.pow(5), 1),
+        "Ei" => (K.pow(6), 1),
+        other => {
+            let exponent: i32 = other.strip_prefix(['e', 'E'])?.parse().ok()?;
+            let power = 10u128.checked_pow(exponent.unsigned_abs())?;
+            if exponent < 0 { (1, power) } else { (power, 1) }
+        }
+    })
+}
+
+/// What the template may not use. The server's dry run judges the rest.
+fn check_template(template: &serde_json::Map<String, Value>) -> Result<(), String> {
+    if template.contains_key("volumeClaimTemplates") {
+        return Err(
+            "volumeClaimTemplates is refused: the members' volumes come from spec.storage; remove it".into(),
+        );
+    }
+    for (map, what) in [("labels", "label"), ("annotations", "annotation")] {
+        let keys = template.get("metadata").and_then(|m| m.get(map)).and_then(Value::as_object);
+        if let Some(key) = keys.into_iter().flatten().map(|(k, _)| k).find(|k| k.starts_with("synod.dev/")) {
+            return Err(format!("the {what} '{key}' is reserved (synod.dev/*): remove it"));
+        }
+    }
+    let spec =
+        template.get("spec").and_then(Value::as_object).ok_or("it has no spec: add one with containers")?;
+    if spec.contains_key("volumeClaimTemplates") {
+        return Err(
+            "volumeClaimTemplates is refused: the members' volumes come from spec.storage; remove it".into(),
+        );
+    }
+    if spec.get("hostNetwork").and_then(Value::as_bool) == Some(true) {
+        return Err("hostNetwork is refused: members find each other by pod addresses; remove it".into());
+    }
+    for volume in objects(spec, "volumes") {
+        let name = text(volume, "name");
+        if name == CLAIM || name.starts_with("synod-") {
+            return Err(format!("the volume name '{name}' is reserved (data, synod-*): rename the volume"));
+        }
+    }
+    if objects(spec, "containers").next().is_none() {
+        return Err("spec.containers is empty: name at least one container, or leave the template out".into());
+    }
+    let mut seen = BTreeSet::new();
+    for container in objects(spec, "containers").chain(objects(spec, "initContainers")) {
+        check_container(container, &mut seen)?;
+    }
+    Ok(())
+}
+
+fn check_container(
+    container: &serde_json::Map<String, Value>,
+    seen: &mut BTreeSet<String>,
+) -> Result<(), String> {
+    let name = text(container, "name");
+    if name == CONTAINER {
+        return Err(format!("the container name '{name}' is reserved for the sidecar: rename the container"));
+    }
+    if !seen.insert(name.to_owned()) {
+        return Err(format!("two containers are called '{name}': rename one"));
+    }
+    for variable in objects(container, "env") {
+        let key = text(variable, "name");
+        if key.starts_with("SYNOD_") {
+            return Err(format!("container '{name}': the variable '{key}' is reserved (SYNOD_*): remove it"));
+        }
+    }
+    for mount in objects(container, "volumeMounts") {
+        let path = text(mount, "mountPath").trim_end_matches('/');
+        if path == "/run/synod" || path.starts_with("/run/synod/") || path == "/var/run/synod" {
+            return Err(format!(
+                "container '{name}': the path '{path}' is reserved for the socket: mount elsewhere"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn objects<'a>(
+    parent: &'a serde_json::Map<String, Value>,
+    key: &str,
+) -> impl Iterator<Item = &'a serde_json::Map<String, Value>> {
+    parent.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_object)
+}
+
+fn text<'a>(parent: &'a serde_json::Map<String, Value>, key: &str) -> &'a str {
+    parent.get(key).and_then(Value::as_str).unwrap_or_default()
+}
