@@ -243,6 +243,8 @@ pub(crate) fn local_path_provisioner(layout: &Layout) -> Vec<String> {
         layout.state.join("local-path.json").display().to_string(),
         "--namespace".into(),
         "local-path-storage".into(),
+        "--service-account-name".into(),
+        "default".into(),
         "--helper-image".into(),
         BUSYBOX_IMAGE.into(),
     ]
