@@ -100,7 +100,14 @@ impl SystemState {
                 }
                 Effect::LeaderStart(ballot)
             }
-            Value::Batch(calls) => {
+            // A batch behind the LeaderStart of a higher ballot: its calls were told that they are not
+            // appended, so they never are.
+            Value::Batch { ballot, .. }
+                if self.newest_leader().is_some_and(|(_, newest)| ballot < newest) =>
+            {
+                Effect::None
+            }
+            Value::Batch { calls, .. } => {
                 let mut entries = Vec::new();
                 let outcomes = calls.into_iter().map(|call| self.apply_call(call, &mut entries)).collect();
                 Effect::Batch { first, entries, calls: outcomes }

@@ -163,7 +163,13 @@ pub enum Value {
         ballot: Ballot,
     },
     /// Application calls, in order.
-    Batch(Vec<Call>),
+    Batch {
+        /// The ballot of the leader that took them. Behind a LeaderStart of a higher ballot the batch is void
+        /// (docs: decisions/0002).
+        ballot: Ballot,
+        /// The calls.
+        calls: Vec<Call>,
+    },
     /// A membership change.
     Configuration(ConfigurationEntry),
 }
@@ -172,10 +178,12 @@ impl Value {
     /// The bytes that are proposed, stored and chained.
     pub fn encode(&self) -> Bytes {
         let payload = match self {
-            Value::Batch(calls) => calls.iter().map(|c| 64 + c.payload_bytes() + 4 * c.entries.len()).sum(),
+            Value::Batch { calls, .. } => {
+                calls.iter().map(|c| 64 + c.payload_bytes() + 4 * c.entries.len()).sum()
+            }
             _ => 64,
         };
-        let mut w = Writer::with_capacity(8 + payload);
+        let mut w = Writer::with_capacity(32 + payload);
         w.u8(VERSION);
         match self {
             Value::NoOp => w.u8(NO_OP),
@@ -184,8 +192,10 @@ impl Value {
                 w.u64(ballot.round);
                 w.u64(ballot.member.0);
             }
-            Value::Batch(calls) => {
+            Value::Batch { ballot, calls } => {
                 w.u8(BATCH);
+                w.u64(ballot.round);
+                w.u64(ballot.member.0);
                 w.length(calls.len());
                 calls.iter().for_each(|call| call.write(&mut w));
             }
@@ -224,12 +234,13 @@ impl Value {
                 Value::LeaderStart { ballot: Ballot { round: r.u64()?, member: MemberId(r.u64()?) } }
             }
             BATCH => {
+                let ballot = Ballot { round: r.u64()?, member: MemberId(r.u64()?) };
                 let count = r.length("calls", limits::BATCH_ENTRIES, 29)?;
                 let mut calls = Vec::with_capacity(count);
                 for _ in 0..count {
                     calls.push(Call::read(&mut r)?);
                 }
-                Value::Batch(calls)
+                Value::Batch { ballot, calls }
             }
             CONFIGURATION => {
                 let expected_version = r.u64()?;

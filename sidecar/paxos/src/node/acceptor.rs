@@ -27,11 +27,21 @@ pub(super) enum ViewUse {
     Learn { to: MemberId, from: Slot, through: Slot },
 }
 
-/// Views that are open, and when each was last used.
+/// A view of the disk.
+#[derive(Debug)]
+struct View {
+    purpose: ViewUse,
+    opened: Instant,
+    /// The watermark that was durable when it was opened. A row at or below it is the chosen one; above it the
+    /// disk may still hold what an earlier ballot had proposed there, even where this member knows better.
+    chosen: Slot,
+}
+
+/// Views that are open.
 #[derive(Debug, Default)]
 pub(super) struct Views {
     last_id: u64,
-    open: BTreeMap<ViewId, (ViewUse, Instant)>,
+    open: BTreeMap<ViewId, View>,
 }
 
 impl Views {
@@ -41,7 +51,7 @@ impl Views {
     }
 
     pub(super) fn learning(&self, member: MemberId) -> bool {
-        self.open.values().any(|(view, _)| matches!(view, ViewUse::Learn { to, .. } if *to == member))
+        self.open.values().any(|view| matches!(view.purpose, ViewUse::Learn { to, .. } if to == member))
     }
 }
 
@@ -85,19 +95,20 @@ impl Node {
             return;
         }
         self.close_views(|view| matches!(view, ViewUse::Promise { to: other, .. } if *other == to));
+        self.open_view(now, from, ViewUse::Promise { to, ballot, from, chunk: 0, next: from, reading: true });
+    }
+
+    fn open_view(&mut self, now: Instant, from: Slot, purpose: ViewUse) {
         let view = self.new_view();
         self.outputs.push_back(Output::OpenView { view });
         self.outputs.push_back(Output::ReadView { view, from, bytes: limits::CHUNK_BYTES });
-        let promise = ViewUse::Promise { to, ballot, from, chunk: 0, next: from, reading: true };
-        self.views.open.insert(view, (promise, now));
+        let chosen = self.disk.chosen_durable();
+        self.views.open.insert(view, View { purpose, opened: now, chosen });
     }
 
     pub(super) fn handle_promise_more(&mut self, from: MemberId, ballot: Ballot, view: ViewId, wanted: u32) {
-        let Some((ViewUse::Promise { to, ballot: promised, chunk, next, reading, .. }, _)) =
-            self.views.open.get_mut(&view)
-        else {
-            return;
-        };
+        let open = self.views.open.get_mut(&view).map(|view| &mut view.purpose);
+        let Some(ViewUse::Promise { to, ballot: promised, chunk, next, reading, .. }) = open else { return };
         if *to == from && *promised == ballot && *chunk == wanted && !*reading {
             *reading = true;
             let from = *next;
@@ -105,26 +116,26 @@ impl Node {
         }
     }
 
-    pub(super) fn handle_view_rows(&mut self, view: ViewId, rows: Vec<Row>, end: bool) {
-        match self.views.open.get(&view) {
-            None => {}
-            Some((ViewUse::Promise { .. }, _)) => self.send_promise_chunk(view, rows, end),
-            Some(&(ViewUse::Learn { to, from, through }, _)) => {
+    pub(super) fn handle_view_rows(&mut self, view: ViewId, mut rows: Vec<Row>, end: bool) {
+        let Some(open) = self.views.open.get(&view) else { return };
+        for row in &mut rows {
+            row.chosen |= row.slot <= open.chosen;
+        }
+        match open.purpose {
+            ViewUse::Promise { .. } => self.send_promise_chunk(view, rows, end),
+            ViewUse::Learn { to, from, through } => {
                 self.close_view(view);
                 self.send_learned(to, from, through, rows);
             }
         }
     }
 
-    fn send_promise_chunk(&mut self, view: ViewId, mut rows: Vec<Row>, last: bool) {
+    fn send_promise_chunk(&mut self, view: ViewId, rows: Vec<Row>, last: bool) {
         let (Some(cluster), chosen_through) = (self.cluster(), self.chosen_through) else { return };
         let trim_through = self.trim_through;
         let still_promised = self.promised;
-        let Some((ViewUse::Promise { to, ballot, from, chunk, next, reading }, _)) =
-            self.views.open.get_mut(&view)
-        else {
-            return;
-        };
+        let open = self.views.open.get_mut(&view).map(|view| &mut view.purpose);
+        let Some(ViewUse::Promise { to, ballot, from, chunk, next, reading }) = open else { return };
         let (to, ballot, from, number) = (*to, *ballot, *from, *chunk);
         let damaged = rows.iter().find(|row| !row.is_intact(cluster)).map(|row| row.slot);
         *chunk += 1;
@@ -138,9 +149,6 @@ impl Node {
         }
         if ballot != still_promised {
             return;
-        }
-        for row in &mut rows {
-            row.chosen |= row.slot <= chosen_through;
         }
         let message =
             Message::Promise { ballot, from, view, chunk: number, last, trim_through, chosen_through, rows };
@@ -160,10 +168,7 @@ impl Node {
     }
 
     pub(super) fn open_learn_view(&mut self, now: Instant, to: MemberId, from: Slot, through: Slot) {
-        let view = self.new_view();
-        self.outputs.push_back(Output::OpenView { view });
-        self.outputs.push_back(Output::ReadView { view, from, bytes: limits::CHUNK_BYTES });
-        self.views.open.insert(view, (ViewUse::Learn { to, from, through }, now));
+        self.open_view(now, from, ViewUse::Learn { to, from, through });
     }
 
     fn close_view(&mut self, view: ViewId) {
@@ -172,7 +177,7 @@ impl Node {
     }
 
     fn close_views(&mut self, which: impl Fn(&ViewUse) -> bool) {
-        let open = self.views.open.iter().filter(|(_, (view, _))| which(view));
+        let open = self.views.open.iter().filter(|(_, view)| which(&view.purpose));
         let closing: Vec<ViewId> = open.map(|(id, _)| *id).collect();
         closing.into_iter().for_each(|view| self.close_view(view));
     }
@@ -180,7 +185,7 @@ impl Node {
     /// A candidate that went away must not hold a storage view for ever.
     pub(super) fn expire_views(&mut self, now: Instant) {
         let patience = self.settings().timeout * 8;
-        let old = self.views.open.iter().filter(|(_, (_, opened))| now.since(*opened) > patience);
+        let old = self.views.open.iter().filter(|(_, view)| now.since(view.opened) > patience);
         let closing: Vec<ViewId> = old.map(|(id, _)| *id).collect();
         closing.into_iter().for_each(|view| self.close_view(view));
     }

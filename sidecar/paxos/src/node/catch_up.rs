@@ -105,15 +105,14 @@ impl Node {
         let (trim_through, chosen_through) = (self.trim_through, self.chosen_through);
         let mut next = from;
         let mut chosen = Vec::new();
-        for mut row in rows {
-            if row.slot != next || row.slot > chosen_through || row.slot > through {
+        for row in rows {
+            if row.slot != next || !row.chosen || row.slot > through {
                 break;
             }
             if !row.is_intact(cluster) {
                 self.notice(Notice::Damaged { slot: row.slot, from: None });
                 break;
             }
-            row.chosen = true;
             next = next.next();
             chosen.push(row);
         }

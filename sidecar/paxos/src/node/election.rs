@@ -6,7 +6,7 @@ use super::proposer::Proposer;
 use crate::io::{Notice, Output};
 use crate::message::Message;
 use crate::storage::Gated;
-use crate::types::{Ballot, Instant, MemberId};
+use crate::types::{Ballot, Incarnation, Instant, MemberId};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
@@ -34,14 +34,14 @@ struct Canvass {
 }
 
 impl Election {
-    pub(super) fn new(now: Instant) -> Election {
+    pub(super) fn new(now: Instant, incarnation: Incarnation) -> Election {
         Election {
             leader: None,
             heard: now,
             deadline: now,
             round: 0,
             canvass: None,
-            last_canvass: 0,
+            last_canvass: incarnation.0 << 40,
             barred: false,
         }
     }

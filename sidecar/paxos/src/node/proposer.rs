@@ -191,7 +191,12 @@ impl Node {
         let Some(proposer) = self.proposer.as_mut().filter(|p| p.ballot == ballot) else { return };
         proposer.promised.insert(from, trim_through);
         proposer.reported_chosen = proposer.reported_chosen.max(chosen_through);
-        proposer.report(rows);
+        // Once LeaderStart is proposed, every configuration that an earlier ballot could have proposed in has
+        // promised: what a late promise reports was not chosen, and adopting it would overturn what LeaderStart
+        // has told (docs: decisions/0002).
+        if matches!(proposer.start, Start::Preparing | Start::Recovering) {
+            proposer.report(rows);
+        }
         proposer.progress.entry(from).or_default().answered(now);
         self.note_chosen_elsewhere(from, chosen_through);
     }
@@ -280,6 +285,7 @@ impl Node {
                     return false;
                 }
                 proposer.start = Start::Proposed(slot);
+                proposer.reports.clear();
                 let ballot = proposer.ballot;
                 self.propose(now, Value::LeaderStart { ballot }.encode());
                 true
@@ -339,7 +345,7 @@ impl Node {
         for call in calls.iter().filter(|call| call.origin.member == self.me) {
             self.appends.note_proposed(call.origin.request, ballot, slot);
         }
-        Value::Batch(calls).encode()
+        Value::Batch { ballot, calls }.encode()
     }
 
     /// Phase 2a in the next slot: the sends run beside this member's own write.

@@ -8,7 +8,7 @@ use super::Node;
 use super::heartbeat::SentHeartbeats;
 use crate::io::{Output, Refusal};
 use crate::message::Message;
-use crate::types::{Ballot, Instant, MemberId, RequestId, Slot};
+use crate::types::{Ballot, Incarnation, Instant, MemberId, RequestId, Slot};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -42,6 +42,13 @@ pub(super) struct Reads {
     /// Wait until a slot is applied.
     ready_at: BTreeMap<Slot, Vec<RequestId>>,
     last_request: u64,
+}
+
+impl Reads {
+    /// Request names of one boot never meet those of another: a late answer to an earlier life is no answer.
+    pub(super) fn new(incarnation: Incarnation) -> Reads {
+        Reads { last_request: incarnation.0 << 40, ..Reads::default() }
+    }
 }
 
 impl Node {

@@ -1,0 +1,48 @@
+//! A value is applied only when it is chosen: a quorum of conf(slot) holds it on disk under one ballot.
+//!
+//! Votes are counted from the disks themselves, so that no member's own bookkeeping is believed.
+
+use crate::oracle::{Violation, violation};
+use std::collections::{BTreeMap, BTreeSet};
+use synod_paxos::{Ballot, MemberId, Node, Row, Slot};
+use xxhash_rust::xxh3::xxh3_64;
+
+type Votes = BTreeMap<(Ballot, u64), BTreeSet<MemberId>>;
+
+/// Votes on disks, by slot, ballot and value; and what was chosen.
+#[derive(Debug, Default)]
+pub struct Chosen {
+    votes: BTreeMap<Slot, Votes>,
+    chosen: BTreeMap<Slot, u64>,
+}
+
+impl Chosen {
+    /// A row became durable at `member`. Learnt rows are no votes.
+    pub fn voted(&mut self, member: MemberId, row: &Row) {
+        if !row.chosen && !self.chosen.contains_key(&row.slot) {
+            let votes = self.votes.entry(row.slot).or_default();
+            votes.entry((row.ballot, xxh3_64(&row.value))).or_default().insert(member);
+        }
+    }
+
+    /// `node` has applied every slot up to `applied`: those not seen before must have been chosen.
+    ///
+    /// # Errors
+    /// Where a slot was applied without a quorum of durable votes for one value under one ballot.
+    pub fn check(&mut self, node: &Node, applied: Slot) -> Result<(), Violation> {
+        let Some(system) = node.system() else { return Ok(()) };
+        let mut slot = self.chosen.last_key_value().map_or(Slot(1), |(last, _)| last.next());
+        while slot <= applied {
+            let configuration = system.configurations.at(slot);
+            let votes = self.votes.remove(&slot).unwrap_or_default();
+            let winner = votes.iter().find(|(_, voters)| configuration.has_quorum(voters));
+            let Some(((_, value), _)) = winner else {
+                let evidence = format!("{slot:?} applied with only these durable votes: {votes:?}");
+                return violation("applied only if chosen", evidence);
+            };
+            self.chosen.insert(slot, *value);
+            slot = slot.next();
+        }
+        Ok(())
+    }
+}
