@@ -11,11 +11,21 @@
 //! `validate`, `plan` and `build` have no client type in reach: their tests are data in, data out.
 #![forbid(unsafe_code)]
 
+pub mod apply;
 pub mod build;
+pub mod context;
+pub mod controller;
 pub mod crd;
+pub mod dereference;
+pub mod election;
+pub mod error;
+pub mod http;
+pub mod manifests;
 pub mod members;
+pub mod metrics;
 pub mod names;
 pub mod observed;
 pub mod plan;
+pub mod status;
 pub mod tls;
 pub mod validate;

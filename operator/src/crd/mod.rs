@@ -303,7 +303,8 @@ impl Default for Socket {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(
     "duration(self.timeout) >= duration(self.heartbeat) + duration(self.heartbeat) + duration(self.heartbeat) + duration(self.heartbeat) + duration(self.heartbeat)"
-).message("election.timeout must be at least five times election.heartbeat, or one late heartbeat costs a leader"))]
+).message("election.timeout must be at least five times election.heartbeat, or one late heartbeat costs a leader"),
+validation = Rule::new("self == oldSelf").message("election cannot be changed: the settings are part of the log's genesis; make a new cluster with the others"))]
 pub struct Election {
     /// How often a leader speaks, such as 100ms.
     #[serde(default = "default_heartbeat")]

@@ -1,1 +1,6 @@
+//! The plan, data in and data out. Each test names the rule or the failure mode (docs: operator.md) it
+//! holds the plan to.
 
+mod courses;
+mod gates;
+pub(crate) mod world;

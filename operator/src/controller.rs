@@ -1,0 +1,338 @@
+//! Runs the pipeline: what triggers a reconcile, what it does, and when the next one is due.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::{Stream, StreamExt, future::join_all};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::PostParams;
+use kube::core::PartialObjectMeta;
+use kube::runtime::controller::{Action, Controller};
+use kube::runtime::events::{Event, EventType};
+use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Resource, ResourceExt};
+use tokio::sync::watch;
+use tracing::{Instrument, debug, info, info_span, warn};
+
+use crate::apply::{self, Outcome};
+use crate::context::{Context, status_of};
+use crate::crd::{PaxosCluster, PaxosClusterStatus, Reason};
+use crate::dereference::dereference;
+use crate::error::Error;
+use crate::names::LABEL_CLUSTER;
+use crate::plan::{self, GateKind, Plan, Step};
+use crate::status::{self, Stall};
+use crate::validate::validate;
+
+/// At rest every cluster is looked at this often, to keep positions fresh and drift small.
+const AT_REST: Duration = Duration::from_secs(30);
+/// Longest pause after failures.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// Runs controllers for all watched namespaces until `stop` turns true.
+pub async fn run(ctx: Arc<Context>, stop: watch::Receiver<bool>) {
+    let scopes: Vec<Option<String>> = match ctx.settings.namespaces.as_slice() {
+        [] => vec![None],
+        some => some.iter().cloned().map(Some).collect(),
+    };
+    let controllers = scopes.into_iter().map(|scope| one(Arc::clone(&ctx), scope, stop.clone()));
+    join_all(controllers).await;
+}
+
+/// The controller of one namespace, or of all.
+async fn one(ctx: Arc<Context>, namespace: Option<String>, mut stop: watch::Receiver<bool>) {
+    let clusters: Api<PaxosCluster> = scoped(&ctx, namespace.as_deref());
+    let (reader, writer) = reflector::store();
+    // Status never feeds the loop: only what a user may change does. docs: operator.md, "status".
+    let wanted = watcher(clusters, watcher::Config::default())
+        .default_backoff()
+        .reflect(writer)
+        .applied_objects()
+        .predicate_filter(spoken, kube::runtime::PredicateConfig::default());
+    let stopped = async move {
+        // An error means that the sender is gone, which is a stop as well.
+        let _ = stop.wait_for(|stop| *stop).await;
+    };
+    let ns = namespace.as_deref();
+    Controller::for_stream(wanted, reader)
+        .watches_stream(touched::<StatefulSet>(&ctx, ns), of_cluster)
+        .watches_stream(touched::<Pod>(&ctx, ns), of_cluster)
+        .watches_stream(touched::<PersistentVolumeClaim>(&ctx, ns), of_cluster)
+        .graceful_shutdown_on(stopped)
+        .run(reconcile, on_error, ctx)
+        .for_each(|result| async move {
+            if let Err(error) = result {
+                debug!(%error, "the controller reports");
+            }
+        })
+        .await;
+}
+
+fn scoped<K>(ctx: &Context, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<Scope = NamespaceResourceScope>,
+    K::DynamicType: Default,
+{
+    match namespace {
+        Some(ns) => Api::namespaced(ctx.client.clone(), ns),
+        None => Api::all(ctx.client.clone()),
+    }
+}
+
+/// What a user says in an object: the generation, the annotations, and that it shall go.
+fn spoken(cluster: &PaxosCluster) -> Option<u64> {
+    let mut hasher = DefaultHasher::new();
+    cluster.metadata.generation.hash(&mut hasher);
+    cluster.annotations().hash(&mut hasher);
+    cluster.metadata.deletion_timestamp.is_some().hash(&mut hasher);
+    cluster.uid().hash(&mut hasher);
+    Some(hasher.finish())
+}
+
+/// Changes of objects that carry our label; only their metadata is read and none of it is kept.
+fn touched<K>(
+    ctx: &Context,
+    namespace: Option<&str>,
+) -> impl Stream<Item = Result<PartialObjectMeta<K>, watcher::Error>> + Send + use<K>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + Send
+        + Sync
+        + 'static,
+{
+    let api: Api<PartialObjectMeta<K>> = scoped(ctx, namespace);
+    watcher(api, watcher::Config::default().labels(LABEL_CLUSTER)).default_backoff().touched_objects()
+}
+
+/// The cluster an object belongs to.
+fn of_cluster<K: Resource>(object: PartialObjectMeta<K>) -> Option<ObjectRef<PaxosCluster>> {
+    let name = object.metadata.labels.as_ref()?.get(LABEL_CLUSTER)?;
+    Some(ObjectRef::new(name).within(object.metadata.namespace.as_deref()?))
+}
+
+/// One reconcile: the whole pipeline, from fresh reads.
+async fn reconcile(cluster: Arc<PaxosCluster>, ctx: Arc<Context>) -> Result<Action, Error> {
+    let (ns, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+    let span = info_span!("reconcile", object = format!("paxoscluster/{ns}/{name}"));
+    let started = Instant::now();
+    ctx.metrics.reconcile();
+    let result = pipeline(&ctx, &cluster, &ns, &name).instrument(span).await;
+    ctx.metrics.took(started.elapsed().as_secs_f64());
+    result
+}
+
+async fn pipeline(ctx: &Context, cluster: &PaxosCluster, ns: &str, name: &str) -> Result<Action, Error> {
+    let api: Api<PaxosCluster> = Api::namespaced(ctx.client.clone(), ns);
+    let fresh = api.get_opt(name).await.map_err(Error::api("reading the PaxosCluster"))?;
+    let Some(fresh) = fresh else {
+        if let Some(uid) = cluster.uid() {
+            ctx.forget(&uid);
+        }
+        return Ok(Action::await_change());
+    };
+    let generation = fresh.metadata.generation.unwrap_or(0);
+    let desired = match validate(&fresh, &ctx.settings.sidecar_image, &ctx.settings.cluster_domain) {
+        Ok(desired) => desired,
+        Err(invalid) => {
+            let message = invalid.to_string();
+            let new = status::invalid(
+                &status_of(&fresh),
+                generation,
+                Timestamp::now(),
+                Reason::InvalidSpec,
+                &message,
+            );
+            write_status(ctx, &api, &fresh, new).await?;
+            return Ok(Action::requeue(LONGEST));
+        }
+    };
+    let read = match dereference(ctx, &fresh, &desired).await {
+        Ok(read) => read,
+        Err(error) => return give_up(ctx, &api, &fresh, error).await,
+    };
+    let plan = plan::plan(&desired, &read.observed);
+    log_plan(ctx, &desired, &plan);
+    let outcome = match apply::carry_out(ctx, &desired, &read, &plan).await {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            let stall = stall_of(&error);
+            let new = status::compose(&desired, &read.observed, &plan, &Outcome::Nothing, stall.as_ref());
+            if let Some(stall) = &stall {
+                announce(ctx, &fresh, EventType::Warning, stall.reason.as_str(), "Reconcile", &stall.message)
+                    .await;
+            }
+            write_status(ctx, &api, &fresh, new).await?;
+            return Err(error);
+        }
+    };
+    let new = status::compose(&desired, &read.observed, &plan, &outcome, None);
+    announce_changes(ctx, &fresh, &new).await;
+    write_status(ctx, &api, &fresh, new).await?;
+    if let (Some(step), Outcome::Done) = (&plan.step, &outcome) {
+        ctx.metrics.step(step.as_str());
+        let message = apply::describe(&desired, step);
+        info!(step = step.as_str(), "{message}");
+        if !matches!(step, Step::Tighten { .. }) {
+            announce(ctx, &fresh, EventType::Normal, step.as_str(), "Reconcile", &message).await;
+        }
+    }
+    if let Some(uid) = fresh.uid() {
+        ctx.succeeded(&uid);
+    }
+    Ok(Action::requeue(pause(&plan, &outcome)))
+}
+
+/// Nothing could be read or judged: what only a person can mend is said in the status.
+async fn give_up(
+    ctx: &Context,
+    api: &Api<PaxosCluster>,
+    fresh: &PaxosCluster,
+    error: Error,
+) -> Result<Action, Error> {
+    if let Some(stall) = stall_of(&error) {
+        let generation = fresh.metadata.generation.unwrap_or(0);
+        let new =
+            status::invalid(&status_of(fresh), generation, Timestamp::now(), stall.reason, &stall.message);
+        write_status(ctx, api, fresh, new).await?;
+    }
+    Err(error)
+}
+
+/// Errors that a person has to mend.
+fn stall_of(error: &Error) -> Option<Stall> {
+    let reason = match error {
+        Error::Template(_) => Reason::InvalidTemplate,
+        Error::NameConflict { .. } => Reason::NameConflict,
+        Error::Secret { .. } | Error::Tls(_) => Reason::InvalidSpec,
+        Error::Api { .. } | Error::Member { .. } => return None,
+    };
+    Some(Stall { reason, message: error.to_string() })
+}
+
+fn log_plan(ctx: &Context, desired: &crate::validate::Desired, plan: &Plan) {
+    if let Some(gate) = &plan.gate {
+        ctx.metrics.gate(gate.kind);
+        debug!(gate = gate.kind.as_str(), size = plan.size, "waits: {}", gate.message);
+    } else if let Some(step) = &plan.step {
+        debug!(step = step.as_str(), size = plan.size, "next: {}", apply::describe(desired, step));
+    }
+}
+
+/// Writes the status on the condition that nobody wrote in between; only if it says something new.
+async fn write_status(
+    ctx: &Context,
+    api: &Api<PaxosCluster>,
+    fresh: &PaxosCluster,
+    new: PaxosClusterStatus,
+) -> Result<(), Error> {
+    let uid = fresh.uid().unwrap_or_default();
+    let now = Timestamp::now();
+    if !status::worth_writing(&status_of(fresh), &new, ctx.status_written(&uid), now) {
+        return Ok(());
+    }
+    let mut object = fresh.clone();
+    object.metadata.managed_fields = None;
+    object.status = Some(new);
+    let params =
+        PostParams { field_manager: Some(crate::names::FIELD_MANAGER.into()), ..PostParams::default() };
+    let written = api.replace_status(&fresh.name_any(), &params, &object).await;
+    written.map_err(Error::api("writing the status"))?;
+    ctx.wrote_status(&uid, now);
+    Ok(())
+}
+
+/// An Event for each condition that turned for the better or the worse.
+async fn announce_changes(ctx: &Context, fresh: &PaxosCluster, new: &PaxosClusterStatus) {
+    let old = status_of(fresh);
+    for kind in ["Ready", "Available", "Stalled", "Degraded"] {
+        let find = |s: &PaxosClusterStatus| s.conditions.iter().find(|c| c.type_ == kind).cloned();
+        let (Some(now), before) = (find(new), find(&old)) else { continue };
+        let turned = before.as_ref().map(|c| c.status.as_str()) != Some(now.status.as_str());
+        let bad = (kind == "Stalled" || kind == "Degraded") == (now.status == "True");
+        // At the start nothing is ready, stalled or degraded yet: no news.
+        if !turned || (before.is_none() && (bad == (kind == "Ready" || kind == "Available"))) {
+            continue;
+        }
+        let level = if bad { EventType::Warning } else { EventType::Normal };
+        let reason = if now.status == "True" { kind.to_owned() } else { format!("Not{kind}") };
+        announce(ctx, fresh, level, &reason, "Observe", &format!("{}: {}", now.reason, now.message)).await;
+    }
+}
+
+async fn announce(
+    ctx: &Context,
+    cluster: &PaxosCluster,
+    type_: EventType,
+    reason: &str,
+    action: &str,
+    note: &str,
+) {
+    let mut note = note.to_owned();
+    if note.len() > 1000 {
+        // The API takes 1 kB; cut at a character.
+        let end = (0..=1000).rev().find(|i| note.is_char_boundary(*i)).unwrap_or(0);
+        note.truncate(end);
+    }
+    let event =
+        Event { type_, reason: reason.into(), note: Some(note), action: action.into(), secondary: None };
+    // An Event is a courtesy: a refusal must not stop the work.
+    if let Err(error) = ctx.recorder.publish(&event, &cluster.object_ref(&())).await {
+        debug!(%error, "an Event was not taken");
+    }
+}
+
+/// When the next look is due: at once after a step, soon while something is awaited, else at rest. Pods,
+/// sets and claims that change bring it forward.
+fn pause(plan: &Plan, outcome: &Outcome) -> Duration {
+    let base = match (outcome, &plan.gate, &plan.step) {
+        (Outcome::Refused(_), _, _) => Duration::from_secs(2),
+        (Outcome::Done, _, _) => return Duration::from_millis(50),
+        (_, Some(gate), _) => match gate.kind {
+            GateKind::Hibernated | GateKind::Paused | GateKind::Deleting => AT_REST,
+            GateKind::ForeignDisks => Duration::from_secs(10),
+            GateKind::CatchingUp
+            | GateKind::ChangePending
+            | GateKind::Retiring
+            | GateKind::BootstrapAgreement
+            | GateKind::NoLeader
+            | GateKind::RevisionUnknown
+            | GateKind::MembersNotReady
+            | GateKind::NoSuccessor => Duration::from_millis(400),
+            GateKind::PodsStarting
+            | GateKind::PodsStopping
+            | GateKind::ClaimTerminating
+            | GateKind::QuorumAtRisk
+            | GateKind::QuorumLost => Duration::from_secs(1),
+        },
+        (_, None, _) => AT_REST,
+    };
+    jittered(base)
+}
+
+/// Between 3/4 and 5/4 of a duration, so that many clusters do not march in step.
+fn jittered(base: Duration) -> Duration {
+    let random = uuid::Uuid::new_v4().as_bytes()[0];
+    base.mul_f64(0.75 + f64::from(random) / 255.0 / 2.0)
+}
+
+/// When to try again after a failure: at once if the world moved on, else later and later.
+fn on_error(cluster: Arc<PaxosCluster>, error: &Error, ctx: Arc<Context>) -> Action {
+    ctx.metrics.error(error.kind());
+    let object = format!("paxoscluster/{}/{}", cluster.namespace().unwrap_or_default(), cluster.name_any());
+    if apply::moved_on(error) {
+        debug!(object, %error, "plans anew");
+        return Action::requeue(jittered(Duration::from_millis(300)));
+    }
+    let failures = ctx.failed(&cluster.uid().unwrap_or_default());
+    warn!(object, %error, failures, "the reconcile failed and will be tried again");
+    let exponent = failures.saturating_sub(1).min(7);
+    Action::requeue(jittered(Duration::from_millis(500 * (1 << exponent)).min(LONGEST)))
+}

@@ -1,0 +1,199 @@
+//! From Kubernetes objects to observed facts. Pure.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ContainerStatus, PersistentVolumeClaim, Pod};
+
+use crate::names::{ANNOTATION_CLUSTER, ANNOTATION_MEMBER, ClusterName, LABEL_RETIRED, LABEL_ROLE};
+use crate::observed::{ClaimFacts, PodFacts, SetFacts, Trouble, TroubleKind};
+use crate::validate::parse_quantity;
+
+/// What the plan needs of a StatefulSet.
+pub(super) fn set(set: &StatefulSet) -> SetFacts {
+    let spec = set.spec.as_ref();
+    let status = set.status.as_ref();
+    let claims = spec.and_then(|s| s.volume_claim_templates.as_ref());
+    let requests = claims
+        .and_then(|c| c.first())
+        .and_then(|c| c.spec.as_ref())
+        .and_then(|s| s.resources.as_ref())
+        .and_then(|r| r.requests.as_ref());
+    SetFacts {
+        uid: set.metadata.uid.clone().unwrap_or_default(),
+        resource_version: set.metadata.resource_version.clone().unwrap_or_default(),
+        replicas: spec.and_then(|s| s.replicas).and_then(|r| u32::try_from(r).ok()).unwrap_or(0),
+        generation: set.metadata.generation.unwrap_or(0),
+        observed_generation: status.and_then(|s| s.observed_generation).unwrap_or(0),
+        update_revision: status.and_then(|s| s.update_revision.clone()).unwrap_or_default(),
+        deleting: set.metadata.deletion_timestamp.is_some(),
+        claim_size: requests.and_then(|r| r.get("storage")).map(|q| q.0.clone()),
+    }
+}
+
+/// What the plan needs of the pods, by ordinal. Pods of other names under our label are nobody's members.
+pub(super) fn pods(name: &ClusterName, pods: &[Pod]) -> BTreeMap<u32, PodFacts> {
+    let ordinal = |p: &Pod| name.ordinal_of_pod(p.metadata.name.as_deref()?);
+    pods.iter().filter_map(|p| Some((ordinal(p)?, pod(p)))).collect()
+}
+
+fn pod(pod: &Pod) -> PodFacts {
+    let status = pod.status.as_ref();
+    let labels = pod.metadata.labels.as_ref();
+    let label = |key: &str| labels.and_then(|l| l.get(key)).cloned();
+    let conditions = status.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    let ready = conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
+    PodFacts {
+        uid: pod.metadata.uid.clone().unwrap_or_default(),
+        ip: status.and_then(|s| s.pod_ip.clone()).filter(|ip| !ip.is_empty()),
+        node: pod.spec.as_ref().and_then(|s| s.node_name.clone()).filter(|n| !n.is_empty()),
+        ready,
+        deleting: pod.metadata.deletion_timestamp.is_some(),
+        revision: label("controller-revision-hash").unwrap_or_default(),
+        role: label(LABEL_ROLE),
+        trouble: trouble(pod),
+    }
+}
+
+/// Why a pod cannot run: the scheduler's word, then the first container that cannot.
+fn trouble(pod: &Pod) -> Option<Trouble> {
+    let status = pod.status.as_ref()?;
+    if status.phase.as_deref() == Some("Failed") {
+        let message = status.message.clone().or_else(|| status.reason.clone()).unwrap_or_default();
+        return Some(Trouble {
+            kind: TroubleKind::Failed,
+            message: format!("the pod has failed: {message}"),
+        });
+    }
+    let unscheduled = status.conditions.iter().flatten().find(|c| {
+        c.type_ == "PodScheduled" && c.status == "False" && c.reason.as_deref() == Some("Unschedulable")
+    });
+    if let Some(condition) = unscheduled {
+        let message = condition.message.clone().unwrap_or_default();
+        return Some(Trouble {
+            kind: TroubleKind::Unschedulable,
+            message: format!("no node takes the pod: {message}"),
+        });
+    }
+    let all =
+        status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
+    all.filter_map(container_trouble).next()
+}
+
+fn container_trouble(container: &ContainerStatus) -> Option<Trouble> {
+    let waiting = container.state.as_ref()?.waiting.as_ref()?;
+    let reason = waiting.reason.as_deref()?;
+    let kind = match reason {
+        "ImagePullBackOff"
+        | "ErrImagePull"
+        | "InvalidImageName"
+        | "ErrImageNeverPull"
+        | "RegistryUnavailable"
+        | "ImageInspectError" => TroubleKind::Image,
+        "CrashLoopBackOff"
+        | "CreateContainerConfigError"
+        | "CreateContainerError"
+        | "RunContainerError"
+        | "PostStartHookError" => TroubleKind::Crash,
+        _ => return None,
+    };
+    let detail = waiting.message.as_deref().map(|m| format!(": {m}")).unwrap_or_default();
+    let message = match kind {
+        TroubleKind::Image => {
+            format!("container {} cannot get image {} ({reason}{detail})", container.name, container.image)
+        }
+        _ => format!("container {} does not run ({reason}{detail})", container.name),
+    };
+    Some(Trouble { kind, message })
+}
+
+/// What the plan needs of the claims, by ordinal.
+pub(super) fn claims(name: &ClusterName, claims: &[PersistentVolumeClaim]) -> BTreeMap<u32, ClaimFacts> {
+    let ordinal = |c: &PersistentVolumeClaim| name.ordinal_of_claim(c.metadata.name.as_deref()?);
+    claims.iter().filter_map(|c| Some((ordinal(c)?, claim(name, c)))).collect()
+}
+
+fn claim(name: &ClusterName, claim: &PersistentVolumeClaim) -> ClaimFacts {
+    let meta = &claim.metadata;
+    let annotation = |key: &str| meta.annotations.as_ref().and_then(|a| a.get(key));
+    let requests = claim.spec.as_ref().and_then(|s| s.resources.as_ref()).and_then(|r| r.requests.as_ref());
+    ClaimFacts {
+        uid: meta.uid.clone().unwrap_or_default(),
+        deleting: meta.deletion_timestamp.is_some(),
+        retired: meta.labels.as_ref().and_then(|l| l.get(LABEL_RETIRED)).cloned(),
+        member: annotation(ANNOTATION_MEMBER).and_then(|m| m.parse().ok()),
+        cluster: annotation(ANNOTATION_CLUSTER).and_then(|c| c.parse().ok()),
+        requested: requests.and_then(|r| r.get("storage")).and_then(|q| parse_quantity(&q.0)).unwrap_or(0),
+        owned: meta.owner_references.iter().flatten().any(|o| o.uid == name.uid),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn name() -> ClusterName {
+        ClusterName { namespace: "ns".into(), name: "demo".into(), uid: "u".into(), domain: "d".into() }
+    }
+
+    fn pod_of(value: serde_json::Value) -> PodFacts {
+        let pod: Pod = serde_json::from_value(value).unwrap();
+        pods(&name(), &[pod]).remove(&0).unwrap()
+    }
+
+    #[test]
+    fn a_pod_that_cannot_get_its_image_says_which_one() {
+        let facts = pod_of(json!({
+            "metadata": { "name": "demo-0", "uid": "p0", "labels": { "controller-revision-hash": "r1" } },
+            "spec": { "nodeName": "n1", "containers": [] },
+            "status": { "initContainerStatuses": [{
+                "name": "synod", "image": "nope:1", "imageID": "", "ready": false, "restartCount": 0,
+                "state": { "waiting": { "reason": "ImagePullBackOff", "message": "not found" } },
+            }]},
+        }));
+        let trouble = facts.trouble.unwrap();
+        assert_eq!(trouble.kind, TroubleKind::Image);
+        assert!(
+            trouble.message.contains("synod") && trouble.message.contains("nope:1"),
+            "{}",
+            trouble.message
+        );
+        assert_eq!((facts.revision.as_str(), facts.node.as_deref()), ("r1", Some("n1")));
+    }
+
+    #[test]
+    fn a_starting_pod_is_in_no_trouble() {
+        let facts = pod_of(json!({
+            "metadata": { "name": "demo-0" },
+            "status": { "phase": "Pending", "containerStatuses": [{
+                "name": "app", "image": "a", "imageID": "", "ready": false, "restartCount": 0,
+                "state": { "waiting": { "reason": "PodInitializing" } },
+            }]},
+        }));
+        assert_eq!(facts.trouble, None);
+    }
+
+    #[test]
+    fn pods_of_other_names_are_left_out() {
+        let pod: Pod = serde_json::from_value(json!({ "metadata": { "name": "demo-x-0" } })).unwrap();
+        assert!(pods(&name(), &[pod]).is_empty());
+    }
+
+    #[test]
+    fn a_claim_says_whose_it_is() {
+        let claim: PersistentVolumeClaim = serde_json::from_value(json!({
+            "metadata": {
+                "name": "data-demo-2", "uid": "c2",
+                "labels": { "synod.dev/retired": "000000000000000a" },
+                "annotations": { "synod.dev/member-id": "000000000000000a" },
+                "ownerReferences": [{ "apiVersion": "v", "kind": "k", "name": "demo", "uid": "u" }],
+            },
+            "spec": { "resources": { "requests": { "storage": "1Gi" } } },
+        }))
+        .unwrap();
+        let facts = claims(&name(), &[claim]).remove(&2).unwrap();
+        assert_eq!(facts.member, Some(crate::names::MemberId(10)));
+        assert_eq!((facts.requested, facts.owned), (1 << 30, true));
+    }
+}

@@ -1,0 +1,385 @@
+//! A small world for plan tests: observations with a few words, and a fake that carries steps out, so
+//! that a whole course of steps can be played through.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::jiff::Timestamp;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::crd::{PaxosCluster, PaxosClusterSpec};
+use crate::names::{ClusterId, MemberId};
+use crate::observed::{
+    Ballot, ClaimFacts, Config, ConfigMember, MemberState, Observed, Peer, PodFacts, Removed, Report,
+    SetFacts,
+};
+use crate::plan::{Plan, Step, plan};
+use crate::validate::{Desired, validate};
+
+/// The log of these tests.
+pub(super) const LOG: ClusterId = ClusterId(Uuid::from_u128(7));
+
+/// A checked spec with `replicas` and whatever `change` does to it.
+pub(crate) fn desired(replicas: i32, change: impl FnOnce(&mut PaxosClusterSpec)) -> Desired {
+    let mut spec = PaxosClusterSpec { replicas, ..PaxosClusterSpec::default() };
+    change(&mut spec);
+    let mut cluster = PaxosCluster::new("demo", spec);
+    cluster.metadata.namespace = Some("ns".into());
+    cluster.metadata.uid = Some("uid".into());
+    validate(&cluster, "sidecar:1", "cluster.local").unwrap()
+}
+
+/// Nothing was ever made.
+pub(crate) fn nothing() -> Observed {
+    Observed {
+        now: Timestamp::from_second(1_000_000).unwrap(),
+        fresh_id: LOG.0,
+        generation: 1,
+        deleting: false,
+        replace: None,
+        status: crate::crd::PaxosClusterStatus::default(),
+        set: None,
+        pods: Default::default(),
+        claims: Default::default(),
+        reports: Default::default(),
+        silent: Default::default(),
+        budget: None,
+        failed_creates: Vec::new(),
+        nodes: None,
+    }
+}
+
+/// A world whose steps have effects, as a cluster's would have after a while.
+pub(crate) struct World {
+    pub(crate) desired: Desired,
+    pub(crate) o: Observed,
+    /// Every step taken, in short.
+    pub(crate) taken: Vec<String>,
+    next_member: u64,
+    next_uid: u64,
+    config: Config,
+    removed: Vec<Removed>,
+    leader: Option<MemberId>,
+}
+
+impl World {
+    pub(crate) fn new(desired: Desired) -> World {
+        World {
+            desired,
+            o: nothing(),
+            taken: Vec::new(),
+            next_member: 100,
+            next_uid: 0,
+            config: Config::default(),
+            removed: Vec::new(),
+            leader: None,
+        }
+    }
+
+    /// A formed cluster of `n` that is as desired and at rest; ordinal 0 leads.
+    pub(crate) fn formed(n: u32) -> World {
+        let mut world = World::new(desired(i32::try_from(n).unwrap(), |_| {}));
+        world.settle();
+        world.taken.clear();
+        world
+    }
+
+    pub(crate) fn plan(&self) -> Plan {
+        plan(&self.desired, &self.o)
+    }
+
+    /// The plan once labels, budget and marks are in line.
+    pub(crate) fn next(&mut self) -> Plan {
+        loop {
+            let plan = self.plan();
+            match plan.step.clone() {
+                Some(step @ Step::Tighten { .. }) => self.take(&step, &plan),
+                _ => return plan,
+            }
+        }
+    }
+
+    fn uid(&mut self, what: &str) -> String {
+        self.next_uid += 1;
+        format!("{what}{}", self.next_uid)
+    }
+
+    /// Plans and carries out until nothing is left to do; checks the rules after every step.
+    pub(crate) fn settle(&mut self) -> Plan {
+        for _ in 0..200 {
+            let plan = self.plan();
+            let Some(step) = plan.step.clone() else { return plan };
+            self.take(&step, &plan);
+            self.check();
+        }
+        panic!("no end: {:?}", self.taken);
+    }
+
+    /// What must hold after every step, whatever came before. docs: operator.md, rules 3 and 4.
+    fn check(&self) {
+        let size = self.o.set.as_ref().map_or(0, |s| s.replicas);
+        for member in &self.config.members {
+            let home = self.desired.name.ordinal_of_pod(&member.name).unwrap();
+            assert!(self.desired.replicas == 0 || home < size, "{member:?} has no pod: {:?}", self.taken);
+        }
+        let unstarted = self.o.reports.values().filter(|r| self.config.get(r.member).is_none());
+        let bootstrapped = !self.config.members.is_empty();
+        assert!(!bootstrapped || unstarted.count() <= 1, "two unstarted members: {:?}", self.taken);
+    }
+
+    /// The effects of a step, and what the rest of Kubernetes would do then.
+    pub(crate) fn take(&mut self, step: &Step, plan: &Plan) {
+        self.taken.push(short(step));
+        self.o.budget = plan
+            .budget
+            .and_then(|b| i32::try_from(b).ok())
+            .filter(|_| matches!(step, Step::Tighten { budget: true, .. }) || self.o.budget.is_some());
+        match step {
+            Step::Scale { to, .. } => self.scale(*to),
+            Step::Adopt { cluster } => self.o.status.cluster_id = Some(cluster.to_string()),
+            Step::RecordBootstrap { cluster, members } => {
+                let members: Vec<_> = members
+                    .iter()
+                    .map(|(o, m)| json!({ "pod": self.desired.name.pod(*o), "memberId": m.to_string() }))
+                    .collect();
+                self.o.status.cluster_id = Some(cluster.to_string());
+                self.o.status.bootstrap = serde_json::from_value(json!({ "members": members })).unwrap();
+            }
+            Step::Initialize { members, .. } => {
+                let member = |(o, m): &(u32, MemberId)| ConfigMember {
+                    member: *m,
+                    name: self.desired.name.pod(*o),
+                    voter: true,
+                };
+                self.config = Config { version: 1, members: members.iter().map(member).collect() };
+                self.leader = members.first().map(|(_, m)| *m);
+            }
+            Step::ConfirmBootstrap => self.o.status.bootstrap.get_or_insert_default().done = true,
+            Step::Tighten { labels, marks, .. } => {
+                for label in labels {
+                    self.o.pods.get_mut(&label.ordinal).unwrap().role = Some(label.role.into());
+                }
+                for mark in marks {
+                    let claim = self.o.claims.get_mut(&mark.ordinal).unwrap();
+                    (claim.member, claim.cluster, claim.retired) = (Some(mark.member), mark.cluster, None);
+                }
+            }
+            Step::Join { ordinal, cluster, .. } => {
+                let report = self.o.reports.get_mut(ordinal).unwrap();
+                (report.state, report.cluster) = (MemberState::Joining, Some(*cluster));
+            }
+            Step::AddLearner(c) => {
+                assert_eq!(c.version, self.config.version);
+                let name = self.desired.name.pod(c.ordinal);
+                self.config.members.push(ConfigMember { member: c.member, name, voter: false });
+                self.config.version += 1;
+            }
+            Step::Promote(c) => {
+                self.config.members.iter_mut().find(|m| m.member == c.member).unwrap().voter = true;
+                self.config.version += 1;
+            }
+            Step::RemoveMember(c) => {
+                assert_ne!(Some(c.member), self.leader, "a leader hands over first");
+                self.config.members.retain(|m| m.member != c.member);
+                self.config.version += 1;
+                self.removed.push(Removed { member: c.member, retired: true });
+            }
+            Step::TransferLeader { member, .. } => self.leader = Some(*member),
+            Step::Renew { ordinal, .. } => {
+                let member = self.mint();
+                let report = self.o.reports.get_mut(ordinal).unwrap();
+                (report.member, report.state, report.cluster) = (member, MemberState::Uninitialized, None);
+            }
+            Step::DeletePod { ordinal, .. } | Step::Evict { ordinal, .. } => self.restart(*ordinal),
+            Step::DeleteClaim { ordinal, .. } => drop(self.o.claims.remove(ordinal)),
+            Step::RetireClaim { ordinal, member, .. } => {
+                self.o.claims.get_mut(ordinal).unwrap().retired = Some(member.to_string());
+            }
+            Step::ResizeClaim { ordinal, .. } => {
+                self.o.claims.get_mut(ordinal).unwrap().requested = self.desired.storage_bytes;
+            }
+            Step::OwnClaim { ordinal, owned, .. } => self.o.claims.get_mut(ordinal).unwrap().owned = *owned,
+        }
+        if !matches!(step, Step::Tighten { .. }) {
+            self.refresh();
+        }
+    }
+
+    fn mint(&mut self) -> MemberId {
+        self.next_member += 1;
+        MemberId(self.next_member)
+    }
+
+    /// The StatefulSet controller, the kubelets and the sidecars after a change of size.
+    pub(crate) fn scale(&mut self, to: u32) {
+        let uid = self.uid("set");
+        let set = self.o.set.get_or_insert(SetFacts {
+            uid,
+            resource_version: "1".into(),
+            replicas: 0,
+            generation: 1,
+            observed_generation: 1,
+            update_revision: "r1".into(),
+            deleting: false,
+            claim_size: Some("10Gi".into()),
+        });
+        set.replicas = to;
+        self.o.pods.retain(|o, _| *o < to);
+        self.o.reports.retain(|o, _| *o < to);
+        for ordinal in 0..to {
+            if !self.o.pods.contains_key(&ordinal) {
+                self.start(ordinal);
+            }
+        }
+    }
+
+    fn start(&mut self, ordinal: u32) {
+        if !self.o.claims.contains_key(&ordinal) {
+            let uid = self.uid("claim");
+            let claim = ClaimFacts { uid, requested: 10 << 30, ..ClaimFacts::default() };
+            self.o.claims.insert(ordinal, claim);
+        }
+        let uid = self.uid("pod");
+        let revision = self.o.set.as_ref().unwrap().update_revision.clone();
+        let pod = PodFacts {
+            uid,
+            ip: Some("10.0.0.1".into()),
+            node: Some(format!("node{ordinal}")),
+            ready: true,
+            revision,
+            ..PodFacts::default()
+        };
+        self.o.pods.insert(ordinal, pod);
+        let claim = &self.o.claims[&ordinal];
+        let (old, cluster) = (claim.member, claim.cluster);
+        let member = match old {
+            Some(member) => member,
+            None => self.mint(),
+        };
+        let cluster = cluster.filter(|_| old.is_some());
+        self.o.reports.insert(ordinal, report(member, cluster));
+    }
+
+    /// A pod is deleted and comes back in the newest revision, on its own disk.
+    pub(crate) fn restart(&mut self, ordinal: u32) {
+        let member = self.o.reports.get(&ordinal).map(|r| r.member);
+        self.o.pods.remove(&ordinal);
+        let before = self.o.reports.remove(&ordinal);
+        self.start(ordinal);
+        if let Some(before) = before {
+            self.o.reports.insert(ordinal, before);
+        }
+        if self.leader == member && member.is_some() {
+            self.leader = self.config.voters().map(|m| m.member).find(|m| Some(*m) != member);
+        }
+        self.refresh();
+    }
+
+    /// A pod runs and its member says nothing.
+    pub(crate) fn silence(&mut self, ordinal: u32) {
+        let gone = self.o.reports.remove(&ordinal).map(|r| r.member);
+        self.o.silent.insert(ordinal, "connection refused".into());
+        self.o.pods.get_mut(&ordinal).unwrap().ready = false;
+        if self.leader.is_some() && self.leader == gone {
+            let answering: BTreeSet<MemberId> = self.o.reports.values().map(|r| r.member).collect();
+            self.leader = self.config.voters().map(|m| m.member).find(|m| answering.contains(m));
+        }
+        self.refresh();
+    }
+
+    /// A new revision of the pods.
+    pub(crate) fn new_revision(&mut self, revision: &str) {
+        self.o.set.as_mut().unwrap().update_revision = revision.into();
+    }
+
+    pub(crate) fn lead(&mut self, ordinal: u32) {
+        self.leader = Some(self.o.reports[&ordinal].member);
+        self.refresh();
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Every report says what the log says.
+    fn refresh(&mut self) {
+        let (config, removed, leader) = (&self.config, &self.removed, self.leader);
+        let caught_up: Vec<Peer> = config
+            .members
+            .iter()
+            .map(|m| Peer { member: m.member, connected: true, caught_up: true })
+            .collect();
+        for report in self.o.reports.values_mut() {
+            if removed.iter().any(|r| r.member == report.member) {
+                report.state = MemberState::Removed;
+            } else if config.get(report.member).is_some() {
+                (report.state, report.cluster) = (MemberState::Active, Some(LOG));
+                report.config = Some(config.clone());
+                report.removed = removed.clone();
+                report.peers = caught_up.clone();
+                report.ready = true;
+            }
+            report.leads = leader == Some(report.member);
+            report.leader = leader;
+        }
+    }
+}
+
+/// What a member says before anything is known of it.
+pub(super) fn report(member: MemberId, cluster: Option<ClusterId>) -> Report {
+    Report {
+        member,
+        incarnation: 1,
+        state: if cluster.is_some() { MemberState::Recovering } else { MemberState::Uninitialized },
+        cluster,
+        genesis_digest: vec![1],
+        leads: false,
+        leader: None,
+        ballot: Ballot { round: 1, member: member.0 },
+        chosen_through: 0,
+        last_index: 0,
+        config: None,
+        in_force: true,
+        peers: Vec::new(),
+        removed: Vec::new(),
+        ready: false,
+        reason: String::new(),
+        version: "0.1.0".into(),
+    }
+}
+
+/// A step in a word or two.
+fn short(step: &Step) -> String {
+    match step {
+        Step::Scale { to, .. } => format!("scale {to}"),
+        Step::Initialize { targets, .. } => format!("initialize {targets:?}"),
+        Step::Join { ordinal, .. } => format!("join {ordinal}"),
+        Step::AddLearner(c) => format!("add {}", c.ordinal),
+        Step::Promote(c) => format!("promote {}", c.ordinal),
+        Step::RemoveMember(c) => format!("remove {}", c.ordinal),
+        Step::TransferLeader { from, to, .. } => format!("transfer {from}->{to}"),
+        Step::Renew { ordinal, .. } => format!("renew {ordinal}"),
+        Step::DeletePod { ordinal, .. } => format!("delete pod {ordinal}"),
+        Step::Evict { ordinal, .. } => format!("evict {ordinal}"),
+        Step::DeleteClaim { ordinal, .. } => format!("delete claim {ordinal}"),
+        Step::RetireClaim { ordinal, .. } => format!("retire claim {ordinal}"),
+        Step::ResizeClaim { ordinal, .. } => format!("resize {ordinal}"),
+        Step::OwnClaim { ordinal, owned, .. } => format!("own {ordinal} {owned}"),
+        Step::Adopt { .. } => "adopt".into(),
+        Step::RecordBootstrap { .. } => "record".into(),
+        Step::ConfirmBootstrap => "confirm".into(),
+        Step::Tighten { .. } => "tighten".into(),
+    }
+}
+
+impl World {
+    /// The steps taken, without the small ones in between.
+    pub(crate) fn course(&self) -> Vec<&str> {
+        self.taken.iter().map(String::as_str).filter(|s| *s != "tighten").collect()
+    }
+
+    pub(crate) fn want(&mut self, replicas: u32) {
+        self.desired.replicas = replicas;
+        self.desired.spec.replicas = i32::try_from(replicas).unwrap();
+    }
+}
