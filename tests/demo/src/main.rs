@@ -1,3 +1,7 @@
-//! The driver behind make demo.
+//! The driver behind `make demo`.
+
+mod ledger;
+mod summary;
+mod verdict;
 
 fn main() {}
