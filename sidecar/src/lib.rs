@@ -1,1 +1,12 @@
 //! The consensus sidecar: the shell around the core.
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod clock;
+pub mod driver;
+pub mod member;
+pub mod server;
+pub mod shared;
+pub mod storage;
+pub mod telemetry;
+pub mod transport;

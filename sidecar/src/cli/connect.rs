@@ -1,0 +1,99 @@
+//! How the commands find a member on this machine.
+
+use crate::member::ADMIN_SOCKET;
+use anyhow::Context;
+use clap::Args;
+use std::path::PathBuf;
+use synod_client::{CallError, Client, channel};
+use synod_proto::v1::admin_client::AdminClient;
+use synod_proto::v1::local_client::LocalClient;
+use tonic::Status;
+use tonic::transport::Channel;
+
+/// A member's socket.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Socket {
+    /// The member's socket.
+    #[arg(long, env = "SYNOD_SOCKET", default_value = "/run/synod/synod.sock", value_name = "PATH")]
+    pub(super) socket: PathBuf,
+}
+
+impl Socket {
+    pub(super) fn client(&self) -> anyhow::Result<Client> {
+        Ok(Client::connect(&self.socket)?)
+    }
+
+    pub(super) fn explain(&self, error: CallError) -> anyhow::Error {
+        if error.reason == "transport" {
+            return anyhow::Error::new(error)
+                .context(format!("no member answers on {}: does one run here?", self.socket.display()));
+        }
+        anyhow::Error::new(error)
+    }
+}
+
+/// A member's data directory, which holds its admin socket.
+#[derive(Clone, Debug, Args)]
+pub(super) struct DataDir {
+    /// The member's data directory: its admin socket is there.
+    #[arg(long, env = "SYNOD_DATA_DIR", default_value = "/data", value_name = "DIR")]
+    pub(super) data_dir: PathBuf,
+}
+
+impl DataDir {
+    fn channel(&self) -> anyhow::Result<Channel> {
+        Ok(channel(&self.data_dir.join(ADMIN_SOCKET))?)
+    }
+
+    pub(super) fn admin(&self) -> anyhow::Result<AdminClient<Channel>> {
+        Ok(AdminClient::new(self.channel()?))
+    }
+
+    pub(super) fn local(&self) -> anyhow::Result<LocalClient<Channel>> {
+        Ok(LocalClient::new(self.channel()?))
+    }
+
+    pub(super) fn explain(&self, status: Status) -> anyhow::Error {
+        let error = CallError::from(status);
+        let is_transport = error.reason == "transport";
+        let error = anyhow::Error::new(error);
+        if is_transport {
+            let path = self.data_dir.join(ADMIN_SOCKET);
+            return error.context(format!("no member answers on {}: does one run here?", path.display()));
+        }
+        error
+    }
+}
+
+/// A member id: 16 hexadecimal digits.
+pub(super) fn parse_member(text: &str) -> Result<u64, String> {
+    let id = synod_paxos::MemberId::parse(text).filter(|id| id.0 != 0);
+    id.map(|id| id.0).ok_or_else(|| "a member id has 16 hexadecimal digits; `status` shows it".to_owned())
+}
+
+/// A cluster id: a UUID.
+pub(super) fn parse_cluster(text: &str) -> Result<synod_paxos::ClusterId, String> {
+    let id =
+        uuid::Uuid::parse_str(text).map_err(|_| "a cluster id is a UUID; `status` shows it".to_owned())?;
+    Ok(synod_paxos::ClusterId(id.into_bytes()))
+}
+
+/// 32 bytes in hexadecimal.
+pub(super) fn parse_digest(text: &str) -> Result<[u8; 32], String> {
+    let wrong = || "a genesis digest has 64 hexadecimal digits; `status -o json` shows it".to_owned();
+    if text.len() != 64 || !text.is_ascii() {
+        return Err(wrong());
+    }
+    let mut bytes = [0; 32];
+    for (i, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).map_err(|_| wrong())?;
+    }
+    Ok(bytes)
+}
+
+/// Prints a value as indented JSON.
+pub(super) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    use std::io::Write;
+    let text = serde_json::to_string_pretty(value).context("cannot print the answer")?;
+    Ok(writeln!(std::io::stdout().lock(), "{text}")?)
+}

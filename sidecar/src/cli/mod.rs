@@ -1,0 +1,120 @@
+//! The commands.
+
+mod admin;
+mod connect;
+mod dev;
+mod entries;
+mod run;
+mod show;
+mod views;
+mod wait;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use std::process::ExitCode;
+
+/// A replicated log beside your application.
+///
+/// Each replica runs `synod-sidecar run`; applications speak to its Unix socket. On Kubernetes the operator
+/// starts it in every pod of a PaxosCluster. To try it on this machine:
+///
+///     synod-sidecar dev --replicas 3
+#[derive(Debug, Parser)]
+#[command(name = "synod-sidecar", version, max_term_width = 80, verbatim_doc_comment)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run one member, until SIGTERM.
+    Run(run::Options),
+    /// Run a whole cluster on this machine, until Ctrl-C.
+    Dev(dev::Options),
+    /// Append entries: the arguments, or each line of standard input, an empty one too.
+    Append(entries::AppendOptions),
+    /// Print the log's last entries, then live with -f.
+    Tail(entries::TailOptions),
+    /// Show what this member knows of itself and its cluster.
+    Status(show::Options),
+    /// List the members of the cluster.
+    Members(show::Options),
+    /// List all configurations and leaderships so far.
+    History(show::Options),
+    /// Wait until this member is ready, or knows a leader.
+    Wait(wait::WaitOptions),
+    /// Succeed if this member answers: for probes in scripts.
+    Probe(wait::ProbeOptions),
+    /// Hand leadership over before this member stops: the preStop hook.
+    Prestop(wait::PrestopOptions),
+    /// Form a cluster and change its members, where no operator does it.
+    #[command(subcommand)]
+    Admin(admin::Command),
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Runs the command line; the exit code is 0, 1 for a failure, 2 for a wrong command line.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = match builder.enable_all().thread_name("synod").max_blocking_threads(32).build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("synod-sidecar: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(dispatch(cli.command));
+    // A read of standard input that nobody waits for any more must not hold the process.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // A reader that went away (`synod-sidecar tail | head`) is no fault.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("synod-sidecar: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let broken = std::io::ErrorKind::BrokenPipe;
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == broken)
+}
+
+async fn dispatch(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Run(options) => run::run(options).await,
+        Command::Dev(options) => dev::run(options).await,
+        Command::Append(options) => entries::append(options).await,
+        Command::Tail(options) => entries::tail(options).await,
+        Command::Status(options) => show::status(options).await,
+        Command::Members(options) => show::members(options).await,
+        Command::History(options) => show::history(options).await,
+        Command::Wait(options) => wait::wait(options).await,
+        Command::Probe(options) => wait::probe(options).await,
+        Command::Prestop(options) => wait::prestop(options).await,
+        Command::Admin(command) => admin::run(command).await,
+    }
+}
+
+/// Resolves at SIGTERM or SIGINT. As process 1 of a container a program gets neither without a handler.
+async fn stop_signal() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

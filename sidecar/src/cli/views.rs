@@ -1,0 +1,230 @@
+//! What the commands print, as data: the shape of `-o json`. Ids are text, as people copy them.
+
+use serde::Serialize;
+use synod_paxos::{ClusterId, MemberId};
+use synod_proto::v1;
+
+pub(super) fn member(id: u64) -> String {
+    MemberId(id).to_string()
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn cluster(bytes: &[u8]) -> Option<String> {
+    bytes.try_into().ok().map(|id| ClusterId(id).to_string())
+}
+
+fn ballot(ballot: Option<v1::Ballot>) -> Option<String> {
+    ballot.filter(|b| b.round > 0).map(|b| format!("{}.{}", b.round, member(b.member)))
+}
+
+fn state(state: v1::MemberState) -> &'static str {
+    match state {
+        v1::MemberState::Unspecified => "unknown",
+        v1::MemberState::Uninitialized => "uninitialized",
+        v1::MemberState::Joining => "joining",
+        v1::MemberState::Recovering => "recovering",
+        v1::MemberState::Active => "active",
+        v1::MemberState::Fenced => "fenced",
+        v1::MemberState::Removed => "removed",
+    }
+}
+
+fn role(role: v1::Role) -> &'static str {
+    match role {
+        v1::Role::Unspecified => "unknown",
+        v1::Role::None => "none",
+        v1::Role::Learner => "learner",
+        v1::Role::Follower => "follower",
+        v1::Role::Candidate => "candidate",
+        v1::Role::Leader => "leader",
+    }
+}
+
+/// One member of a configuration, with what the answering member knows of it.
+#[derive(Debug, Serialize)]
+pub(super) struct Member {
+    pub(super) member: String,
+    pub(super) name: String,
+    pub(super) voter: bool,
+    pub(super) leader: bool,
+    /// The answering member itself.
+    pub(super) this: bool,
+    pub(super) connected: bool,
+    pub(super) incarnation: u64,
+    /// Known at the leader, and of the answering member itself.
+    pub(super) durable_through: Option<u64>,
+    pub(super) caught_up: Option<bool>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Configuration {
+    pub(super) version: u64,
+    pub(super) slot: u64,
+    pub(super) effective_from: u64,
+    pub(super) voters: Vec<String>,
+    pub(super) learners: Vec<String>,
+    pub(super) names: Vec<Named>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) operation_id: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Named {
+    pub(super) member: String,
+    pub(super) name: String,
+}
+
+impl From<&v1::Configuration> for Configuration {
+    fn from(wire: &v1::Configuration) -> Configuration {
+        let ids = |voter: bool| {
+            wire.members.iter().filter(|m| m.voter == voter).map(|m| member(m.member)).collect()
+        };
+        let names =
+            wire.members.iter().map(|m| Named { member: member(m.member), name: m.name.clone() }).collect();
+        Configuration {
+            version: wire.version,
+            slot: wire.slot,
+            effective_from: wire.effective_from,
+            voters: ids(true),
+            learners: ids(false),
+            names,
+            operation_id: (!wire.operation_id.is_empty()).then(|| hex(&wire.operation_id)),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Removed {
+    pub(super) member: String,
+    pub(super) name: String,
+    pub(super) version: u64,
+    pub(super) retired: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Status {
+    pub(super) member: String,
+    pub(super) name: String,
+    pub(super) incarnation: u64,
+    pub(super) state: &'static str,
+    pub(super) ready: bool,
+    pub(super) reason: String,
+    pub(super) cluster_id: Option<String>,
+    pub(super) genesis_digest: Option<String>,
+    pub(super) role: &'static str,
+    pub(super) leader: Option<String>,
+    pub(super) leader_name: Option<String>,
+    pub(super) leader_ballot: Option<String>,
+    pub(super) promised: Option<String>,
+    pub(super) fencing_epoch: u64,
+    pub(super) trim_through: u64,
+    pub(super) chosen_through: u64,
+    pub(super) durable_through: u64,
+    pub(super) applied_slot: u64,
+    pub(super) last_index: u64,
+    pub(super) configuration: Option<Configuration>,
+    pub(super) configuration_in_force: bool,
+    pub(super) members: Vec<Member>,
+    pub(super) removed: Vec<Removed>,
+    pub(super) version: String,
+}
+
+impl From<&v1::StatusResponse> for Status {
+    fn from(wire: &v1::StatusResponse) -> Status {
+        let members = members(wire);
+        let named = |id: u64| {
+            let found = wire.configuration.iter().flat_map(|c| &c.members).find(|m| m.member == id);
+            found.map(|m| m.name.clone())
+        };
+        let removed = wire.removed.iter().map(|r| Removed {
+            member: member(r.member),
+            name: r.name.clone(),
+            version: r.version,
+            retired: r.retired,
+        });
+        Status {
+            member: member(wire.member),
+            name: wire.name.clone(),
+            incarnation: wire.incarnation,
+            state: state(wire.state()),
+            ready: wire.ready,
+            reason: wire.reason.clone(),
+            cluster_id: cluster(&wire.cluster_id),
+            genesis_digest: (!wire.genesis_digest.is_empty()).then(|| hex(&wire.genesis_digest)),
+            role: role(wire.role()),
+            leader: wire.leader.map(member),
+            leader_name: wire.leader.and_then(named),
+            leader_ballot: ballot(wire.leader_ballot),
+            promised: ballot(wire.promised),
+            fencing_epoch: wire.fencing_epoch,
+            trim_through: wire.trim_through,
+            chosen_through: wire.chosen_through,
+            durable_through: wire.durable_through,
+            applied_slot: wire.applied_slot,
+            last_index: wire.last_index,
+            configuration: wire.configuration.as_ref().map(Configuration::from),
+            configuration_in_force: wire.configuration_in_force,
+            members,
+            removed: removed.collect(),
+            version: wire.version.clone(),
+        }
+    }
+}
+
+pub(super) fn members(wire: &v1::StatusResponse) -> Vec<Member> {
+    let leads = wire.leader == Some(wire.member);
+    let of = |configured: &v1::ConfiguredMember| {
+        let this = configured.member == wire.member;
+        let peer = wire.peers.iter().find(|peer| peer.member == configured.member);
+        Member {
+            member: member(configured.member),
+            name: configured.name.clone(),
+            voter: configured.voter,
+            leader: wire.leader == Some(configured.member),
+            this,
+            connected: this || peer.is_some_and(|peer| peer.connected),
+            incarnation: if this { wire.incarnation } else { peer.map_or(0, |peer| peer.incarnation) },
+            durable_through: match peer {
+                _ if this => Some(wire.durable_through),
+                Some(peer) if leads => Some(peer.durable_through),
+                _ => None,
+            },
+            caught_up: match peer {
+                _ if this => Some(wire.ready),
+                Some(peer) if leads => Some(peer.caught_up),
+                _ => None,
+            },
+        }
+    };
+    wire.configuration.iter().flat_map(|c| &c.members).map(of).collect()
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Leadership {
+    pub(super) fencing_epoch: u64,
+    pub(super) ballot: Option<String>,
+    pub(super) member: String,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct History {
+    pub(super) configurations: Vec<Configuration>,
+    pub(super) leaders: Vec<Leadership>,
+}
+
+impl From<&v1::HistoryResponse> for History {
+    fn from(wire: &v1::HistoryResponse) -> History {
+        let leaders = wire.leaders.iter().map(|l| Leadership {
+            fencing_epoch: l.fencing_epoch,
+            ballot: ballot(l.ballot),
+            member: member(l.ballot.map_or(0, |b| b.member)),
+        });
+        History {
+            configurations: wire.configurations.iter().map(Configuration::from).collect(),
+            leaders: leaders.collect(),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The threads that touch the disk: one writes, one reads views.
+//!
+//! While one transaction syncs, everything that arrives queues and goes into the next one (docs:
+//! architecture.md, "synod-sidecar"). Views have a thread of their own, so that they never wait behind a sync.
+
+use crate::storage::{Mark, RedbStorage, StorageError, View};
+use crate::telemetry::Metrics;
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::Instant;
+use synod_paxos::message::ViewId;
+use synod_paxos::{Completed, Row, Slot, WriteBatch, storage};
+
+/// Values in one transaction, in bytes: what is above waits for the next one.
+const TRANSACTION_BYTES: usize = 16 << 20;
+
+/// What the writer is handed.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) batch: WriteBatch,
+    pub(super) marks: Vec<Mark>,
+    /// Every slot up to it that added entries has its mark here or in an earlier job.
+    pub(super) noted: Slot,
+}
+
+/// What a thread answers.
+#[derive(Debug)]
+pub(crate) enum Done {
+    /// And the slot up to which all marks are durable.
+    Persisted(Completed, Slot),
+    ViewRows {
+        view: ViewId,
+        rows: Vec<Row>,
+        end: bool,
+    },
+    Failed(StorageError),
+}
+
+/// What the reader is asked.
+#[derive(Debug)]
+pub(super) enum ViewJob {
+    Open(ViewId, View),
+    Read { view: ViewId, from: Slot, bytes: usize },
+    Close(ViewId),
+}
+
+/// Starts the writer; it ends when its sender is dropped, after the last job, or with the first error.
+pub(super) fn start_writer(
+    mut storage: RedbStorage,
+    metrics: Arc<Metrics>,
+    answer: impl Fn(Done) + Send + 'static,
+) -> io::Result<(Sender<Job>, thread::JoinHandle<()>)> {
+    let (sender, jobs) = channel();
+    let thread = thread::Builder::new().name("synod-disk".to_owned()).spawn(move || {
+        while let Some(batches) = next_group(&jobs, &mut storage) {
+            let began = Instant::now();
+            metrics.commit_batches.inc_by(batches.len() as u64);
+            match storage::commit(batches, &mut storage) {
+                Ok(Some(completed)) => {
+                    metrics.commit_seconds.observe(began.elapsed().as_secs_f64());
+                    answer(Done::Persisted(completed, storage.marked()));
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    answer(Done::Failed(error));
+                    return;
+                }
+            }
+        }
+    })?;
+    Ok((sender, thread))
+}
+
+/// Everything that is queued, up to the bound; none when there will be no more.
+fn next_group(jobs: &Receiver<Job>, storage: &mut RedbStorage) -> Option<Vec<WriteBatch>> {
+    let mut batches = Vec::new();
+    let mut bytes = 0;
+    let mut next = jobs.recv().ok();
+    while let Some(Job { batch, marks, noted }) = next {
+        storage.add_marks(marks, noted);
+        bytes += batch.value_bytes();
+        batches.push(batch);
+        next = if bytes < TRANSACTION_BYTES { jobs.try_recv().ok() } else { None };
+    }
+    (!batches.is_empty()).then_some(batches)
+}
+
+/// Starts the reader; it ends when its sender is dropped.
+pub(super) fn start_viewer(answer: impl Fn(Done) + Send + 'static) -> io::Result<Sender<ViewJob>> {
+    let (sender, jobs) = channel();
+    thread::Builder::new().name("synod-views".to_owned()).spawn(move || {
+        let mut views: BTreeMap<ViewId, View> = BTreeMap::new();
+        for job in jobs {
+            match job {
+                ViewJob::Open(id, view) => drop(views.insert(id, view)),
+                ViewJob::Close(id) => drop(views.remove(&id)),
+                ViewJob::Read { view: id, from, bytes } => {
+                    let Some(view) = views.get(&id) else { continue };
+                    match view.read(from, bytes) {
+                        Ok((rows, end)) => answer(Done::ViewRows { view: id, rows, end }),
+                        Err(error) => {
+                            answer(Done::Failed(error));
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+    })?;
+    Ok(sender)
+}

@@ -1,0 +1,291 @@
+//! How the servers and the transport speak to the driver.
+
+use super::disk::Done;
+use super::window::{Position, Window};
+use crate::storage::{LogReader, StorageError};
+use crate::transport::Link;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use synod_paxos::configuration::Configuration;
+use synod_paxos::{
+    AdminCommand, AdminOutcome, Ballot, Incoming, Index, MemberId, Refusal, RequestId, Slot, Status,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+/// Payload bytes of unanswered appends at one member (docs: socket-api.md).
+pub const APPENDS_IN_FLIGHT_BYTES: usize = 64 << 20;
+/// What an append costs beside its payload.
+const APPEND_OVERHEAD: usize = 512;
+/// How long the driver may take to answer a request that was cancelled at its deadline.
+const CANCEL_GRACE: Duration = Duration::from_secs(1);
+
+/// First and last index, or why not.
+pub type AppendOutcome = Result<(Index, Index), Refusal>;
+
+/// Where the answer to an append goes.
+#[derive(Debug)]
+pub enum AppendReply {
+    /// To the one who waits for it.
+    Once(oneshot::Sender<AppendOutcome>),
+    /// To a stream of answers.
+    Tagged(u64, mpsc::UnboundedSender<(u64, AppendOutcome)>),
+}
+
+impl AppendReply {
+    /// Delivers it; whoever went away does not get it.
+    pub(super) fn send(self, outcome: AppendOutcome) {
+        match self {
+            AppendReply::Once(waiting) => drop(waiting.send(outcome)),
+            AppendReply::Tagged(tag, stream) => drop(stream.send((tag, outcome))),
+        }
+    }
+}
+
+/// The core's view, with the newest configuration it has applied.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The core's own words.
+    pub status: Status,
+    /// The newest configuration, and whether it governs the next slot.
+    pub configuration: Option<(Configuration, bool)>,
+}
+
+/// Configurations and leaderships so far.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    /// Oldest first.
+    pub configurations: Vec<Configuration>,
+    /// Fencing epoch and ballot, oldest first.
+    pub leaders: Vec<(Slot, Ballot)>,
+}
+
+/// What the driver is told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Append {
+        request: RequestId,
+        expected_index: Option<Index>,
+        entries: Vec<Bytes>,
+        reply: AppendReply,
+        permit: OwnedSemaphorePermit,
+    },
+    Read(RequestId, oneshot::Sender<Result<Index, Refusal>>),
+    Admin(RequestId, AdminCommand, oneshot::Sender<Result<AdminOutcome, Refusal>>),
+    Cancel(RequestId),
+    Status(oneshot::Sender<Report>),
+    History(oneshot::Sender<History>),
+    LinkUp(MemberId, Link),
+    LinkDown(MemberId, u64),
+    Disk(Done),
+    Stop,
+}
+
+/// The request was not answered by the core.
+#[derive(Debug, thiserror::Error)]
+pub enum Unanswered {
+    /// The core refused.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The deadline passed first.
+    #[error("the deadline passed")]
+    Deadline,
+    /// The member is going down, or its disk was renewed.
+    #[error("this member is stopping: try again in a moment")]
+    Stopping,
+}
+
+/// A handle to a running driver; clones speak to the same one.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub(super) commands: mpsc::UnboundedSender<Command>,
+    pub(super) messages: mpsc::Sender<Incoming>,
+    pub(super) next_request: Arc<AtomicU64>,
+    pub(super) in_flight: Arc<Semaphore>,
+    pub(super) window: Arc<Window>,
+    pub(super) reader: LogReader,
+}
+
+/// Tells the driver that nobody waits for a request any more, unless its answer came.
+struct Waiting<'a> {
+    handle: &'a Handle,
+    request: RequestId,
+    answered: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.handle.cancel(self.request);
+        }
+    }
+}
+
+impl Handle {
+    fn request(&self) -> RequestId {
+        RequestId(self.next_request.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A stopped driver answers nothing; the senders inside the command are dropped and tell so.
+    pub(crate) fn tell(&self, command: Command) {
+        drop(self.commands.send(command));
+    }
+
+    /// A message from a peer, its sender and addressee checked; waits while the driver is behind. `false`:
+    /// the driver has stopped.
+    pub(crate) async fn deliver(&self, message: Incoming) -> bool {
+        self.messages.send(message).await.is_ok()
+    }
+
+    /// Nobody waits for this request any more; an append that was not proposed yet never will be.
+    pub fn cancel(&self, request: RequestId) {
+        self.tell(Command::Cancel(request));
+    }
+
+    /// Hands an append to the driver.
+    ///
+    /// # Errors
+    /// [`Refusal::Backpressure`] where too much is waiting: nothing was appended.
+    pub fn append(
+        &self,
+        expected_index: Option<Index>,
+        entries: Vec<Bytes>,
+        reply: AppendReply,
+    ) -> Result<RequestId, (Refusal, AppendReply)> {
+        let size = APPEND_OVERHEAD + entries.iter().map(|entry| entry.len() + 32).sum::<usize>();
+        let size = u32::try_from(size.min(APPENDS_IN_FLIGHT_BYTES)).unwrap_or(u32::MAX);
+        let Ok(permit) = self.in_flight.clone().try_acquire_many_owned(size) else {
+            return Err((Refusal::Backpressure, reply));
+        };
+        let request = self.request();
+        self.tell(Command::Append { request, expected_index, entries, reply, permit });
+        Ok(request)
+    }
+
+    /// Appends and waits for the outcome.
+    ///
+    /// # Errors
+    /// See [`Unanswered`]; at the deadline the append is cancelled, and what the core says then is returned.
+    pub async fn append_and_wait(
+        &self,
+        expected_index: Option<Index>,
+        entries: Vec<Bytes>,
+        deadline: Option<Instant>,
+    ) -> Result<(Index, Index), Unanswered> {
+        let (reply, answer) = oneshot::channel();
+        let request = self
+            .append(expected_index, entries, AppendReply::Once(reply))
+            .map_err(|(refusal, _)| Unanswered::Refused(refusal))?;
+        self.wait(request, answer, deadline).await
+    }
+
+    async fn wait<T>(
+        &self,
+        request: RequestId,
+        mut answer: oneshot::Receiver<Result<T, Refusal>>,
+        deadline: Option<Instant>,
+    ) -> Result<T, Unanswered> {
+        let mut waiting = Waiting { handle: self, request, answered: false };
+        let outcome = match deadline {
+            None => (&mut answer).await,
+            Some(deadline) => match tokio::time::timeout_at(deadline, &mut answer).await {
+                Ok(outcome) => outcome,
+                Err(_) => {
+                    self.cancel(request);
+                    waiting.answered = true;
+                    match tokio::time::timeout(CANCEL_GRACE, answer).await {
+                        Ok(outcome) => outcome,
+                        Err(_) => return Err(Unanswered::Deadline),
+                    }
+                }
+            },
+        };
+        waiting.answered = true;
+        Ok(outcome.map_err(|_| Unanswered::Stopping)??)
+    }
+
+    /// A linearizable read point: what is applied here when this returns covers every append that was
+    /// acknowledged before.
+    ///
+    /// # Errors
+    /// See [`Unanswered`].
+    pub async fn read_point(&self, deadline: Instant) -> Result<Index, Unanswered> {
+        let (reply, answer) = oneshot::channel();
+        let request = self.request();
+        self.tell(Command::Read(request, reply));
+        self.wait(request, answer, Some(deadline)).await
+    }
+
+    /// An administrator's call.
+    ///
+    /// # Errors
+    /// See [`Unanswered`].
+    pub async fn admin(&self, command: AdminCommand, deadline: Instant) -> Result<AdminOutcome, Unanswered> {
+        let (reply, answer) = oneshot::channel();
+        let request = self.request();
+        self.tell(Command::Admin(request, command, reply));
+        self.wait(request, answer, Some(deadline)).await
+    }
+
+    /// The core's view now; also the proof that the driver's loop turns.
+    ///
+    /// # Errors
+    /// If the driver has stopped.
+    pub async fn status(&self) -> Result<Report, Unanswered> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Status(reply));
+        answer.await.map_err(|_| Unanswered::Stopping)
+    }
+
+    /// Configurations and leaderships.
+    ///
+    /// # Errors
+    /// If the driver has stopped.
+    pub async fn history(&self) -> Result<History, Unanswered> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::History(reply));
+        answer.await.map_err(|_| Unanswered::Stopping)
+    }
+
+    /// How far this member has applied.
+    pub fn position(&self) -> Position {
+        self.window.position()
+    }
+
+    /// Changes of the position.
+    pub fn watch(&self) -> watch::Receiver<Position> {
+        self.window.watch()
+    }
+
+    /// Entries `from ..= through`, where `through` is applied: from memory, or else from the disk on a thread
+    /// that may block. At most `entries` and about `bytes`, one at least.
+    ///
+    /// # Errors
+    /// If the disk cannot be read.
+    pub async fn entries(
+        &self,
+        from: Index,
+        through: Index,
+        (entries, bytes): (usize, usize),
+    ) -> Result<Vec<Bytes>, StorageError> {
+        let stored = match self.window.entries((from, through), entries, bytes) {
+            Ok(found) => return Ok(found),
+            Err(stored) => stored,
+        };
+        let reader = self.reader.clone();
+        let reading = tokio::task::spawn_blocking(move || reader.entries((from, stored), entries, bytes));
+        reading.await.map_err(|e| StorageError::Damaged { what: "the log", why: e.to_string() })?
+    }
+
+    /// Ends the driver; requests that wait are answered as stopping.
+    pub fn stop(&self) {
+        self.tell(Command::Stop);
+    }
+
+    /// Resolves when the driver has ended.
+    pub async fn stopped(&self) {
+        self.commands.closed().await;
+    }
+}

@@ -1,0 +1,407 @@
+//! The only loop that owns the core.
+//!
+//! ```text
+//!  servers --Command--+                    +--> disk thread --Done--+
+//!  peers ---Incoming--+--> Driver (Node) --+--> links to peers      |
+//!  timer -------------+        ^           +--> window, replies     |
+//!                              +------------------------------------+
+//! ```
+//! Each turn takes all inputs at hand, then all outputs: the more there is to do, the more of it shares a slot,
+//! a message and a sync.
+
+mod disk;
+mod handle;
+mod window;
+
+pub(crate) use handle::Command;
+pub use handle::{APPENDS_IN_FLIGHT_BYTES, AppendOutcome, AppendReply, Handle, History, Report, Unanswered};
+pub use window::{Position, Window};
+
+use crate::clock;
+use crate::storage::{LogReader, Mark, Opened, StorageError};
+use crate::telemetry::Metrics;
+use crate::transport::{Identity, Link};
+use disk::{Done, Job, ViewJob};
+use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, mpsc as blocking};
+use std::time::Duration;
+use synod_paxos::codec::DecodeError;
+use synod_paxos::system::SystemState;
+use synod_paxos::{
+    AdminOutcome, Applied, Incoming, Index, Input, MemberId, Node, Notice, Output, Refusal, RequestId, Slot,
+    Write, WriteBatch,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+
+/// Inputs of each kind that one turn takes before it polls the core.
+const INPUTS: usize = 1_024;
+
+/// Why the driver ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    /// The disk failed; nothing is tried again on it.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// What the disk holds makes no sense to the core.
+    #[error("the stored state cannot be read: {0}; use the version that wrote it or a newer one")]
+    State(#[from] DecodeError),
+    /// A thread could not be started, or the system has no randomness.
+    #[error("cannot start: {0}")]
+    Start(#[from] std::io::Error),
+    /// A value was chosen that this version cannot read.
+    #[error("slot {slot} holds an entry that this version does not know: use a newer version")]
+    Undecodable {
+        /// Where.
+        slot: Slot,
+    },
+}
+
+enum Pending {
+    Append(AppendReply, OwnedSemaphorePermit),
+    Read(oneshot::Sender<Result<Index, Refusal>>),
+    Admin(oneshot::Sender<Result<AdminOutcome, Refusal>>),
+}
+
+impl Pending {
+    fn refuse(self, refusal: Refusal) {
+        match self {
+            Pending::Append(reply, _) => reply.send(Err(refusal)),
+            Pending::Read(reply) => drop(reply.send(Err(refusal))),
+            Pending::Admin(reply) => drop(reply.send(Err(refusal))),
+        }
+    }
+}
+
+/// Which slots added entries: noted as they are applied, written with the next write.
+#[derive(Default)]
+struct Marks {
+    new: Vec<Mark>,
+    /// Noted up to here.
+    noted: Slot,
+    /// Durable up to here.
+    durable: Slot,
+}
+
+impl Marks {
+    fn note(&mut self, applied: &Applied) {
+        self.noted = applied.slot;
+        if let Ok(count @ 1..) = u32::try_from(applied.entries.len()) {
+            self.new.push(Mark { first: applied.first, slot: applied.slot, count });
+        }
+    }
+}
+
+/// The loop around the core.
+pub struct Driver {
+    node: Node,
+    commands: mpsc::UnboundedReceiver<Command>,
+    messages: mpsc::Receiver<Incoming>,
+    writer: blocking::Sender<Job>,
+    viewer: blocking::Sender<ViewJob>,
+    reader: LogReader,
+    links: HashMap<MemberId, Vec<Link>>,
+    pending: HashMap<RequestId, Pending>,
+    cancelled: Vec<RequestId>,
+    window: Arc<Window>,
+    marks: Marks,
+    identity: watch::Sender<Identity>,
+    metrics: Arc<Metrics>,
+    stopping: bool,
+}
+
+impl Driver {
+    /// Starts the core on an open disk, and the threads that touch the disk.
+    ///
+    /// # Errors
+    /// If the stored state cannot be read or a thread cannot be started.
+    pub fn start(
+        disk: Opened,
+        identity: watch::Sender<Identity>,
+        metrics: Arc<Metrics>,
+    ) -> Result<(Driver, Handle), Fatal> {
+        let Opened { state, storage, reader } = disk;
+        // Where the disk stands, not the core: the core applies what is chosen above it at once, and gives
+        // those slots out as applied.
+        let position = match state.system.is_empty() {
+            true => Position::default(),
+            false => {
+                let system = SystemState::decode(state.system.clone())?;
+                Position { slot: system.applied, index: system.last_index }
+            }
+        };
+        let node = Node::new(state, clock::now(), clock::seed()?)?;
+        let window = Arc::new(Window::new(position));
+        let (commands, command_queue) = mpsc::unbounded_channel();
+        let (messages, message_queue) = mpsc::channel(INPUTS);
+        let answer = {
+            let commands = commands.clone();
+            // A driver that has ended needs no answer.
+            move |done| drop(commands.send(Command::Disk(done)))
+        };
+        let (writer, _thread) = disk::start_writer(storage, metrics.clone(), answer.clone())?;
+        let viewer = disk::start_viewer(answer)?;
+        let handle = Handle {
+            commands,
+            messages,
+            next_request: Arc::new(AtomicU64::new(1)),
+            in_flight: Arc::new(Semaphore::new(APPENDS_IN_FLIGHT_BYTES)),
+            window: window.clone(),
+            reader: reader.clone(),
+        };
+        let driver = Driver {
+            node,
+            commands: command_queue,
+            messages: message_queue,
+            writer,
+            viewer,
+            reader,
+            links: HashMap::new(),
+            pending: HashMap::new(),
+            cancelled: Vec::new(),
+            window,
+            marks: Marks { noted: position.slot, durable: position.slot, ..Marks::default() },
+            identity,
+            metrics,
+            stopping: false,
+        };
+        Ok((driver, handle))
+    }
+
+    /// Turns until it is stopped or fails.
+    ///
+    /// # Errors
+    /// See [`Fatal`].
+    pub async fn run(mut self) -> Result<(), Fatal> {
+        self.settle()?;
+        let mut timer = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
+        let mut set_for = None;
+        while !self.stopping {
+            let deadline = self.node.next_deadline();
+            if deadline != set_for {
+                set_for = deadline;
+                let wait = deadline.map_or(Duration::from_secs(3_600), |d| d.since(clock::now()));
+                timer.as_mut().reset(tokio::time::Instant::now() + wait);
+            }
+            tokio::select! {
+                biased;
+                command = self.commands.recv() => match command {
+                    Some(command) => self.command(command)?,
+                    None => return Ok(()),
+                },
+                Some(message) = self.messages.recv() => self.handle(Input::Message(message)),
+                () = &mut timer => set_for = None,
+            }
+            for _ in 0..INPUTS {
+                let Ok(command) = self.commands.try_recv() else { break };
+                self.command(command)?;
+            }
+            for _ in 0..INPUTS {
+                let Ok(message) = self.messages.try_recv() else { break };
+                self.handle(Input::Message(message));
+            }
+            if deadline.is_some_and(|deadline| deadline <= clock::now()) {
+                self.handle(Input::Tick);
+            }
+            self.settle()?;
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, input: Input) {
+        self.node.handle(clock::now(), input);
+    }
+
+    fn command(&mut self, command: Command) -> Result<(), Fatal> {
+        match command {
+            Command::Append { request, expected_index, entries, reply, permit } => {
+                self.metrics.append_calls.inc();
+                self.metrics.append_entries.inc_by(entries.len() as u64);
+                self.pending.insert(request, Pending::Append(reply, permit));
+                self.handle(Input::Append { request, expected_index, entries });
+            }
+            Command::Read(request, reply) => {
+                self.pending.insert(request, Pending::Read(reply));
+                self.handle(Input::Read(request));
+            }
+            Command::Admin(request, command, reply) => {
+                self.pending.insert(request, Pending::Admin(reply));
+                self.handle(Input::Admin { request, command });
+            }
+            Command::Cancel(request) => {
+                if self.pending.contains_key(&request) {
+                    self.handle(Input::Cancel(request));
+                    self.cancelled.push(request);
+                }
+            }
+            Command::Status(reply) => drop(reply.send(self.report())),
+            Command::History(reply) => drop(reply.send(self.history())),
+            Command::LinkUp(member, link) => {
+                let links = self.links.entry(member).or_default();
+                links.push(link);
+                if links.len() == 1 {
+                    self.handle(Input::PeerConnected(member));
+                }
+            }
+            Command::LinkDown(member, id) => self.link_down(member, id),
+            Command::Disk(Done::Persisted(completed, marked)) => {
+                self.marks.durable = self.marks.durable.max(marked);
+                self.handle(Input::Persisted(completed));
+            }
+            Command::Disk(Done::ViewRows { view, rows, end }) => {
+                self.handle(Input::ViewRows { view, rows, end });
+            }
+            Command::Disk(Done::Failed(error)) => return Err(error.into()),
+            Command::Stop => self.stopping = true,
+        }
+        Ok(())
+    }
+
+    fn link_down(&mut self, member: MemberId, id: u64) {
+        let Some(links) = self.links.get_mut(&member) else { return };
+        links.retain(|link| link.id() != id);
+        if links.is_empty() {
+            self.links.remove(&member);
+            self.handle(Input::PeerDisconnected(member));
+        }
+    }
+
+    /// Takes every output of the core.
+    fn settle(&mut self) -> Result<(), Fatal> {
+        let now = clock::now();
+        let mut batches = Vec::new();
+        let mut applied = Vec::new();
+        let mut replies: Vec<(RequestId, Reply)> = Vec::new();
+        while let Some(output) = self.node.poll_output(now) {
+            match output {
+                Output::Send(message) => {
+                    if let Some(link) = self.links.get(&message.to()).and_then(|links| links.last()) {
+                        link.send(&message);
+                    }
+                }
+                Output::Persist(batch) => batches.push(batch),
+                Output::OpenView { view } => self.view(ViewJob::Open(view, self.reader.view()?)),
+                Output::ReadView { view, from, bytes } => self.view(ViewJob::Read { view, from, bytes }),
+                Output::CloseView(view) => self.view(ViewJob::Close(view)),
+                Output::Applied(slot) => {
+                    self.marks.note(&slot);
+                    applied.push(slot);
+                }
+                Output::AppendReply { request, outcome } => replies.push((request, Reply::Append(outcome))),
+                Output::ReadReady { request, outcome } => replies.push((request, Reply::Read(outcome))),
+                Output::AdminReply { request, outcome } => replies.push((request, Reply::Admin(outcome))),
+                Output::LeaderChanged { leader } => match leader {
+                    Some(ballot) => tracing::info!(%ballot, "follows a leader"),
+                    None => tracing::info!("no leader is known"),
+                },
+                Output::Notice(notice) => tell(notice)?,
+            }
+        }
+        self.persist(batches);
+        // First what was applied, then the answers: whoever has an answer can read what it speaks of.
+        self.window.extend(&mut applied);
+        for (request, reply) in replies {
+            self.answer(request, reply);
+        }
+        for request in std::mem::take(&mut self.cancelled) {
+            if let Some(pending) = self.pending.remove(&request) {
+                pending.refuse(Refusal::OutcomeUnknown);
+            }
+        }
+        if self.window.is_over() {
+            // Both the rows and the marks must be on disk before an entry can be read from there.
+            self.window.evict(self.node.status(now).durable_through.min(self.marks.durable));
+        }
+        Ok(())
+    }
+
+    /// Marks of a turn ride with its first write: a `Write::System` of this turn can only speak of slots whose
+    /// marks are here or were handed over before. In a turn without a write they wait for the next.
+    fn persist(&mut self, batches: Vec<WriteBatch>) {
+        for batch in batches {
+            for write in batch.writes() {
+                let cluster = match write {
+                    Write::Genesis(genesis) => Some((genesis.cluster, genesis.digest())),
+                    Write::Joined { cluster, digest } => Some((*cluster, *digest)),
+                    _ => None,
+                };
+                if let Some(cluster) = cluster {
+                    self.identity.send_modify(|identity| identity.cluster = Some(cluster));
+                }
+            }
+            let marks = std::mem::take(&mut self.marks.new);
+            // The writer ends only after it has said why; that answer is in the queue.
+            drop(self.writer.send(Job { batch, marks, noted: self.marks.noted }));
+        }
+    }
+
+    fn view(&self, job: ViewJob) {
+        // The viewer ends only after it has said why; that answer is in the queue.
+        drop(self.viewer.send(job));
+    }
+
+    fn answer(&mut self, request: RequestId, reply: Reply) {
+        // An answer to a request that was given up goes nowhere.
+        let Some(pending) = self.pending.remove(&request) else { return };
+        match (pending, reply) {
+            (Pending::Append(waiting, _permit), Reply::Append(outcome)) => {
+                self.metrics.count_append(&outcome);
+                waiting.send(outcome);
+            }
+            (Pending::Read(waiting), Reply::Read(outcome)) => drop(waiting.send(outcome)),
+            (Pending::Admin(waiting), Reply::Admin(outcome)) => drop(waiting.send(outcome)),
+            (Pending::Append(..) | Pending::Read(_) | Pending::Admin(_), _) => {
+                unreachable!("the core answered {request:?} with an answer of another kind")
+            }
+        }
+    }
+
+    fn report(&self) -> Report {
+        let status = self.node.status(clock::now());
+        let configuration = self.node.system().map(|system| {
+            let latest = system.configurations.latest();
+            let governing = system.configurations.at(status.chosen_through.next());
+            (latest.clone(), governing.version == latest.version)
+        });
+        Report { status, configuration }
+    }
+
+    fn history(&self) -> History {
+        self.node.system().map_or_else(History::default, |system| History {
+            configurations: system.configurations.all().to_vec(),
+            leaders: system.leaders.clone(),
+        })
+    }
+}
+
+enum Reply {
+    Append(AppendOutcome),
+    Read(Result<Index, Refusal>),
+    Admin(Result<AdminOutcome, Refusal>),
+}
+
+/// Writes a notice to the log. Ends the member where it must not go on.
+fn tell(notice: Notice) -> Result<(), Fatal> {
+    match notice {
+        Notice::Campaigning(ballot) => tracing::info!(%ballot, "campaigns"),
+        Notice::Leading { ballot, epoch } => tracing::info!(%ballot, epoch = epoch.0, "leads"),
+        Notice::SteppedDown { ballot, why } => tracing::info!(%ballot, why, "leads no more"),
+        Notice::Configured(configuration) => tracing::info!(
+            version = configuration.version,
+            slot = configuration.slot.0,
+            voters = configuration.voters().count(),
+            members = configuration.members.len(),
+            "configuration applied"
+        ),
+        Notice::Removed => {
+            tracing::warn!("this member was removed from its cluster; its vote is not needed any more")
+        }
+        Notice::Fenced(why) => tracing::error!(why, "this disk shows less than its peers remember: fenced"),
+        Notice::Damaged { slot, from } => {
+            let from = from.map(|member| member.to_string());
+            tracing::error!(slot = slot.0, from, "a row fails its checksum");
+        }
+        Notice::Undecodable { slot } => return Err(Fatal::Undecodable { slot }),
+    }
+    Ok(())
+}

@@ -1,0 +1,391 @@
+//! One member: the disk, the core's driver, the transport and the servers, put together.
+
+use crate::driver::{Driver, Fatal};
+use crate::server::admin::{Access, AdminService, Renewal};
+use crate::server::health::{self, Health};
+use crate::server::listen::{self, ListenError};
+use crate::server::{Callers, ClusterService, Guard, LogService};
+use crate::shared::Shared;
+use crate::storage::{self, Opened, StorageError};
+use crate::telemetry::Metrics;
+use crate::transport::tls::{Tls, TlsError};
+use crate::transport::{Context, Dialer, Identity, PeerService, PeerSource};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use synod_paxos::status::MemberState;
+use synod_paxos::{ClusterId, MemberId};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Server;
+use tonic::transport::server::Router;
+
+/// The admin socket's name in the data directory.
+pub const ADMIN_SOCKET: &str = "admin.sock";
+/// The mode of the admin socket: only the sidecar's own user.
+const ADMIN_MODE: u32 = 0o600;
+/// How long open calls may take to end once the process is going down.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Between two looks at the free space.
+const SPACE_PAUSE: Duration = Duration::from_secs(1);
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// How to run a member.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the log is kept.
+    pub data_dir: PathBuf,
+    /// Where applications connect.
+    pub socket: PathBuf,
+    /// The socket file's mode.
+    pub socket_mode: u32,
+    /// Users that may use the socket; none: whoever can open it.
+    pub allowed_uids: Vec<u32>,
+    /// Where peers connect.
+    pub peer_listen: SocketAddr,
+    /// Where the operator connects; none: only the socket in the data directory.
+    pub admin_listen: Option<SocketAddr>,
+    /// Health and metrics; none: not offered.
+    pub health_listen: Option<SocketAddr>,
+    /// The pod's name.
+    pub name: String,
+    /// Where peers can dial this member: host:port. Empty: where it listens.
+    pub advertise: String,
+    /// The peers' addresses.
+    pub peers: PeerSource,
+    /// Certificates; none: plaintext.
+    pub tls_dir: Option<PathBuf>,
+    /// Without certificates, let the admin port listen elsewhere than on loopback.
+    pub insecure: bool,
+    /// Refuse a disk of another cluster.
+    pub cluster: Option<ClusterId>,
+    /// Free bytes below which appends are refused.
+    pub disk_reserve: u64,
+}
+
+/// The member could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The disk.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The core.
+    #[error(transparent)]
+    Fatal(#[from] Fatal),
+    /// A listener.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// Certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// gRPC could not be set up.
+    #[error("cannot set up the servers: {0}")]
+    Transport(#[from] tonic::transport::Error),
+    /// The admin port would be open to everybody.
+    #[error(
+        "the admin port would be open to everybody on {address}: give --tls-dir, listen on 127.0.0.1, \
+         or say --insecure if the network is guarded otherwise"
+    )]
+    OpenAdmin {
+        /// Where it would listen.
+        address: SocketAddr,
+    },
+}
+
+/// A running member.
+#[derive(Debug)]
+pub struct Member {
+    shared: Arc<Shared>,
+    supervisor: JoinHandle<Result<(), StartError>>,
+    tasks: Vec<JoinHandle<()>>,
+    servers: Vec<JoinHandle<()>>,
+    config: Config,
+    peer_address: SocketAddr,
+}
+
+async fn open_disk(config: &Config) -> Result<Opened, StorageError> {
+    let (dir, cluster) = (config.data_dir.clone(), config.cluster);
+    let opening = tokio::task::spawn_blocking(move || storage::open(&dir, cluster));
+    opening.await.map_err(|e| StorageError::Damaged { what: "the data directory", why: e.to_string() })?
+}
+
+fn identity(config: &Config, disk: &Opened, peer_address: SocketAddr) -> Identity {
+    let genesis = disk.state.genesis.as_ref().map(|genesis| (genesis.cluster, genesis.digest()));
+    let advertise = &config.advertise;
+    Identity {
+        member: disk.state.member,
+        incarnation: disk.state.incarnation,
+        name: config.name.clone(),
+        address: if advertise.is_empty() { peer_address.to_string() } else { advertise.clone() },
+        cluster: genesis.or(disk.state.joined),
+    }
+}
+
+impl Member {
+    /// Opens the disk, starts the core, then the listeners.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing stays open.
+    pub async fn start(config: Config) -> Result<Member, StartError> {
+        let tls = config.tls_dir.as_deref().map(|dir| Tls::load(dir, &config.name)).transpose()?;
+        if let Some(address) = config.admin_listen
+            && tls.is_none()
+            && !address.ip().is_loopback()
+            && !config.insecure
+        {
+            return Err(StartError::OpenAdmin { address });
+        }
+        let mut tasks = Vec::new();
+        let health = Health::default();
+        if let Some(address) = config.health_listen {
+            tasks.push(tokio::spawn(health::serve(listen::tcp(address).await?, health.clone())));
+        }
+        let peer_listener = listen::tcp(config.peer_listen).await?;
+        let peer_address = peer_listener
+            .local_addr()
+            .map_err(|source| ListenError::System { place: config.peer_listen.to_string(), source })?;
+        let disk = open_disk(&config).await?;
+        let identity = identity(&config, &disk, peer_address);
+        tracing::info!(
+            member = %identity.member,
+            incarnation = identity.incarnation.0,
+            cluster = identity.cluster.map(|(cluster, _)| cluster.to_string()),
+            dir = %config.data_dir.display(),
+            "the disk is open"
+        );
+        let identity = watch::Sender::new(identity);
+        let metrics = Arc::new(Metrics::default());
+        let (driver, handle) = Driver::start(disk, identity.clone(), metrics.clone())?;
+        let shared = Arc::new(Shared::new(handle, identity));
+        let context = Context::new(shared.clone(), tls.clone());
+        let (renewals, renewal_queue) = mpsc::channel(1);
+        let supervisor = Supervisor {
+            config: config.clone(),
+            shared: shared.clone(),
+            metrics: metrics.clone(),
+            peer_address,
+        };
+        let supervisor = tokio::spawn(supervisor.run(driver, renewal_queue));
+        let admin = AdminService::new(shared.clone(), renewals);
+        let guard = Guard::default();
+        let mut member = Member { shared, supervisor, tasks, servers: Vec::new(), config, peer_address };
+        if let Err(error) = member.listen(&context, peer_listener, &admin, &guard).await {
+            member.stop().await;
+            return Err(error);
+        }
+        member.background(&context, guard);
+        health.started(member.shared.clone(), metrics, context.dropped.clone());
+        Ok(member)
+    }
+
+    async fn listen(
+        &mut self,
+        context: &Context,
+        peer_listener: TcpListener,
+        admin: &AdminService,
+        guard: &Guard,
+    ) -> Result<(), StartError> {
+        let secure = |server: Server| match &context.tls {
+            Some(tls) => server.tls_config(tls.server().timeout(KEEP_ALIVE)),
+            None => Ok(server),
+        };
+        let peer = secure(server())?.add_service(PeerService::server(context.clone()));
+        self.serve_tcp(peer, peer_listener);
+        if let Some(address) = self.config.admin_listen {
+            let access = match &context.tls {
+                Some(tls) => Access::Operator(Box::new(tls.clone())),
+                None => Access::Listener,
+            };
+            let router = secure(server())?.add_service(admin.server(access));
+            self.serve_tcp(router, listen::tcp(address).await?);
+        }
+        let path = self.config.data_dir.join(ADMIN_SOCKET);
+        let router = server()
+            .add_service(admin.server(Access::Listener))
+            .add_service(admin.local_server())
+            .add_service(LogService::server(self.shared.clone(), guard.clone()))
+            .add_service(ClusterService::server(self.shared.clone()));
+        self.serve_unix(router, listen::unix(&path, ADMIN_MODE).await?);
+        // Last: an application that can connect can be served.
+        let callers = Callers::new(&self.config.allowed_uids);
+        let log = LogService::server(self.shared.clone(), guard.clone());
+        let cluster = ClusterService::server(self.shared.clone());
+        let router = server()
+            .add_service(InterceptedService::new(log, callers.clone()))
+            .add_service(InterceptedService::new(cluster, callers));
+        self.serve_unix(router, listen::unix(&self.config.socket, self.config.socket_mode).await?);
+        Ok(())
+    }
+
+    fn serve_tcp(&mut self, router: Router, listener: TcpListener) {
+        let shared = self.shared.clone();
+        self.servers.push(tokio::spawn(async move {
+            let incoming = listen::connections(listener);
+            let stopped = async { shared.stopped().await };
+            if let Err(error) = router.serve_with_incoming_shutdown(incoming, stopped).await {
+                tracing::error!(%error, "a listener ended");
+            }
+        }));
+    }
+
+    fn serve_unix(&mut self, router: Router, listener: tokio::net::UnixListener) {
+        let shared = self.shared.clone();
+        self.servers.push(tokio::spawn(async move {
+            let incoming = listen::connections(listener);
+            let stopped = async { shared.stopped().await };
+            if let Err(error) = router.serve_with_incoming_shutdown(incoming, stopped).await {
+                tracing::error!(%error, "a listener ended");
+            }
+        }));
+    }
+
+    fn background(&mut self, context: &Context, guard: Guard) {
+        let dialer = Dialer::new(context.clone(), self.config.peers.clone());
+        self.tasks.push(tokio::spawn(dialer.run()));
+        let (dir, reserve) = (self.config.data_dir.clone(), self.config.disk_reserve);
+        guard.look_at_disk(&dir, reserve);
+        self.tasks.push(tokio::spawn(async move {
+            let mut pause = tokio::time::interval(SPACE_PAUSE);
+            loop {
+                pause.tick().await;
+                guard.look_at_disk(&dir, reserve);
+            }
+        }));
+    }
+
+    /// The running core.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Where peers can dial this member.
+    pub fn peer_address(&self) -> SocketAddr {
+        self.peer_address
+    }
+
+    /// Resolves only when the member fails.
+    ///
+    /// # Errors
+    /// Why it failed.
+    pub async fn failed(&mut self) -> Result<(), StartError> {
+        match (&mut self.supervisor).await {
+            Ok(result) => result,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    /// Takes no new calls, lets open ones end for a few seconds, stops the core and closes the disk.
+    pub async fn stop(mut self) {
+        self.shared.stop();
+        let draining = async {
+            for server in &mut self.servers {
+                // A server that failed has said so in the log.
+                drop(server.await);
+            }
+        };
+        if tokio::time::timeout(DRAIN, draining).await.is_err() {
+            tracing::warn!("some calls did not end in time");
+        }
+        self.shared.handle().stop();
+        if !self.supervisor.is_finished() {
+            // Its outcome is of no use any more.
+            drop((&mut self.supervisor).await);
+        }
+        remove_socket(&self.config.socket);
+        remove_socket(&self.config.data_dir.join(ADMIN_SOCKET));
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.shared.stop();
+        self.shared.handle().stop();
+        self.tasks.iter().chain(&self.servers).for_each(JoinHandle::abort);
+    }
+}
+
+fn remove_socket(path: &std::path::Path) {
+    // A file that is gone, or that stays, does no harm: the next start replaces it.
+    drop(std::fs::remove_file(path));
+}
+
+fn server() -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .initial_stream_window_size(2 << 20)
+        .initial_connection_window_size(4 << 20)
+        .max_concurrent_streams(4_096)
+}
+
+/// Owns the driver's task, and puts a new core in its place when the disk is renewed.
+struct Supervisor {
+    config: Config,
+    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
+    peer_address: SocketAddr,
+}
+
+impl Supervisor {
+    async fn run(self, driver: Driver, mut renewals: mpsc::Receiver<Renewal>) -> Result<(), StartError> {
+        let mut running = tokio::spawn(driver.run());
+        loop {
+            tokio::select! {
+                ended = &mut running => return finish(ended),
+                Some(Renewal { member, reply }) = renewals.recv() => {
+                    if let Err(why) = self.may_renew(member).await {
+                        drop(reply.send(Err(why)));
+                        continue;
+                    }
+                    self.shared.handle().stop();
+                    finish((&mut running).await)?;
+                    let (driver, fresh) = self.renew(member).await?;
+                    running = tokio::spawn(driver.run());
+                    drop(reply.send(Ok(fresh)));
+                }
+            }
+        }
+    }
+
+    /// Only an identity that has no vote any more, or never had one, may be given up.
+    async fn may_renew(&self, member: MemberId) -> Result<(), String> {
+        let report = self.shared.handle().status().await.map_err(|e| e.to_string())?;
+        let own = report.status.member;
+        if member != own {
+            return Err(format!(
+                "this disk belongs to member {own}, not to {member}: look at its status again"
+            ));
+        }
+        match report.status.state {
+            MemberState::Removed | MemberState::Uninitialized => Ok(()),
+            _ => Err(format!("member {own} takes part in its cluster: remove it first, then renew its disk")),
+        }
+    }
+
+    /// Moves the database aside and starts on an empty one.
+    async fn renew(&self, old: MemberId) -> Result<(Driver, MemberId), StartError> {
+        let file = self.config.data_dir.join(storage::FILE);
+        let aside = self.config.data_dir.join(format!("{}.{old}", storage::FILE));
+        std::fs::rename(&file, &aside)
+            .map_err(|source| StorageError::Unwritable { dir: self.config.data_dir.clone(), source })?;
+        let config = Config { cluster: None, ..self.config.clone() };
+        let disk = open_disk(&config).await?;
+        let identity = identity(&self.config, &disk, self.peer_address);
+        let member = identity.member;
+        tracing::info!(%old, new = %member, aside = %aside.display(), "the disk was renewed");
+        let (driver, handle) = Driver::start(disk, self.shared.identity_sender(), self.metrics.clone())?;
+        self.shared.replace(handle, identity);
+        Ok((driver, member))
+    }
+}
+
+fn finish(ended: Result<Result<(), Fatal>, tokio::task::JoinError>) -> Result<(), StartError> {
+    match ended {
+        Ok(result) => Ok(result?),
+        // A safety assertion failed: the member must not go on.
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

@@ -1,0 +1,192 @@
+//! Many appends on one stream: answers carry the request's tag and come as they are known.
+
+use super::{Guard, failure};
+use crate::driver::{AppendOutcome, AppendReply, Handle};
+use crate::shared::Shared;
+use futures::Stream;
+use std::collections::{BTreeSet, HashMap};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use synod_paxos::{Index, Refusal, RequestId};
+use synod_proto::v1::{
+    AppendRequest, AppendResponse, AppendStreamRequest, AppendStreamResponse, Failure,
+    append_stream_response::Outcome,
+};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+
+/// Unanswered requests on one stream; more are not read before some are answered.
+const UNANSWERED: usize = 8_192;
+/// Answers that wait for a slow client.
+const WAITING_ANSWERS: usize = 1_024;
+
+pub(super) type Answers = Pin<Box<dyn Stream<Item = Result<AppendStreamResponse, Status>> + Send>>;
+
+pub(super) fn serve(shared: Arc<Shared>, guard: Guard, requests: Streaming<AppendStreamRequest>) -> Answers {
+    let (answers, stream) = mpsc::channel(WAITING_ANSWERS);
+    let (outcomes, known) = mpsc::unbounded_channel();
+    let handle = shared.handle();
+    let serving = Serving {
+        shared,
+        guard,
+        handle,
+        answers,
+        outcomes,
+        unanswered: HashMap::new(),
+        deadlines: BTreeSet::new(),
+    };
+    tokio::spawn(serving.run(requests, known));
+    Box::pin(ReceiverStream::new(stream))
+}
+
+/// One stream. Outcomes are bounded by the appends in flight, answers by their channel.
+struct Serving {
+    shared: Arc<Shared>,
+    guard: Guard,
+    handle: Handle,
+    answers: mpsc::Sender<Result<AppendStreamResponse, Status>>,
+    outcomes: mpsc::UnboundedSender<(u64, AppendOutcome)>,
+    unanswered: HashMap<u64, (RequestId, Option<Instant>)>,
+    deadlines: BTreeSet<(Instant, u64)>,
+}
+
+impl Serving {
+    async fn run(
+        mut self,
+        mut requests: Streaming<AppendStreamRequest>,
+        mut known: mpsc::UnboundedReceiver<(u64, AppendOutcome)>,
+    ) {
+        let mut open = true;
+        let shared = self.shared.clone();
+        while open || !self.unanswered.is_empty() {
+            let first_deadline = self.deadlines.first().map(|(at, _)| *at);
+            let room = open && self.unanswered.len() < UNANSWERED;
+            let alive = tokio::select! {
+                Some((tag, outcome)) = known.recv() => self.settle(tag, outcome).await,
+                request = requests.message(), if room => match request {
+                    Ok(Some(request)) => self.take(request).await,
+                    // The client has said all; it still waits for answers.
+                    Ok(None) => {
+                        open = false;
+                        true
+                    }
+                    Err(_) => false,
+                },
+                () = until(first_deadline) => {
+                    self.expire();
+                    true
+                }
+                () = shared.stopped(), if open => {
+                    open = false;
+                    true
+                }
+                () = self.handle.stopped() => {
+                    self.abandon().await;
+                    false
+                }
+                () = self.answers.closed() => false,
+            };
+            if !alive {
+                break;
+            }
+        }
+        for (request, _) in self.unanswered.values() {
+            self.handle.cancel(*request);
+        }
+    }
+
+    /// `false`: nobody listens any more.
+    async fn answer(&self, tag: u64, outcome: Outcome) -> bool {
+        self.answers.send(Ok(AppendStreamResponse { tag, outcome: Some(outcome) })).await.is_ok()
+    }
+
+    async fn take(&mut self, request: AppendStreamRequest) -> bool {
+        let AppendStreamRequest { tag, append, timeout_ms } = request;
+        if let Err(failure) = self.guard.may_append() {
+            return self.answer(tag, Outcome::Failure(failure)).await;
+        }
+        let Some(AppendRequest { entries, expected_index }) = append else {
+            let failure =
+                failure::refused(Code::InvalidArgument, "empty-call", "the request holds no append");
+            return self.answer(tag, Outcome::Failure(failure)).await;
+        };
+        if self.unanswered.contains_key(&tag) {
+            let message = format!("tag {tag} is of a request that is not answered yet: use another");
+            let failure = failure::refused(Code::InvalidArgument, "tag", message);
+            return self.answers.send(Err(failure::status(failure))).await.is_ok() && false;
+        }
+        let reply = AppendReply::Tagged(tag, self.outcomes.clone());
+        match self.handle.append(expected_index.map(Index), entries, reply) {
+            Ok(request) => {
+                let deadline =
+                    (timeout_ms > 0).then(|| Instant::now() + Duration::from_millis(u64::from(timeout_ms)));
+                self.unanswered.insert(tag, (request, deadline));
+                if let Some(at) = deadline {
+                    self.deadlines.insert((at, tag));
+                }
+                true
+            }
+            Err((refusal, _)) => self.answer(tag, Outcome::Failure(failure::refusal(&refusal))).await,
+        }
+    }
+
+    async fn settle(&mut self, tag: u64, outcome: AppendOutcome) -> bool {
+        let Some((_, deadline)) = self.unanswered.remove(&tag) else { return true };
+        let late = match deadline {
+            Some(at) => !self.deadlines.remove(&(at, tag)),
+            None => false,
+        };
+        let outcome = match outcome {
+            Ok((first, last)) => Outcome::Appended(AppendResponse {
+                first_index: first.0,
+                last_index: last.0,
+                repeated: false,
+            }),
+            Err(refusal) => Outcome::Failure(judged(late, &refusal)),
+        };
+        self.answer(tag, outcome).await
+    }
+
+    /// Takes back what has passed its deadline; the core's answer to that is the outcome.
+    fn expire(&mut self) {
+        let now = Instant::now();
+        while let Some(&(at, tag)) = self.deadlines.first()
+            && at <= now
+        {
+            self.deadlines.pop_first();
+            if let Some((request, _)) = self.unanswered.get(&tag) {
+                self.handle.cancel(*request);
+            }
+        }
+    }
+
+    /// The core ended: whether it proposed what it did not answer is not known.
+    async fn abandon(&mut self) {
+        for (tag, _) in std::mem::take(&mut self.unanswered) {
+            let failure = Failure { not_appended: false, ..failure::stopping() };
+            if !self.answer(tag, Outcome::Failure(failure)).await {
+                return;
+            }
+        }
+    }
+}
+
+/// A refusal that came because the deadline passed says so.
+fn judged(late: bool, refusal: &Refusal) -> Failure {
+    let failure = failure::refusal(refusal);
+    if late {
+        let code = u32::try_from(i32::from(Code::DeadlineExceeded)).unwrap_or_default();
+        return Failure { code, ..failure };
+    }
+    failure
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

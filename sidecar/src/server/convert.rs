@@ -1,0 +1,136 @@
+//! The core's view in the wire's words.
+
+use crate::driver::{History, Report};
+use crate::transport::Identity;
+use crate::transport::wire::ballot_out;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use synod_paxos::configuration::Configuration;
+use synod_paxos::status::{MemberState, Role};
+use synod_paxos::{MemberId, Status};
+use synod_proto::v1;
+
+/// This program's version.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+fn millis(span: std::time::Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+pub(super) fn configuration(configuration: &Configuration) -> v1::Configuration {
+    let members = configuration.members.iter().map(|(member, configured)| v1::ConfiguredMember {
+        member: member.0,
+        name: configured.name.clone(),
+        voter: configured.voter,
+    });
+    v1::Configuration {
+        version: configuration.version,
+        slot: configuration.slot.0,
+        effective_from: configuration.effective_from.0,
+        members: members.collect(),
+        operation_id: if configuration.version == 1 {
+            Bytes::new()
+        } else {
+            Bytes::copy_from_slice(&configuration.operation)
+        },
+    }
+}
+
+/// Whether /readyz says yes, or else why not (docs: operator.md, "Pod").
+pub(super) fn readiness(status: &Status) -> Result<(), String> {
+    match &status.state {
+        MemberState::Active if status.role == Role::None => {
+            Err("this member is in no configuration that it knows".to_owned())
+        }
+        MemberState::Active if status.caught_up_once => Ok(()),
+        MemberState::Active => Err("has not caught up with a leader since it started".to_owned()),
+        MemberState::Uninitialized => Err("belongs to no cluster yet".to_owned()),
+        MemberState::Joining => Err("waits for its peers, or for the log".to_owned()),
+        MemberState::Recovering => Err("waits for a quorum to answer its handshake".to_owned()),
+        MemberState::Fenced(why) => Err(format!("fenced: {why}")),
+        MemberState::Removed => Err("was removed from its cluster".to_owned()),
+    }
+}
+
+fn state(state: &MemberState) -> v1::MemberState {
+    match state {
+        MemberState::Uninitialized => v1::MemberState::Uninitialized,
+        MemberState::Joining => v1::MemberState::Joining,
+        MemberState::Recovering => v1::MemberState::Recovering,
+        MemberState::Active => v1::MemberState::Active,
+        MemberState::Fenced(_) => v1::MemberState::Fenced,
+        MemberState::Removed => v1::MemberState::Removed,
+    }
+}
+
+fn role(role: Role) -> v1::Role {
+    match role {
+        Role::None => v1::Role::None,
+        Role::Learner => v1::Role::Learner,
+        Role::Follower => v1::Role::Follower,
+        Role::Candidate => v1::Role::Candidate,
+        Role::Leader => v1::Role::Leader,
+    }
+}
+
+pub(super) fn status(report: &Report, identity: &Identity) -> v1::StatusResponse {
+    let status = &report.status;
+    let (latest, in_force) = match &report.configuration {
+        Some((latest, in_force)) => (Some(latest), *in_force),
+        None => (None, false),
+    };
+    let names: BTreeMap<MemberId, &str> =
+        latest.iter().flat_map(|c| c.members.iter().map(|(id, m)| (*id, m.name.as_str()))).collect();
+    let peers = status.peers.iter().map(|peer| v1::PeerStatus {
+        member: peer.member.0,
+        name: names.get(&peer.member).copied().unwrap_or_default().to_owned(),
+        incarnation: peer.incarnation.0,
+        connected: peer.connected,
+        durable_through: peer.durable_through.0,
+        silent_ms: peer.silent.map_or(0, millis),
+        caught_up: peer.caught_up,
+    });
+    let removed = status.removed.iter().map(|removed| v1::RemovedMember {
+        member: removed.member.0,
+        name: removed.name.clone(),
+        version: removed.version,
+        retired: removed.retired,
+    });
+    let ready = readiness(status);
+    v1::StatusResponse {
+        member: status.member.0,
+        name: identity.name.clone(),
+        incarnation: status.incarnation.0,
+        state: state(&status.state).into(),
+        cluster_id: status.cluster.map_or_else(Bytes::new, |id| Bytes::copy_from_slice(&id.0)),
+        genesis_digest: status.genesis.map_or_else(Bytes::new, |digest| Bytes::copy_from_slice(&digest.0)),
+        role: role(status.role).into(),
+        promised: Some(ballot_out(status.promised)),
+        leader: status.leader.map(|ballot| ballot.member.0),
+        leader_ballot: status.leader.map(ballot_out),
+        fencing_epoch: status.fencing_epoch.0,
+        trim_through: status.trim_through.0,
+        chosen_through: status.chosen_through.0,
+        durable_through: status.durable_through.0,
+        applied_slot: status.applied.0,
+        last_index: status.last_index.0,
+        configuration: latest.map(configuration),
+        configuration_in_force: in_force,
+        peers: peers.collect(),
+        removed: removed.collect(),
+        ready: ready.is_ok(),
+        reason: ready.err().unwrap_or_default(),
+        version: VERSION.to_owned(),
+    }
+}
+
+pub(super) fn history(history: &History) -> v1::HistoryResponse {
+    let leaders = history.leaders.iter().map(|(slot, ballot)| v1::LeadershipRecord {
+        fencing_epoch: slot.0,
+        ballot: Some(ballot_out(*ballot)),
+    });
+    v1::HistoryResponse {
+        configurations: history.configurations.iter().map(configuration).collect(),
+        leaders: leaders.collect(),
+    }
+}

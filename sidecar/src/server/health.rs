@@ -1,0 +1,148 @@
+//! The health port: /startupz, /readyz, /livez and /metrics.
+
+use super::{CONNECTIONS, convert};
+use crate::driver::Report;
+use crate::shared::Shared;
+use crate::telemetry::Metrics;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use synod_paxos::status::Role;
+use tokio::net::TcpListener;
+
+/// How long the driver's loop may take for a turn before the member counts as hung.
+const LOOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the port tells about. It listens before the disk is open: recovery may take long.
+#[derive(Clone, Debug, Default)]
+pub struct Health {
+    running: Arc<OnceLock<Running>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Health {
+    /// The disk is recovered and the socket open.
+    pub(crate) fn started(&self, shared: Arc<Shared>, metrics: Arc<Metrics>, dropped: Arc<AtomicU64>) {
+        // Told once; a second telling would change nothing.
+        drop(self.running.set(Running { shared, metrics, dropped }));
+    }
+
+    async fn report(&self) -> Option<Report> {
+        let running = self.running.get()?;
+        let handle = running.shared.handle();
+        tokio::time::timeout(LOOP_PATIENCE, handle.status()).await.ok()?.ok()
+    }
+}
+
+/// Serves until the process ends.
+pub async fn serve(listener: TcpListener, health: Health) {
+    let router = Router::new()
+        .route("/startupz", get(startup))
+        .route("/readyz", get(ready))
+        .route("/livez", get(live))
+        .route("/metrics", get(metrics))
+        .with_state(health);
+    let router = router.layer(axum::extract::DefaultBodyLimit::max(CONNECTIONS));
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, "the health port ended");
+    }
+}
+
+fn say(ok: bool, text: impl Into<String>) -> Response {
+    let code = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, format!("{}\n", text.into())).into_response()
+}
+
+/// Storage recovered and the socket open; not whether there is a quorum.
+async fn startup(State(health): State<Health>) -> Response {
+    match health.running.get() {
+        Some(_) => say(true, "started"),
+        None => say(false, "the disk is being recovered"),
+    }
+}
+
+async fn ready(State(health): State<Health>) -> Response {
+    match health.report().await {
+        Some(report) => match convert::readiness(&report.status) {
+            Ok(()) => say(true, "ready"),
+            Err(why) => say(false, why),
+        },
+        None => say(false, "not started, or stopping"),
+    }
+}
+
+/// The loop turns, nothing more; before the start there is no loop that could hang.
+async fn live(State(health): State<Health>) -> Response {
+    match health.running.get() {
+        Some(running) if !running.shared.is_stopping() => match health.report().await {
+            Some(_) => say(true, "alive"),
+            None => say(false, "the loop does not turn"),
+        },
+        _ => say(true, "alive"),
+    }
+}
+
+async fn metrics(State(health): State<Health>) -> Response {
+    let (Some(running), Some(report)) = (health.running.get(), health.report().await) else {
+        return say(false, "not started, or stopping");
+    };
+    let mut text = String::new();
+    match encode(&mut text, &registry(running, &report)) {
+        Ok(()) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(error) => say(false, error.to_string()),
+    }
+}
+
+/// Made anew for each scrape: gauges are read from the core then, counters are shared.
+fn registry(running: &Running, report: &Report) -> Registry {
+    let mut registry = Registry::with_prefix("synod");
+    let mut gauge = |name: &str, help: &str, value: u64| {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        registry.register(name, help, gauge);
+    };
+    let status = &report.status;
+    gauge("last_index", "The last index applied here", status.last_index.0);
+    gauge("applied_slot", "Every slot up to it is applied here", status.applied.0);
+    gauge("chosen_through", "Every slot up to it is known chosen here", status.chosen_through.0);
+    gauge("durable_through", "Every slot up to it is on this disk", status.durable_through.0);
+    gauge("fencing_epoch", "The slot of the newest applied LeaderStart", status.fencing_epoch.0);
+    gauge("is_leader", "Whether this member leads", u64::from(status.role == Role::Leader));
+    gauge("has_leader", "Whether this member knows a leader", u64::from(status.leader.is_some()));
+    gauge("ready", "Whether this member is ready", u64::from(convert::readiness(status).is_ok()));
+    gauge("incarnation", "Starts of this member", status.incarnation.0);
+    gauge("waiting_appends", "Appends taken and not answered", status.waiting_appends as u64);
+    let connected = status.peers.iter().filter(|peer| peer.connected).count();
+    gauge("peers_connected", "Peers with a connection", connected as u64);
+    gauge(
+        "messages_dropped",
+        "Messages to peers dropped at full queues",
+        running.dropped.load(Ordering::Relaxed),
+    );
+    let metrics = &running.metrics;
+    registry.register("append_calls", "Append calls taken from clients", metrics.append_calls.clone());
+    registry.register("append_entries", "Entries of append calls", metrics.append_entries.clone());
+    registry.register("appended", "Append calls answered with indexes", metrics.appended.clone());
+    registry.register("append_refused", "Append calls refused for certain", metrics.append_refused.clone());
+    registry.register("append_unknown", "Append calls with unknown outcome", metrics.append_unknown.clone());
+    registry.register("commit_batches", "Write batches of the core", metrics.commit_batches.clone());
+    registry.register("commit_seconds", "Time of a disk transaction", metrics.commit_seconds.clone());
+    registry
+}

@@ -1,0 +1,187 @@
+//! The log service on the socket.
+
+use super::append_stream;
+use super::{Guard, deadline, failure};
+use crate::driver::{Handle, Position};
+use crate::shared::Shared;
+use futures::Stream;
+use std::pin::Pin;
+use std::sync::Arc;
+use synod_paxos::Index;
+use synod_proto::v1::log_server::{Log, LogServer};
+use synod_proto::v1::{
+    AppendRequest, AppendResponse, AppendStreamRequest, Consistency, Entry, ReadRequest, ReadResponse,
+    SubscribeRequest, TailRequest, TailResponse,
+};
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::Instant;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+/// The largest message that is decoded: a call over the log's bound of 1 MiB gets a clear answer up to here.
+const LARGEST_MESSAGE: usize = 4 << 20;
+/// Entries and bytes of one page, about.
+const PAGE: (usize, usize) = (1_024, 256 << 10);
+
+pub(super) type Pages = Pin<Box<dyn Stream<Item = Result<ReadResponse, Status>> + Send>>;
+
+/// The service behind one member's socket.
+#[derive(Clone)]
+pub struct LogService {
+    shared: Arc<Shared>,
+    guard: Guard,
+}
+
+impl LogService {
+    /// The service, for a router.
+    pub fn server(shared: Arc<Shared>, guard: Guard) -> LogServer<LogService> {
+        LogServer::new(LogService { shared, guard }).max_decoding_message_size(LARGEST_MESSAGE)
+    }
+
+    async fn last_index(&self, consistency: i32, deadline: Instant) -> Result<(Handle, Index), Status> {
+        let handle = self.shared.handle();
+        let last = match Consistency::try_from(consistency) {
+            Ok(Consistency::Sequential) => handle.position().index,
+            Ok(Consistency::Unspecified | Consistency::Linearizable) => {
+                let point = handle.read_point(deadline).await;
+                point.map_err(|error| failure::status(failure::unanswered(&error)))?
+            }
+            Err(_) => {
+                let message = "this consistency is not known here: ask for linearizable or sequential";
+                return Err(failure::status(failure::refused(Code::InvalidArgument, "consistency", message)));
+            }
+        };
+        Ok((handle, last))
+    }
+}
+
+fn first_index(from: u64) -> Result<Index, Status> {
+    if from == 0 {
+        let message = "indexes begin at 1: ask from 1 for the whole log";
+        return Err(failure::status(failure::refused(Code::InvalidArgument, "index", message)));
+    }
+    Ok(Index(from))
+}
+
+#[tonic::async_trait]
+impl Log for LogService {
+    type AppendStreamStream = append_stream::Answers;
+    type ReadStream = Pages;
+    type SubscribeStream = Pages;
+
+    async fn append(&self, request: Request<AppendRequest>) -> Result<Response<AppendResponse>, Status> {
+        self.guard.may_append().map_err(failure::status)?;
+        let deadline = deadline::of(request.metadata());
+        let AppendRequest { entries, expected_index } = request.into_inner();
+        let handle = self.shared.handle();
+        let outcome = handle.append_and_wait(expected_index.map(Index), entries, Some(deadline)).await;
+        let (first, last) = outcome.map_err(|error| failure::status(failure::unanswered(&error)))?;
+        Ok(Response::new(AppendResponse { first_index: first.0, last_index: last.0, repeated: false }))
+    }
+
+    async fn append_stream(
+        &self,
+        request: Request<Streaming<AppendStreamRequest>>,
+    ) -> Result<Response<append_stream::Answers>, Status> {
+        let answers = append_stream::serve(self.shared.clone(), self.guard.clone(), request.into_inner());
+        Ok(Response::new(answers))
+    }
+
+    async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Pages>, Status> {
+        let deadline = deadline::of(request.metadata());
+        let ReadRequest { from, limit, consistency } = request.into_inner();
+        let from = first_index(from)?;
+        let (handle, last) = self.last_index(consistency, deadline).await?;
+        let through = match limit {
+            0 => last,
+            limit => last.min(from.plus(limit - 1)),
+        };
+        let reading = Reading { handle, next: from };
+        let pages = futures::stream::try_unfold(reading, move |mut reading| async move {
+            if reading.next > through {
+                return Ok(None);
+            }
+            let page = reading.page(through).await?;
+            Ok(Some((page, reading)))
+        });
+        Ok(Response::new(Box::pin(pages)))
+    }
+
+    async fn subscribe(&self, request: Request<SubscribeRequest>) -> Result<Response<Pages>, Status> {
+        let from = first_index(request.into_inner().from)?;
+        let permit = self.guard.subscriber().map_err(failure::status)?;
+        let handle = self.shared.handle();
+        let following = Following {
+            positions: handle.watch(),
+            shared: self.shared.clone(),
+            reading: Reading { handle, next: from },
+            _permit: permit,
+        };
+        let pages = futures::stream::try_unfold(following, |mut following| async move {
+            let page = following.page().await?;
+            Ok(Some((page, following)))
+        });
+        Ok(Response::new(Box::pin(pages)))
+    }
+
+    async fn tail(&self, request: Request<TailRequest>) -> Result<Response<TailResponse>, Status> {
+        let deadline = deadline::of(request.metadata());
+        let (_, last) = self.last_index(request.into_inner().consistency, deadline).await?;
+        Ok(Response::new(TailResponse { last_index: last.0 }))
+    }
+}
+
+/// A reader's place in the log.
+struct Reading {
+    handle: Handle,
+    next: Index,
+}
+
+impl Reading {
+    /// The next entries, up to `through`, which is applied; at least one.
+    async fn page(&mut self, through: Index) -> Result<ReadResponse, Status> {
+        let found = self.handle.entries(self.next, through, PAGE).await;
+        let found = found.map_err(|error| {
+            tracing::error!(%error, index = self.next.0, "the log cannot be read");
+            failure::status(failure::storage(&error))
+        })?;
+        if found.is_empty() {
+            tracing::error!(
+                index = self.next.0,
+                through = through.0,
+                "applied entries are missing on the disk"
+            );
+            let message = format!("entry {} is missing on this member's disk", self.next);
+            return Err(failure::status(failure::refused(Code::DataLoss, "damaged", message)));
+        }
+        let first = self.next.0;
+        self.next = self.next.plus(found.len() as u64);
+        let entries = (first..).zip(found).map(|(index, payload)| Entry { index, payload }).collect();
+        Ok(ReadResponse { entries })
+    }
+}
+
+/// A subscriber: held back by its own pace, since a page is made only when the one before was taken.
+struct Following {
+    positions: watch::Receiver<Position>,
+    shared: Arc<Shared>,
+    reading: Reading,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Following {
+    async fn page(&mut self) -> Result<ReadResponse, Status> {
+        let next = self.reading.next;
+        let through = tokio::select! {
+            biased;
+            () = self.shared.stopped() => None,
+            reached = self.positions.wait_for(|position| position.index >= next) => {
+                reached.ok().map(|position| position.index)
+            }
+            () = self.reading.handle.stopped() => None,
+        };
+        match through {
+            Some(through) => self.reading.page(through).await,
+            None => Err(failure::status(failure::stopping())),
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! Opening a data directory, and the one writer.
+
+use super::encoding::{self, FORMAT, MARKS, META, PEERS, ROW_HEAD, ROWS, name};
+use super::read::LogReader;
+use super::{FILE, StorageError};
+use bytes::Bytes;
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, WriteTransaction};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use synod_paxos::{
+    Ballot, ClusterId, DurableState, Genesis, Incarnation, Index, MemberId, Slot, Storage, Write,
+    WriteCounter,
+};
+
+/// redb's page cache, in bytes. Rows are written once and read back mostly by members that catch up.
+const CACHE_BYTES: usize = 8 << 20;
+
+/// What a slot added to the log. True for ever once the slot is applied; a slot without a mark added nothing,
+/// whatever value it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The index of the slot's first entry.
+    pub first: Index,
+    /// The slot.
+    pub slot: Slot,
+    /// How many entries; at least one.
+    pub count: u32,
+}
+
+/// A data directory that this process holds.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    database: Arc<Database>,
+    dir: PathBuf,
+}
+
+/// An open disk: what it holds, its one writer, and its readers.
+#[derive(Debug)]
+pub struct Opened {
+    /// For [`synod_paxos::Node::new`]: of the rows only those above `applied`.
+    pub state: DurableState,
+    /// The one writer.
+    pub storage: RedbStorage,
+    /// Views and reads by index.
+    pub reader: LogReader,
+}
+
+/// Opens the data directory `dir`, which is made if it is missing. An empty one gets a member id from the
+/// system's randomness; every opening raises the incarnation and the write counter durably.
+///
+/// # Errors
+/// See [`StorageError`]; nothing was changed where it says that the directory is another's.
+pub fn open(dir: &Path, wanted: Option<ClusterId>) -> Result<Opened, StorageError> {
+    std::fs::create_dir_all(dir).map_err(|error| explain_io(dir, error))?;
+    let file = dir.join(FILE);
+    let database = redb::Builder::new()
+        .set_cache_size(CACHE_BYTES)
+        .create(&file)
+        .map_err(|error| explain_database(dir, error))?;
+    let disk = Disk { database: Arc::new(database), dir: dir.to_owned() };
+    disk.check_format()?;
+    if let (Some(found), Some(wanted)) = (disk.cluster()?, wanted)
+        && found != wanted
+    {
+        return Err(StorageError::OtherCluster { dir: dir.to_owned(), found, wanted });
+    }
+    disk.boot().map_err(|error| explain_storage(dir, error))?;
+    let state = disk.load()?;
+    Ok(Opened {
+        reader: LogReader::new(disk.database.clone()),
+        storage: RedbStorage { disk, marks: Vec::new(), noted: state.applied, marked: state.applied },
+        state,
+    })
+}
+
+fn explain_io(dir: &Path, error: io::Error) -> StorageError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            StorageError::Full { dir: dir.to_owned() }
+        }
+        _ => StorageError::Unwritable { dir: dir.to_owned(), source: error },
+    }
+}
+
+fn explain_database(dir: &Path, error: DatabaseError) -> StorageError {
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => StorageError::InUse { dir: dir.to_owned() },
+        DatabaseError::Storage(redb::StorageError::Io(error)) => explain_io(dir, error),
+        other => StorageError::Database(other.into()),
+    }
+}
+
+fn explain_storage(dir: &Path, error: StorageError) -> StorageError {
+    match error {
+        StorageError::Database(redb::Error::Io(error)) => explain_io(dir, error),
+        other => other,
+    }
+}
+
+impl Disk {
+    fn begin(&self) -> Result<WriteTransaction, StorageError> {
+        let mut transaction = self.database.begin_write()?;
+        transaction.set_two_phase_commit(true);
+        Ok(transaction)
+    }
+
+    fn check_format(&self) -> Result<(), StorageError> {
+        let found = match self.meta(name::FORMAT)? {
+            Some(bytes) => encoding::read_number("the format version", &bytes)?,
+            None => return Ok(()),
+        };
+        if found != FORMAT {
+            return Err(StorageError::UnknownFormat { dir: self.dir.clone(), found, known: FORMAT });
+        }
+        Ok(())
+    }
+
+    fn meta(&self, name: &str) -> Result<Option<Bytes>, StorageError> {
+        match self.database.begin_read()?.open_table(META) {
+            Ok(table) => Ok(table.get(name)?.map(|value| Bytes::copy_from_slice(value.value()))),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn cluster(&self) -> Result<Option<ClusterId>, StorageError> {
+        if let Some(bytes) = self.meta(name::GENESIS)? {
+            let genesis = Genesis::decode(bytes).map_err(|e| StorageError::damaged("the genesis", e))?;
+            return Ok(Some(genesis.cluster));
+        }
+        let joined = self.meta(name::JOINED)?;
+        Ok(joined.map(|bytes| encoding::read_joined(&bytes)).transpose()?.map(|(cluster, _)| cluster))
+    }
+
+    /// Raises incarnation and write counter; on an empty disk, mints the member id.
+    fn boot(&self) -> Result<(), StorageError> {
+        let transaction = self.begin()?;
+        {
+            let mut meta = transaction.open_table(META)?;
+            // Later code may rely on every table being there.
+            transaction.open_table(ROWS)?;
+            transaction.open_table(PEERS)?;
+            transaction.open_table(MARKS)?;
+            if meta.get(name::MEMBER)?.is_none() {
+                meta.insert(name::FORMAT, encoding::number(FORMAT).as_slice())?;
+                meta.insert(name::MEMBER, encoding::number(mint_member()?.0).as_slice())?;
+            }
+            for counter in [name::INCARNATION, name::WRITTEN] {
+                let before = meta.get(counter)?.map(|value| encoding::read_number(counter, value.value()));
+                let after = before.transpose()?.unwrap_or(0) + 1;
+                meta.insert(counter, encoding::number(after).as_slice())?;
+            }
+        }
+        Ok(transaction.commit()?)
+    }
+
+    fn load(&self) -> Result<DurableState, StorageError> {
+        let transaction = self.database.begin_read()?;
+        let meta = transaction.open_table(META)?;
+        let get = |name: &'static str| -> Result<Option<Bytes>, StorageError> {
+            Ok(meta.get(name)?.map(|value| Bytes::copy_from_slice(value.value())))
+        };
+        let number = |name: &'static str| -> Result<u64, StorageError> {
+            Ok(get(name)?.map(|bytes| encoding::read_number(name, &bytes)).transpose()?.unwrap_or(0))
+        };
+        let pair = |name: &'static str| -> Result<Option<(u64, u64)>, StorageError> {
+            get(name)?.map(|bytes| encoding::read_pair(name, &bytes)).transpose()
+        };
+        let mut state = DurableState::empty(MemberId(number(name::MEMBER)?));
+        state.incarnation = Incarnation(number(name::INCARNATION)?);
+        state.written = WriteCounter(number(name::WRITTEN)?);
+        if let Some((round, member)) = pair(name::PROMISED)? {
+            state.promised = Ballot { round, member: MemberId(member) };
+        }
+        state.genesis = get(name::GENESIS)?
+            .map(|bytes| Genesis::decode(bytes).map_err(|e| StorageError::damaged("the genesis", e)))
+            .transpose()?;
+        state.joined = get(name::JOINED)?.map(|bytes| encoding::read_joined(&bytes)).transpose()?;
+        state.genesis_confirmed = get(name::CONFIRMED)?.is_some();
+        state.chosen_through = Slot(number(name::CHOSEN_THROUGH)?);
+        state.applied = Slot(number(name::APPLIED)?);
+        state.system = get(name::SYSTEM)?.unwrap_or_default();
+        state.tombstone = pair(name::TOMBSTONE)?.map(|(version, slot)| (version, Slot(slot)));
+        state.fenced = get(name::FENCED)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        for peer in transaction.open_table(PEERS)?.iter()? {
+            let (member, counters) = peer?;
+            state.peers.insert(MemberId(member.value()), encoding::counters(counters.value()));
+        }
+        let mut rows = BTreeMap::new();
+        for row in transaction.open_table(ROWS)?.range(state.applied.0 + 1..)? {
+            let (slot, value) = row?;
+            let row = encoding::read_row(slot.value(), value.value())?;
+            rows.insert(row.slot, row);
+        }
+        state.rows = rows;
+        Ok(state)
+    }
+}
+
+/// A random id, never 0.
+fn mint_member() -> Result<MemberId, StorageError> {
+    loop {
+        let mut bytes = [0_u8; 8];
+        let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+            .map_err(|error| StorageError::Database(redb::Error::Io(error.into())))?;
+        let id = u64::from_le_bytes(bytes);
+        if filled == bytes.len() && id != 0 {
+            return Ok(MemberId(id));
+        }
+    }
+}
+
+/// The one writer of a data directory.
+#[derive(Debug)]
+pub struct RedbStorage {
+    disk: Disk,
+    marks: Vec<Mark>,
+    /// All marks up to here are in `marks` or durable.
+    noted: Slot,
+    /// All marks up to here are durable.
+    marked: Slot,
+}
+
+impl RedbStorage {
+    /// Lets marks ride in the next commit; with them all marks up to `noted` are known.
+    pub fn add_marks(&mut self, marks: impl IntoIterator<Item = Mark>, noted: Slot) {
+        self.marks.extend(marks);
+        self.noted = noted;
+    }
+
+    /// Every slot up to it that added entries has its mark on the disk.
+    pub fn marked(&self) -> Slot {
+        self.marked
+    }
+}
+
+/// Of each kind that replaces what stood before, the last one.
+#[derive(Default)]
+struct Last<'a> {
+    promised: Option<Ballot>,
+    chosen_through: Option<Slot>,
+    system: Option<(Slot, &'a Bytes)>,
+}
+
+impl Storage for RedbStorage {
+    type Error = StorageError;
+
+    fn commit(
+        &mut self,
+        written: WriteCounter,
+        writes: &mut dyn Iterator<Item = &Write>,
+    ) -> Result<(), StorageError> {
+        let transaction = self.disk.begin()?;
+        {
+            let mut meta = transaction.open_table(META)?;
+            let mut last = Last::default();
+            let mut rows = None;
+            for write in writes {
+                match write {
+                    Write::Row(row) => {
+                        let rows = match &mut rows {
+                            Some(rows) => rows,
+                            none => none.insert(transaction.open_table(ROWS)?),
+                        };
+                        let mut space = rows.insert_reserve(row.slot.0, ROW_HEAD + row.value.len())?;
+                        encoding::write_row(row, space.as_mut());
+                    }
+                    Write::Promised(ballot) => last.promised = Some(*ballot),
+                    Write::ChosenThrough(slot) => last.chosen_through = Some(*slot),
+                    Write::System { applied, state } => last.system = Some((*applied, state)),
+                    Write::Genesis(genesis) => {
+                        meta.insert(name::GENESIS, genesis.encode().as_ref())?;
+                    }
+                    Write::Joined { cluster, digest } => {
+                        meta.insert(name::JOINED, encoding::joined(*cluster, *digest).as_ref())?;
+                    }
+                    Write::GenesisConfirmed => {
+                        meta.insert(name::CONFIRMED, [].as_slice())?;
+                    }
+                    Write::Peer { member, counters } => {
+                        let pair = (counters.incarnation.0, counters.written.0);
+                        transaction.open_table(PEERS)?.insert(member.0, pair)?;
+                    }
+                    Write::Tombstone { version, slot } => {
+                        meta.insert(name::TOMBSTONE, encoding::pair(*version, slot.0).as_slice())?;
+                    }
+                    Write::Fenced(why) => {
+                        meta.insert(name::FENCED, why.as_bytes())?;
+                    }
+                }
+            }
+            if let Some(ballot) = last.promised {
+                meta.insert(name::PROMISED, encoding::pair(ballot.round, ballot.member.0).as_slice())?;
+            }
+            if let Some(slot) = last.chosen_through {
+                meta.insert(name::CHOSEN_THROUGH, encoding::number(slot.0).as_slice())?;
+            }
+            if let Some((applied, state)) = last.system {
+                meta.insert(name::APPLIED, encoding::number(applied.0).as_slice())?;
+                meta.insert(name::SYSTEM, state.as_ref())?;
+            }
+            meta.insert(name::WRITTEN, encoding::number(written.0).as_slice())?;
+            if !self.marks.is_empty() {
+                let mut marks = transaction.open_table(MARKS)?;
+                for mark in self.marks.drain(..) {
+                    marks.insert(mark.first.0, (mark.slot.0, mark.count))?;
+                }
+            }
+        }
+        transaction.commit().map_err(|error| explain_storage(&self.disk.dir, StorageError::from(error)))?;
+        self.marked = self.noted;
+        Ok(())
+    }
+}

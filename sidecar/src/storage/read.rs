@@ -1,0 +1,135 @@
+//! Reading: views for the core, entries by index for clients.
+
+use super::StorageError;
+use super::encoding::{self, MARKS, META, ROWS, name};
+use bytes::Bytes;
+use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase};
+use std::sync::Arc;
+use synod_paxos::value::Value;
+use synod_paxos::{ClusterId, Genesis, Index, Row, Slot};
+
+/// Rows as they were durable when the view was opened.
+#[derive(Debug)]
+pub struct View {
+    rows: ReadOnlyTable<u64, &'static [u8]>,
+}
+
+impl View {
+    /// Rows from `from` on, ascending: about `bytes` of values, one row at least if there is one. And
+    /// whether the view holds no row behind these.
+    ///
+    /// # Errors
+    /// If the disk cannot be read.
+    pub fn read(&self, from: Slot, bytes: usize) -> Result<(Vec<Row>, bool), StorageError> {
+        let mut rows = Vec::new();
+        let mut taken = 0;
+        for row in self.rows.range(from.0..)? {
+            let (slot, value) = row?;
+            let stored = value.value();
+            let size = stored.len().saturating_sub(encoding::ROW_HEAD);
+            if !rows.is_empty() && taken + size > bytes {
+                return Ok((rows, false));
+            }
+            taken += size;
+            rows.push(encoding::read_row(slot.value(), stored)?);
+        }
+        Ok((rows, true))
+    }
+}
+
+/// Reads what is durable. Blocking: not for the runtime's own threads.
+#[derive(Clone, Debug)]
+pub struct LogReader {
+    database: Arc<Database>,
+}
+
+impl LogReader {
+    pub(super) fn new(database: Arc<Database>) -> LogReader {
+        LogReader { database }
+    }
+
+    /// A view of the rows as they are durable now.
+    ///
+    /// # Errors
+    /// If the disk cannot be read.
+    pub fn view(&self) -> Result<View, StorageError> {
+        Ok(View { rows: self.database.begin_read()?.open_table(ROWS)? })
+    }
+
+    /// Entries `from ..= through`, at most `entries` of them and about `bytes`, one at least.
+    ///
+    /// The caller knows that the slot of `through` and those before it are chosen, and that their rows and
+    /// marks are durable.
+    ///
+    /// # Errors
+    /// If the disk cannot be read, or a row is damaged or missing.
+    pub fn entries(
+        &self,
+        (from, through): (Index, Index),
+        entries: usize,
+        bytes: usize,
+    ) -> Result<Vec<Bytes>, StorageError> {
+        let transaction = self.database.begin_read()?;
+        let (marks, rows) = (transaction.open_table(MARKS)?, transaction.open_table(ROWS)?);
+        let cluster = cluster(&transaction)?;
+        let begin = match marks.range(..=from.0)?.next_back().transpose()? {
+            Some((first, _)) => first.value(),
+            None => return Err(StorageError::damaged("the log", format!("entry {from} has no slot"))),
+        };
+        let (mut found, mut taken) = (Vec::new(), 0);
+        for mark in marks.range(begin..=through.0)? {
+            let (first, place) = mark?;
+            let (first, (slot, count)) = (Index(first.value()), place.value());
+            let Some(row) = rows.get(slot)? else {
+                return Err(StorageError::damaged("the log", format!("slot {slot} is missing")));
+            };
+            let row = encoding::read_row(slot, row.value())?;
+            if !cluster.is_some_and(|cluster| row.is_intact(cluster)) {
+                return Err(StorageError::damaged("a row", format!("slot {slot} fails its checksum")));
+            }
+            let added = added_entries(row.value, first)?;
+            if added.len() as u64 != u64::from(count) {
+                let why = format!("slot {slot} holds {} entries, not {count}", added.len());
+                return Err(StorageError::damaged("the log", why));
+            }
+            for (offset, entry) in (0..).zip(added) {
+                let index = first.plus(offset);
+                if index < from {
+                    continue;
+                }
+                if index > through || found.len() >= entries || taken >= bytes {
+                    return Ok(found);
+                }
+                taken += entry.len();
+                found.push(entry);
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn cluster(transaction: &ReadTransaction) -> Result<Option<ClusterId>, StorageError> {
+    let meta = transaction.open_table(META)?;
+    let Some(genesis) = meta.get(name::GENESIS)? else { return Ok(None) };
+    let genesis = Genesis::decode(Bytes::copy_from_slice(genesis.value()));
+    Ok(Some(genesis.map_err(|e| StorageError::damaged("the genesis", e))?.cluster))
+}
+
+/// The entries of a batch that was applied where `first` was the next index: all but those of calls that
+/// demanded another last index. The rule is that of [`synod_paxos::system::SystemState::apply`].
+fn added_entries(value: Bytes, first: Index) -> Result<Vec<Bytes>, StorageError> {
+    let Value::Batch { ballot: _, calls } =
+        Value::decode(value).map_err(|e| StorageError::damaged("a value", e))?
+    else {
+        return Ok(Vec::new());
+    };
+    let mut last = first.previous();
+    let mut entries = Vec::new();
+    for call in calls {
+        if call.expected_index.is_none_or(|expected| expected == last) {
+            last = last.plus(call.entries.len() as u64);
+            entries.extend(call.entries);
+        }
+    }
+    Ok(entries)
+}

@@ -1,0 +1,77 @@
+//! Structured logs and metrics.
+
+use crate::driver::AppendOutcome;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use synod_paxos::Refusal;
+use tracing_subscriber::EnvFilter;
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// A line for people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// Starts logging to standard error. `filter` is a level or a list of targets and levels.
+///
+/// # Errors
+/// If the filter cannot be read, or logging was started before.
+pub fn start_logging(format: LogFormat, filter: &str) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(filter)?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match format {
+        LogFormat::Text => builder.with_target(false).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    started.map_err(|error| anyhow::anyhow!("cannot start logging: {error}"))
+}
+
+/// What is counted while the member runs; positions are read from the core when they are asked for.
+#[derive(Debug)]
+pub struct Metrics {
+    /// Append calls taken from clients.
+    pub append_calls: Counter,
+    /// Their entries.
+    pub append_entries: Counter,
+    /// Append calls answered with indexes.
+    pub appended: Counter,
+    /// Append calls of which it is certain that nothing was appended.
+    pub append_refused: Counter,
+    /// Append calls whose outcome is unknown.
+    pub append_unknown: Counter,
+    /// Write batches of the core.
+    pub commit_batches: Counter,
+    /// How long a transaction took, its sync included.
+    pub commit_seconds: Histogram,
+    /// Open subscriptions ever.
+    pub subscriptions: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics {
+            append_calls: Counter::default(),
+            append_entries: Counter::default(),
+            appended: Counter::default(),
+            append_refused: Counter::default(),
+            append_unknown: Counter::default(),
+            commit_batches: Counter::default(),
+            commit_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
+            subscriptions: Counter::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts the answer to an append.
+    pub(crate) fn count_append(&self, outcome: &AppendOutcome) {
+        match outcome {
+            Ok(_) => self.appended.inc(),
+            Err(Refusal::OutcomeUnknown) => self.append_unknown.inc(),
+            Err(_) => self.append_refused.inc(),
+        };
+    }
+}

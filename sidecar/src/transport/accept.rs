@@ -1,0 +1,124 @@
+//! The incoming side: streams that peers have opened to this member.
+
+use super::tls::Holder;
+use super::{Context, GreetingError, check_greeting, wire};
+use crate::transport::LARGEST_MESSAGE;
+use futures::Stream;
+use std::pin::Pin;
+use std::time::Duration;
+use synod_paxos::MemberId;
+use synod_proto::v1::peer_server::{Peer, PeerServer};
+use synod_proto::v1::{Greeting, PeerFrame, peer_frame::Frame};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+/// How long a new stream may stay without a word.
+const GREETING_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The peer service of one member.
+#[derive(Clone)]
+pub struct PeerService {
+    context: Context,
+}
+
+type Greetings = Pin<Box<dyn Stream<Item = Result<Greeting, Status>> + Send>>;
+
+impl PeerService {
+    /// The service, for a router.
+    pub fn server(context: Context) -> PeerServer<PeerService> {
+        PeerServer::new(PeerService { context }).max_decoding_message_size(LARGEST_MESSAGE)
+    }
+
+    async fn accept(&self, request: Request<Streaming<PeerFrame>>) -> Result<Response<Greetings>, Status> {
+        if let Some(tls) = &self.context.tls {
+            let certificates = request.peer_certs();
+            if tls.holder(certificates.as_deref().map(Vec::as_slice)) != Holder::Member {
+                return Err(Status::permission_denied("this port is for members of this cluster"));
+            }
+        }
+        let mut frames = request.into_inner();
+        let first = tokio::time::timeout(GREETING_PATIENCE, frames.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("no greeting came"))??;
+        let own = self.context.identity().borrow().clone();
+        let greeting = match first {
+            Some(PeerFrame { frame: Some(Frame::Greeting(greeting)) }) => greeting,
+            _ => return Err(Status::invalid_argument(GreetingError::Malformed.to_string())),
+        };
+        let member = check_greeting(&own, &greeting)
+            .map_err(|error| Status::failed_precondition(format!("the dialling member {error}")))?;
+        let (answer, answers) = mpsc::channel(1);
+        // The channel has room for one.
+        drop(answer.try_send(Ok(own.greeting())));
+        if member != own.member {
+            if !greeting.address.is_empty() {
+                // Nobody may be listening: then every address is being dialled already.
+                drop(self.context.contacts.send(greeting.address));
+            }
+            tokio::spawn(receive(self.context.clone(), own.member, member, frames, answer));
+        }
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+}
+
+/// Hands a peer's messages to the core while the stream stands. `answer` is kept only so that its end, which
+/// the peer sees, comes with the stream's.
+async fn receive(
+    context: Context,
+    own: MemberId,
+    peer: MemberId,
+    mut frames: Streaming<PeerFrame>,
+    answer: mpsc::Sender<Result<Greeting, Status>>,
+) {
+    let identity = context.identity();
+    loop {
+        let frame = tokio::select! {
+            frame = frames.message() => frame,
+            () = answer.closed() => return,
+        };
+        let Ok(Some(frame)) = frame else { return };
+        let Some(Frame::Envelope(envelope)) = frame.frame else { continue };
+        let incoming = match wire::decode(envelope) {
+            Ok(incoming) => incoming,
+            Err(error) => {
+                tracing::warn!(%peer, %error, "a peer's message is dropped");
+                continue;
+            }
+        };
+        let (member, cluster) = {
+            let identity = identity.borrow();
+            (identity.member, identity.cluster)
+        };
+        // After a renewal this process is another member; the peer must greet it anew.
+        if member != own {
+            return;
+        }
+        let is_ours = cluster.is_some_and(|(cluster, _)| cluster == incoming.cluster);
+        if !is_ours || incoming.to != own || incoming.from != peer {
+            tracing::debug!(%peer, to = %incoming.to, cluster = %incoming.cluster, "a message for somebody else is dropped");
+            continue;
+        }
+        if !context.handle().deliver(incoming).await {
+            return;
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Peer for PeerService {
+    type ControlStream = Greetings;
+    type DataStream = Greetings;
+    type BulkStream = Greetings;
+
+    async fn control(&self, request: Request<Streaming<PeerFrame>>) -> Result<Response<Greetings>, Status> {
+        self.accept(request).await
+    }
+
+    async fn data(&self, request: Request<Streaming<PeerFrame>>) -> Result<Response<Greetings>, Status> {
+        self.accept(request).await
+    }
+
+    async fn bulk(&self, request: Request<Streaming<PeerFrame>>) -> Result<Response<Greetings>, Status> {
+        self.accept(request).await
+    }
+}

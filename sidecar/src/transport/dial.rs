@@ -1,0 +1,300 @@
+//! The outgoing side: one task an address, which keeps three streams to whoever is there.
+
+use super::link::{Frames, Lanes, Link};
+use super::{CONNECTION_WINDOW, Context, GreetingError, Identity, PeerSource, STREAM_WINDOW, check_greeting};
+use crate::driver::Command;
+use futures::Stream;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use synod_paxos::MemberId;
+use synod_proto::v1::peer_client::PeerClient;
+use synod_proto::v1::{Greeting, PeerFrame, peer_frame::Frame};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::task::JoinHandle;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Status, Streaming};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Between two looks at an address that led to this member itself.
+const OWN_PAUSE: Duration = Duration::from_secs(10);
+const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
+/// A connection on which nothing came for an election timeout is dialled anew; TCP's own retransmission is
+/// never awaited (docs: operator.md, "Network").
+const PING_EVERY: Duration = Duration::from_millis(500);
+const PING_PATIENCE: Duration = Duration::from_secs(1);
+/// Between two looks at the list of peers.
+const LIST_PAUSE: Duration = Duration::from_secs(1);
+/// Addresses that were only heard from peers, beside the list.
+const HEARD_ADDRESSES: usize = 64;
+/// How long such an address is dialled in vain before it is forgotten.
+const HEARD_PATIENCE: Duration = Duration::from_secs(60);
+
+static NEXT_LINK: AtomicU64 = AtomicU64::new(1);
+
+/// Why a connection could not be made, or ended.
+#[derive(Debug, thiserror::Error)]
+enum DialError {
+    #[error("{0}")]
+    Connect(#[from] tonic::transport::Error),
+    #[error("{0}")]
+    Call(Box<Status>),
+    #[error("the peer {0}")]
+    Greeting(#[from] GreetingError),
+    #[error("the peer's streams greet as different members")]
+    Mixed,
+    #[error("this is the member itself")]
+    Own,
+}
+
+impl From<Status> for DialError {
+    fn from(status: Status) -> Self {
+        DialError::Call(Box::new(status))
+    }
+}
+
+/// Keeps a task for every address on the list, and for those that were heard from peers.
+pub struct Dialer {
+    context: Context,
+    source: PeerSource,
+    tasks: HashMap<String, JoinHandle<()>>,
+}
+
+impl Dialer {
+    /// A dialler for the addresses of `source`.
+    pub fn new(context: Context, source: PeerSource) -> Dialer {
+        Dialer { context, source, tasks: HashMap::new() }
+    }
+
+    /// Runs until it is dropped or the process goes down.
+    pub async fn run(mut self) {
+        let mut contacts = self.context.contacts.subscribe();
+        let mut listed = HashSet::new();
+        let mut look = tokio::time::interval(LIST_PAUSE);
+        let shared = self.context.shared.clone();
+        loop {
+            tokio::select! {
+                () = shared.stopped() => return,
+                _ = look.tick() => {
+                    if let Some(addresses) = self.source.changed() {
+                        tracing::info!(count = addresses.len(), "the list of peers was read");
+                        listed = addresses;
+                    }
+                    self.tasks.retain(|address, task| {
+                        let keep = !task.is_finished();
+                        if !keep && listed.contains(address) {
+                            tracing::error!(address, "a dialling task ended; it is started again");
+                        }
+                        keep
+                    });
+                    for address in &listed {
+                        self.start(address, None);
+                    }
+                }
+                contact = contacts.recv() => match contact {
+                    Ok(address) if self.tasks.len() < listed.len() + HEARD_ADDRESSES => {
+                        self.start(&address, Some(HEARD_PATIENCE));
+                    }
+                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return,
+                },
+            }
+        }
+    }
+
+    fn start(&mut self, address: &str, patience: Option<Duration>) {
+        if !self.tasks.contains_key(address) {
+            let task = tokio::spawn(keep(self.context.clone(), address.to_owned(), patience));
+            self.tasks.insert(address.to_owned(), task);
+        }
+    }
+}
+
+impl Drop for Dialer {
+    fn drop(&mut self) {
+        self.tasks.values().for_each(JoinHandle::abort);
+    }
+}
+
+/// Dials an address again and again; gives up after `patience` in vain.
+async fn keep(context: Context, address: String, patience: Option<Duration>) {
+    let mut contacts = context.contacts.subscribe();
+    let mut pause = FIRST_PAUSE;
+    let mut told = String::new();
+    let mut reached = Instant::now();
+    loop {
+        let began = Instant::now();
+        let ended = connect(&context, &address).await;
+        let wait = match ended {
+            Ok(()) => {
+                reached = Instant::now();
+                told.clear();
+                if began.elapsed() > LONGEST_PAUSE {
+                    pause = FIRST_PAUSE;
+                }
+                pause
+            }
+            Err(DialError::Own) => OWN_PAUSE,
+            Err(error) => {
+                let why = describe(&error);
+                // The same reason again and again is told once.
+                if why != told {
+                    tracing::info!(address, why, "a peer cannot be reached; trying on");
+                    told = why;
+                }
+                pause
+            }
+        };
+        if patience.is_some_and(|patience| reached.elapsed() > patience) {
+            return;
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        let wait = jittered(wait);
+        let wake = tokio::time::sleep(wait);
+        tokio::pin!(wake);
+        loop {
+            tokio::select! {
+                () = &mut wake => break,
+                contact = contacts.recv() => match contact {
+                    Ok(who) if who == address => {
+                        pause = FIRST_PAUSE;
+                        break;
+                    }
+                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return,
+                },
+            }
+        }
+    }
+}
+
+/// Between half and all of `span`, so that members that start together do not dial in step.
+fn jittered(span: Duration) -> Duration {
+    let random = crate::clock::seed().unwrap_or(0) % 512;
+    span * (512 + u32::try_from(random).unwrap_or(0)) / 1_024
+}
+
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+fn endpoint(context: &Context, address: &str) -> Result<Endpoint, tonic::transport::Error> {
+    let scheme = if context.tls.is_some() { "https" } else { "http" };
+    let endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))?
+        .connect_timeout(CONNECT_PATIENCE)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_PATIENCE)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW);
+    match &context.tls {
+        Some(tls) => {
+            let (config, verifier) = tls.client();
+            endpoint.tls_config_with_verifier(config.timeout(CONNECT_PATIENCE), verifier)
+        }
+        None => Ok(endpoint),
+    }
+}
+
+/// The greeting, then whatever is queued.
+fn outgoing(greeting: Greeting, frames: Frames) -> impl Stream<Item = PeerFrame> {
+    let first = PeerFrame { frame: Some(Frame::Greeting(greeting)) };
+    let rest = futures::stream::unfold(frames, |mut frames| async move {
+        let frame = frames.next().await?;
+        Some((frame, frames))
+    });
+    futures::StreamExt::chain(futures::stream::iter([first]), rest)
+}
+
+enum Which {
+    Control,
+    Data,
+    Bulk,
+}
+
+/// Opens one stream on a connection of its own, so that neither HTTP/2 nor TCP makes one wait for another.
+async fn open(
+    endpoint: &Endpoint,
+    which: Which,
+    own: &Identity,
+    frames: Frames,
+) -> Result<(MemberId, String, Streaming<Greeting>), DialError> {
+    let channel: Channel = endpoint.connect().await?;
+    let mut client = PeerClient::new(channel);
+    let frames = outgoing(own.greeting(), frames);
+    let opening = async {
+        let answers = match which {
+            Which::Control => client.control(frames).await,
+            Which::Data => client.data(frames).await,
+            Which::Bulk => client.bulk(frames).await,
+        };
+        let mut answers = answers?.into_inner();
+        let greeting = answers.message().await?;
+        Ok::<_, Status>((greeting, answers))
+    };
+    let opened = tokio::time::timeout(CONNECT_PATIENCE * 2, opening).await;
+    let (greeting, answers) =
+        opened.map_err(|_| Status::deadline_exceeded("the peer did not greet in time"))??;
+    let greeting = greeting.ok_or(GreetingError::Malformed)?;
+    let member = check_greeting(own, &greeting)?;
+    Ok((member, greeting.name, answers))
+}
+
+/// Connects, and stays until the connection ends. `Ok`: it stood.
+async fn connect(context: &Context, address: &str) -> Result<(), DialError> {
+    let mut identity = context.identity();
+    let own = identity.borrow_and_update().clone();
+    // Made anew each time: the name is resolved anew, and the certificate is that of now.
+    let endpoint = endpoint(context, address)?;
+    let (link, Lanes { control, data, bulk }) =
+        Link::new(NEXT_LINK.fetch_add(1, Ordering::Relaxed), context.dropped.clone());
+    let (member, name, mut control) = open(&endpoint, Which::Control, &own, control).await?;
+    if member == own.member {
+        return Err(DialError::Own);
+    }
+    let (on_data, _, mut data) = open(&endpoint, Which::Data, &own, data).await?;
+    let (on_bulk, _, mut bulk) = open(&endpoint, Which::Bulk, &own, bulk).await?;
+    if on_data != member || on_bulk != member {
+        return Err(DialError::Mixed);
+    }
+    let handle = context.handle();
+    let id = link.id();
+    tracing::info!(address, %member, name, "connected to a peer");
+    handle.tell(Command::LinkUp(member, link));
+    let why = tokio::select! {
+        end = control.message() => end_of(end),
+        end = data.message() => end_of(end),
+        end = bulk.message() => end_of(end),
+        () = other_member(&mut identity, own.member) => "this member was renewed".to_owned(),
+        () = context.shared.stopped() => "stopping".to_owned(),
+    };
+    handle.tell(Command::LinkDown(member, id));
+    tracing::info!(address, %member, why, "the connection to a peer ended");
+    Ok(())
+}
+
+fn end_of(end: Result<Option<Greeting>, Status>) -> String {
+    match end {
+        Ok(Some(_)) => "the peer greeted twice".to_owned(),
+        Ok(None) => "the peer closed it".to_owned(),
+        Err(status) => status.message().to_owned(),
+    }
+}
+
+async fn other_member(identity: &mut tokio::sync::watch::Receiver<Identity>, own: MemberId) {
+    // Where the sender is gone, the process is going down: another arm tells.
+    if identity.wait_for(|identity| identity.member != own).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,139 @@
+//! Between members: for each peer three outgoing streams, so that a large answer never holds up a heartbeat
+//! (docs: architecture.md, "synod-sidecar").
+//!
+//! Each member dials every address it knows and learns from the greeting who is there: an address is never an
+//! identity. Incoming streams carry the other direction. Everything may be lost; the core sends it again.
+
+mod accept;
+mod dial;
+mod link;
+mod peers;
+pub mod tls;
+pub mod wire;
+
+pub use accept::PeerService;
+pub use dial::Dialer;
+pub use link::Link;
+pub use peers::{PeerSource, parse_peers};
+
+use crate::driver::Handle;
+use crate::shared::Shared;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use synod_paxos::{ClusterId, Digest, Incarnation, MemberId};
+use synod_proto::v1::Greeting;
+use tokio::sync::{broadcast, watch};
+
+/// A message's largest encoding: a chunk of rows, its last row possibly a full batch beyond the bound.
+const LARGEST_MESSAGE: usize = 8 << 20;
+/// What one stream may have under way before the receiver has taken it.
+const STREAM_WINDOW: u32 = 2 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// Who this process is to its peers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Of the data directory.
+    pub member: MemberId,
+    /// Of this start.
+    pub incarnation: Incarnation,
+    /// The pod's name, for people.
+    pub name: String,
+    /// Where it can be dialled: host:port.
+    pub address: String,
+    /// The cluster that the disk belongs to, once known.
+    pub cluster: Option<(ClusterId, Digest)>,
+}
+
+impl Identity {
+    fn greeting(&self) -> Greeting {
+        let (cluster, digest) = match &self.cluster {
+            Some((cluster, digest)) => (cluster.0.as_slice(), digest.0.as_slice()),
+            None => ([].as_slice(), [].as_slice()),
+        };
+        Greeting {
+            format_version: synod_proto::FORMAT_VERSION,
+            member: self.member.0,
+            incarnation: self.incarnation.0,
+            name: self.name.clone(),
+            cluster_id: bytes::Bytes::copy_from_slice(cluster),
+            genesis_digest: bytes::Bytes::copy_from_slice(digest),
+            address: self.address.clone(),
+        }
+    }
+}
+
+/// Why a peer's greeting is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GreetingError {
+    /// Another wire format.
+    #[error(
+        "speaks wire format {found}, this member speaks {}: upgrade the older one",
+        synod_proto::FORMAT_VERSION
+    )]
+    Format {
+        /// The peer's.
+        found: u32,
+    },
+    /// Another cluster.
+    #[error(
+        "is member {member} of cluster {found}, this member belongs to cluster {own}: check the addresses"
+    )]
+    Cluster {
+        /// Who it is.
+        member: MemberId,
+        /// The peer's cluster.
+        found: ClusterId,
+        /// The own cluster.
+        own: ClusterId,
+    },
+    /// The first frame is no greeting, or not a valid one.
+    #[error("did not greet as a member does")]
+    Malformed,
+}
+
+/// Judges a greeting; gives the peer's id.
+fn check_greeting(own: &Identity, greeting: &Greeting) -> Result<MemberId, GreetingError> {
+    if greeting.format_version != synod_proto::FORMAT_VERSION {
+        return Err(GreetingError::Format { found: greeting.format_version });
+    }
+    let member = MemberId(greeting.member);
+    if member == MemberId::NONE {
+        return Err(GreetingError::Malformed);
+    }
+    if let Some((own, _)) = own.cluster
+        && !greeting.cluster_id.is_empty()
+    {
+        let found = wire::cluster(&greeting.cluster_id).map_err(|_| GreetingError::Malformed)?;
+        if found != own {
+            return Err(GreetingError::Cluster { member, found, own });
+        }
+    }
+    Ok(member)
+}
+
+/// What dialling and accepting share.
+#[derive(Clone)]
+pub struct Context {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) tls: Option<tls::Tls>,
+    /// Addresses of peers that have just dialled here.
+    contacts: broadcast::Sender<String>,
+    /// Messages that were dropped because a queue was full.
+    pub(crate) dropped: Arc<AtomicU64>,
+}
+
+impl Context {
+    /// A context around the running core.
+    pub fn new(shared: Arc<Shared>, tls: Option<tls::Tls>) -> Context {
+        Context { shared, tls, contacts: broadcast::Sender::new(64), dropped: Arc::default() }
+    }
+
+    fn identity(&self) -> watch::Receiver<Identity> {
+        self.shared.identity()
+    }
+
+    fn handle(&self) -> Handle {
+        self.shared.handle()
+    }
+}

@@ -1,0 +1,347 @@
+//! The mapping between the core's messages and the wire's. Both directions are complete: a new kind of
+//! message does not compile until it is here.
+
+use synod_paxos::message::{Counters, ForwardOutcome, Incoming, Message, Outgoing, ViewId};
+use synod_paxos::{
+    Ballot, ClusterId, Digest, Incarnation, Index, MemberId, RequestId, Row, Slot, WriteCounter,
+};
+use synod_proto::v1::{self, envelope::Message as Wire, forward_reply};
+
+/// A peer's message that is not one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a peer sent a message without a valid {0}")]
+pub struct Malformed(pub &'static str);
+
+pub(crate) fn ballot_out(ballot: Ballot) -> v1::Ballot {
+    v1::Ballot { round: ballot.round, member: ballot.member.0 }
+}
+
+fn ballot(wire: Option<v1::Ballot>) -> Result<Ballot, Malformed> {
+    maybe_ballot(wire).ok_or(Malformed("ballot"))
+}
+
+fn maybe_ballot(wire: Option<v1::Ballot>) -> Option<Ballot> {
+    wire.map(|b| Ballot { round: b.round, member: MemberId(b.member) })
+}
+
+pub(crate) fn cluster(bytes: &[u8]) -> Result<ClusterId, Malformed> {
+    bytes.try_into().map(ClusterId).map_err(|_| Malformed("cluster id"))
+}
+
+pub(crate) fn digest(bytes: &[u8]) -> Result<Digest, Malformed> {
+    bytes.try_into().map(Digest).map_err(|_| Malformed("genesis digest"))
+}
+
+fn digest_out(digest: Digest) -> bytes::Bytes {
+    bytes::Bytes::copy_from_slice(&digest.0)
+}
+
+fn row_out(row: &Row) -> v1::Row {
+    v1::Row {
+        slot: row.slot.0,
+        ballot: Some(ballot_out(row.ballot)),
+        chosen: row.chosen,
+        value: row.value.clone(),
+        checksum: row.checksum,
+    }
+}
+
+fn row(wire: v1::Row) -> Result<Row, Malformed> {
+    Ok(Row {
+        slot: Slot(wire.slot),
+        ballot: ballot(wire.ballot)?,
+        chosen: wire.chosen,
+        value: wire.value,
+        checksum: wire.checksum,
+    })
+}
+
+fn rows(wire: Vec<v1::Row>) -> Result<Vec<Row>, Malformed> {
+    wire.into_iter().map(row).collect()
+}
+
+fn counters_out(member: MemberId, counters: Counters) -> v1::PeerCounter {
+    v1::PeerCounter { member: member.0, incarnation: counters.incarnation.0, written: counters.written.0 }
+}
+
+fn counters(wire: v1::PeerCounter) -> Counters {
+    Counters { incarnation: Incarnation(wire.incarnation), written: WriteCounter(wire.written) }
+}
+
+/// The envelope of a message that may leave.
+pub fn encode(outgoing: &Outgoing) -> v1::Envelope {
+    v1::Envelope {
+        cluster_id: bytes::Bytes::copy_from_slice(&outgoing.cluster().0),
+        from: outgoing.from().0,
+        incarnation: outgoing.counters().incarnation.0,
+        to: outgoing.to().0,
+        written: outgoing.counters().written.0,
+        message: Some(encode_message(outgoing)),
+    }
+}
+
+fn encode_message(outgoing: &Outgoing) -> Wire {
+    match outgoing.message() {
+        Message::Hello { nonce, genesis, needs_genesis } => Wire::Hello(v1::Hello {
+            nonce: *nonce,
+            genesis_digest: digest_out(*genesis),
+            needs_genesis: *needs_genesis,
+        }),
+        Message::Welcome { nonce, remembered, gossip, genesis, full_genesis, chosen_through } => {
+            Wire::Welcome(v1::Welcome {
+                nonce: *nonce,
+                remembered: Some(counters_out(outgoing.to(), *remembered)),
+                gossip: gossip.iter().map(|(member, counters)| counters_out(*member, *counters)).collect(),
+                genesis_digest: digest_out(*genesis),
+                genesis: full_genesis.clone().unwrap_or_default(),
+                chosen_through: chosen_through.0,
+            })
+        }
+        Message::Canvass { id, ballot, from, hand_over } => Wire::Canvass(v1::Canvass {
+            id: *id,
+            ballot: Some(ballot_out(*ballot)),
+            from: from.0,
+            hand_over: hand_over.map(ballot_out),
+        }),
+        Message::CanvassReply { id, willing, promised, chosen_through } => {
+            Wire::CanvassReply(v1::CanvassReply {
+                id: *id,
+                willing: *willing,
+                promised: Some(ballot_out(*promised)),
+                chosen_through: chosen_through.0,
+            })
+        }
+        Message::Prepare { ballot, from, hand_over } => Wire::Prepare(v1::Prepare {
+            ballot: Some(ballot_out(*ballot)),
+            from: from.0,
+            hand_over: hand_over.map(ballot_out),
+        }),
+        Message::Promise { ballot, from, view, chunk, last, trim_through, chosen_through, rows } => {
+            Wire::Promise(v1::Promise {
+                ballot: Some(ballot_out(*ballot)),
+                from: from.0,
+                view: view.0,
+                chunk: *chunk,
+                last: *last,
+                trim_through: trim_through.0,
+                chosen_through: chosen_through.0,
+                rows: rows.iter().map(row_out).collect(),
+            })
+        }
+        Message::PromiseMore { ballot, view, chunk } => Wire::PromiseMore(v1::PromiseMore {
+            ballot: Some(ballot_out(*ballot)),
+            view: view.0,
+            chunk: *chunk,
+        }),
+        Message::Nack { ballot, promised } => {
+            Wire::Nack(v1::Nack { ballot: Some(ballot_out(*ballot)), promised: Some(ballot_out(*promised)) })
+        }
+        Message::Accept { ballot, slot, value, checksum, chosen_through, has_quorum } => {
+            Wire::Accept(v1::Accept {
+                ballot: Some(ballot_out(*ballot)),
+                slot: slot.0,
+                value: value.clone(),
+                checksum: *checksum,
+                chosen_through: chosen_through.0,
+                has_quorum: *has_quorum,
+            })
+        }
+        Message::Accepted { ballot, slots } => Wire::Accepted(v1::Accepted {
+            ballot: Some(ballot_out(*ballot)),
+            slots: slots.iter().map(|slot| slot.0).collect(),
+        }),
+        Message::AlreadyChosen { ballot, trim_through } => Wire::AlreadyChosen(v1::AlreadyChosen {
+            ballot: Some(ballot_out(*ballot)),
+            trim_through: trim_through.0,
+        }),
+        Message::Heartbeat { ballot, sequence, chosen_through, has_quorum } => {
+            Wire::Heartbeat(v1::Heartbeat {
+                ballot: Some(ballot_out(*ballot)),
+                sequence: *sequence,
+                chosen_through: chosen_through.0,
+                has_quorum: *has_quorum,
+            })
+        }
+        Message::HeartbeatReply { ballot, sequence, chosen_through, durable_through } => {
+            Wire::HeartbeatReply(v1::HeartbeatReply {
+                ballot: Some(ballot_out(*ballot)),
+                sequence: *sequence,
+                chosen_through: chosen_through.0,
+                durable_through: durable_through.0,
+            })
+        }
+        Message::LearnRequest { from, through } => {
+            Wire::LearnRequest(v1::LearnRequest { from: from.0, through: through.0 })
+        }
+        Message::Learned { from, trim_through, chosen_through, rows } => Wire::Learned(v1::Learned {
+            from: from.0,
+            trim_through: trim_through.0,
+            chosen_through: chosen_through.0,
+            rows: rows.iter().map(row_out).collect(),
+        }),
+        Message::Forward { request, ballot, sequence, call } => Wire::Forward(v1::Forward {
+            request: request.0,
+            ballot: Some(ballot_out(*ballot)),
+            sequence: *sequence,
+            call: call.clone(),
+        }),
+        Message::ForwardReply { request, incarnation, ballot, outcome } => {
+            Wire::ForwardReply(v1::ForwardReply {
+                request: request.0,
+                incarnation: incarnation.0,
+                ballot: Some(ballot_out(*ballot)),
+                outcome: Some(outcome_out(outcome)),
+            })
+        }
+        Message::ReadPointRequest { request, ballot } => Wire::ReadPointRequest(v1::ReadPointRequest {
+            request: request.0,
+            ballot: Some(ballot_out(*ballot)),
+        }),
+        Message::ReadPoint { request, slot } => {
+            Wire::ReadPoint(v1::ReadPoint { request: request.0, slot: slot.map(|slot| slot.0) })
+        }
+        Message::HandOver { ballot } => Wire::HandOver(v1::HandOver { ballot: Some(ballot_out(*ballot)) }),
+        Message::Retire { version, slot } => Wire::Retire(v1::Retire { version: *version, slot: slot.0 }),
+    }
+}
+
+fn outcome_out(outcome: &ForwardOutcome) -> forward_reply::Outcome {
+    match outcome {
+        ForwardOutcome::Appended { first, last, slot } => forward_reply::Outcome::Appended(v1::Appended {
+            first_index: first.0,
+            last_index: last.0,
+            slot: slot.0,
+        }),
+        ForwardOutcome::UnexpectedIndex { tail } => forward_reply::Outcome::UnexpectedTail(tail.0),
+        ForwardOutcome::Refused(why) => forward_reply::Outcome::Refused(why.clone()),
+    }
+}
+
+/// A message as it arrived.
+///
+/// # Errors
+/// Where a part is missing or has the wrong length, or the kind is unknown.
+pub fn decode(envelope: v1::Envelope) -> Result<Incoming, Malformed> {
+    Ok(Incoming {
+        cluster: cluster(&envelope.cluster_id)?,
+        from: MemberId(envelope.from),
+        counters: Counters {
+            incarnation: Incarnation(envelope.incarnation),
+            written: WriteCounter(envelope.written),
+        },
+        to: MemberId(envelope.to),
+        message: decode_message(envelope.message.ok_or(Malformed("kind"))?)?,
+    })
+}
+
+fn decode_message(wire: Wire) -> Result<Message, Malformed> {
+    Ok(match wire {
+        Wire::Hello(m) => Message::Hello {
+            nonce: m.nonce,
+            genesis: digest(&m.genesis_digest)?,
+            needs_genesis: m.needs_genesis,
+        },
+        Wire::Welcome(m) => Message::Welcome {
+            nonce: m.nonce,
+            remembered: m.remembered.map(counters).unwrap_or_default(),
+            gossip: m.gossip.into_iter().map(|peer| (MemberId(peer.member), counters(peer))).collect(),
+            genesis: digest(&m.genesis_digest)?,
+            full_genesis: Some(m.genesis).filter(|genesis| !genesis.is_empty()),
+            chosen_through: Slot(m.chosen_through),
+        },
+        Wire::Canvass(m) => Message::Canvass {
+            id: m.id,
+            ballot: ballot(m.ballot)?,
+            from: Slot(m.from),
+            hand_over: maybe_ballot(m.hand_over),
+        },
+        Wire::CanvassReply(m) => Message::CanvassReply {
+            id: m.id,
+            willing: m.willing,
+            promised: ballot(m.promised)?,
+            chosen_through: Slot(m.chosen_through),
+        },
+        Wire::Prepare(m) => Message::Prepare {
+            ballot: ballot(m.ballot)?,
+            from: Slot(m.from),
+            hand_over: maybe_ballot(m.hand_over),
+        },
+        Wire::Promise(m) => Message::Promise {
+            ballot: ballot(m.ballot)?,
+            from: Slot(m.from),
+            view: ViewId(m.view),
+            chunk: m.chunk,
+            last: m.last,
+            trim_through: Slot(m.trim_through),
+            chosen_through: Slot(m.chosen_through),
+            rows: rows(m.rows)?,
+        },
+        Wire::PromiseMore(m) => {
+            Message::PromiseMore { ballot: ballot(m.ballot)?, view: ViewId(m.view), chunk: m.chunk }
+        }
+        Wire::Nack(m) => Message::Nack { ballot: ballot(m.ballot)?, promised: ballot(m.promised)? },
+        Wire::Accept(m) => Message::Accept {
+            ballot: ballot(m.ballot)?,
+            slot: Slot(m.slot),
+            value: m.value,
+            checksum: m.checksum,
+            chosen_through: Slot(m.chosen_through),
+            has_quorum: m.has_quorum,
+        },
+        Wire::Accepted(m) => {
+            Message::Accepted { ballot: ballot(m.ballot)?, slots: m.slots.into_iter().map(Slot).collect() }
+        }
+        Wire::AlreadyChosen(m) => {
+            Message::AlreadyChosen { ballot: ballot(m.ballot)?, trim_through: Slot(m.trim_through) }
+        }
+        Wire::Heartbeat(m) => Message::Heartbeat {
+            ballot: ballot(m.ballot)?,
+            sequence: m.sequence,
+            chosen_through: Slot(m.chosen_through),
+            has_quorum: m.has_quorum,
+        },
+        Wire::HeartbeatReply(m) => Message::HeartbeatReply {
+            ballot: ballot(m.ballot)?,
+            sequence: m.sequence,
+            chosen_through: Slot(m.chosen_through),
+            durable_through: Slot(m.durable_through),
+        },
+        Wire::LearnRequest(m) => Message::LearnRequest { from: Slot(m.from), through: Slot(m.through) },
+        Wire::Learned(m) => Message::Learned {
+            from: Slot(m.from),
+            trim_through: Slot(m.trim_through),
+            chosen_through: Slot(m.chosen_through),
+            rows: rows(m.rows)?,
+        },
+        Wire::Forward(m) => Message::Forward {
+            request: RequestId(m.request),
+            ballot: ballot(m.ballot)?,
+            sequence: m.sequence,
+            call: m.call,
+        },
+        Wire::ForwardReply(m) => Message::ForwardReply {
+            request: RequestId(m.request),
+            incarnation: Incarnation(m.incarnation),
+            ballot: ballot(m.ballot)?,
+            outcome: outcome(m.outcome.ok_or(Malformed("outcome"))?),
+        },
+        Wire::ReadPointRequest(m) => {
+            Message::ReadPointRequest { request: RequestId(m.request), ballot: ballot(m.ballot)? }
+        }
+        Wire::ReadPoint(m) => Message::ReadPoint { request: RequestId(m.request), slot: m.slot.map(Slot) },
+        Wire::HandOver(m) => Message::HandOver { ballot: ballot(m.ballot)? },
+        Wire::Retire(m) => Message::Retire { version: m.version, slot: Slot(m.slot) },
+    })
+}
+
+fn outcome(wire: forward_reply::Outcome) -> ForwardOutcome {
+    match wire {
+        forward_reply::Outcome::Appended(m) => ForwardOutcome::Appended {
+            first: Index(m.first_index),
+            last: Index(m.last_index),
+            slot: Slot(m.slot),
+        },
+        forward_reply::Outcome::UnexpectedTail(tail) => ForwardOutcome::UnexpectedIndex { tail: Index(tail) },
+        forward_reply::Outcome::Refused(why) => ForwardOutcome::Refused(why),
+    }
+}
