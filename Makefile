@@ -42,11 +42,11 @@ verify: rust tools ## The read-only gate: format, clippy, bans, licences, source
 	@cargo fmt --all --check
 	@cargo clippy --workspace --all-targets --locked -- --deny warnings
 	@$(DENY) --log-level warn check bans licenses sources
-	@tests/generated.sh check
+	@cargo run --quiet --locked --package synod-operator --bin crdgen -- --check
 
 fix: rust ## Format the code and write the generated files anew
 	@cargo fmt --all
-	@tests/generated.sh write
+	@cargo run --quiet --locked --package synod-operator --bin crdgen
 
 sim: rust ## Run the simulator by itself: make sim SIM_ARGS='--help'
 	@cargo run --quiet --locked --package synod-sim -- $(SIM_ARGS)
