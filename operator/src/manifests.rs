@@ -38,6 +38,16 @@ pub fn install() -> String {
     text
 }
 
+/// The generated files: their paths in the repository, and what they hold.
+pub fn files() -> [(&'static str, String); 3] {
+    [
+        ("manifests/crd.yaml", crd()),
+        ("manifests/install.yaml", install()),
+        // A chart can read files of its own folder only.
+        ("charts/synod/files/crd.yaml", crd()),
+    ]
+}
+
 fn yaml<T: Serialize>(value: &T) -> String {
     // By way of JSON: the types hold nothing but maps with text keys, lists and scalars.
     serde_json::to_value(value)
@@ -170,11 +180,14 @@ fn deployment() -> Value {
                     "containers": [{
                         "name": "operator",
                         "image": OPERATOR_IMAGE,
+                        "imagePullPolicy": "IfNotPresent",
                         "command": ["synod-operator"],
                         "env": [
                             field("POD_NAME", "metadata.name"),
                             field("POD_NAMESPACE", "metadata.namespace"),
                             { "name": "SYNOD_SIDECAR_IMAGE", "value": SIDECAR_IMAGE },
+                            { "name": "SYNOD_CLUSTER_DOMAIN", "value": "cluster.local" },
+                            { "name": "SYNOD_LOG", "value": "info" },
                         ],
                         "ports": [{ "name": "http", "containerPort": 8080, "protocol": "TCP" }],
                         "livenessProbe": probe("/healthz"),
@@ -202,13 +215,10 @@ mod tests {
     /// The files in the repository are what this code makes: run crdgen after a change.
     #[test]
     fn the_files_are_up_to_date() {
-        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/");
-        for (file, text) in [("crd.yaml", crd()), ("install.yaml", install())] {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../");
+        for (file, text) in files() {
             let standing = std::fs::read_to_string(format!("{root}{file}")).unwrap_or_default();
-            assert!(
-                standing == text,
-                "manifests/{file} is out of date: cargo run -p synod-operator --bin crdgen"
-            );
+            assert!(standing == text, "{file} is out of date: cargo run -p synod-operator --bin crdgen");
         }
     }
 

@@ -7,13 +7,14 @@ use std::process::ExitCode;
 use clap::Parser;
 use synod_operator::manifests;
 
-/// Writes manifests/crd.yaml and manifests/install.yaml from the operator's own types.
+/// Writes manifests/crd.yaml, manifests/install.yaml and the chart's copy of the former from the
+/// operator's own types.
 #[derive(Parser)]
 #[command(name = "crdgen", version)]
 struct Arguments {
-    /// Folder to write to
-    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests"))]
-    folder: PathBuf,
+    /// The checkout of Synod
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/.."))]
+    root: PathBuf,
 
     /// Write nothing; fail if a file differs
     #[arg(long)]
@@ -23,8 +24,8 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let mut stale = false;
-    for (file, text) in [("crd.yaml", manifests::crd()), ("install.yaml", manifests::install())] {
-        let path = arguments.folder.join(file);
+    for (file, text) in manifests::files() {
+        let path = arguments.root.join(file);
         if std::fs::read_to_string(&path).is_ok_and(|standing| standing == text) {
             continue;
         }
@@ -33,8 +34,8 @@ fn main() -> ExitCode {
             stale = true;
             continue;
         }
-        let written = std::fs::create_dir_all(&arguments.folder).and_then(|()| std::fs::write(&path, text));
-        if let Err(error) = written {
+        let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+        if let Err(error) = folder.and_then(|()| std::fs::write(&path, text)) {
             eprintln!("{} cannot be written: {error}", path.display());
             return ExitCode::FAILURE;
         }

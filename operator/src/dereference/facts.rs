@@ -97,14 +97,26 @@ fn container_trouble(container: &ContainerStatus) -> Option<Trouble> {
         | "PostStartHookError" => TroubleKind::Crash,
         _ => return None,
     };
-    let detail = waiting.message.as_deref().map(|m| format!(": {m}")).unwrap_or_default();
+    let detail = brief(waiting.message.as_deref().unwrap_or_default());
     let message = match kind {
+        // The kubelet alternates between two reasons while it retries: neither is news.
         TroubleKind::Image => {
-            format!("container {} cannot get image {} ({reason}{detail})", container.name, container.image)
+            format!("container {} cannot get image {}{detail}", container.name, container.image)
         }
-        _ => format!("container {} does not run ({reason}{detail})", container.name),
+        _ => format!("container {} does not run: {reason}{detail}", container.name),
     };
     Some(Trouble { kind, message })
+}
+
+/// The end of the kubelet's words, which is the cause, in at most 160 characters.
+fn brief(message: &str) -> String {
+    let cause = message.rsplit_once("ErrImagePull: ").map_or(message, |(_, cause)| cause);
+    let skipped = cause.chars().count().saturating_sub(160);
+    match (cause.is_empty(), skipped) {
+        (true, _) => String::new(),
+        (false, 0) => format!(": {cause}"),
+        (false, n) => format!(": ...{}", cause.chars().skip(n).collect::<String>()),
+    }
 }
 
 /// What the plan needs of the claims, by ordinal.

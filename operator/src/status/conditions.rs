@@ -253,6 +253,9 @@ fn degraded(view: &View<'_>) -> Says {
         );
         return says(true, Reason::DrainsBlocked, message);
     }
+    if voters.is_empty() {
+        return says(false, Reason::Healthy, "no voters are known");
+    }
     says(false, Reason::Healthy, "every voter takes part, on a node of its own")
 }
 
