@@ -176,7 +176,7 @@ impl Cluster {
     /// at; the next `up` or `down` takes it on.
     pub fn up(&self, progress: &Progress) -> Result<()> {
         progress.step("Machine: root, Go, packages", None, machine::ensure)?;
-        progress.step("Addresses", None, |_| network::check_free(&self.layout))?;
+        progress.step("Addresses", None, |_| self.check_addresses())?;
         self.programs.ensure(progress)?;
         let _lock = self.lock()?;
         self.clear_if_other(progress)?;
@@ -193,6 +193,14 @@ impl Cluster {
         progress.step("Nodes", log("kubelet-node1"), |_| self.start_nodes(&base))?;
         progress.step("DNS and storage", log("local-path-provisioner"), |_| self.start_add_ons())?;
         progress.step("Nodes Ready", log("kubelet-node1"), |step| self.wait_ready(|text| step.at(text)))
+    }
+
+    /// Fails if this machine's addresses for the cluster are in use by anything else.
+    ///
+    /// # Errors
+    /// [`Error::AddressesInUse`] naming who uses them.
+    pub fn check_addresses(&self) -> Result<()> {
+        network::check_free(&self.layout)
     }
 
     /// Takes the cluster down: no process, mount, link, namespace, cgroup or rule of it is left. Its
@@ -285,6 +293,7 @@ impl Cluster {
 
     fn start_add_ons(&self) -> Result<()> {
         let file = self.layout.state.join("local-path.json");
+        self.link_tools()?;
         fs::write(&file, config::local_path(&self.nodes).to_string()).at("write", &file)?;
         for manifest in [include_str!("../manifests/coredns.yaml"), include_str!("../manifests/storage.yaml")]
         {
@@ -300,6 +309,30 @@ impl Cluster {
             run::output_with_input(&mut command, manifest.as_bytes())?;
         }
         self.components().provisioner().ensure(&self.layout).map(drop)
+    }
+
+    /// `bin` in the cluster's folder: what a person puts into the PATH.
+    fn link_tools(&self) -> Result<()> {
+        for program in ["kubectl", "helm", "etcdctl"] {
+            self.link_tool(program, &self.programs.path(program))?;
+        }
+        Ok(())
+    }
+
+    /// The folder of links to kubectl, helm and what [`Cluster::link_tool`] added.
+    pub fn tools(&self) -> PathBuf {
+        self.layout.state.join("bin")
+    }
+
+    /// Puts a link to a program into the cluster's `bin`.
+    ///
+    /// # Errors
+    /// If the link cannot be made.
+    pub fn link_tool(&self, name: &str, program: &Path) -> Result<()> {
+        fs::create_dir_all(self.tools()).at("create", &self.tools())?;
+        let link = self.tools().join(name);
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(program, &link).at("create", &link)
     }
 
     /// Waits until every node is Ready, DNS answers on each, and no process has ended.

@@ -13,6 +13,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::cluster::Cluster;
@@ -31,6 +32,18 @@ pub struct Container {
     /// Its first process, as this machine numbers it.
     pub pid: u32,
 }
+
+/// A program about to run in a container: see [`Cluster::exec_on_node`].
+#[derive(Debug)]
+pub struct Exec {
+    /// Runs it; ends when it ends, with its status.
+    pub command: Command,
+    /// Sends it SIGTERM. Ending `command` instead leaves the program running in the container.
+    pub terminate: Command,
+}
+
+/// Numbers this process's programs in containers.
+static EXECS: AtomicU64 = AtomicU64::new(0);
 
 /// What is looked for in a pod.
 enum Part<'a> {
@@ -197,27 +210,23 @@ impl Cluster {
         Err(Error::Invalid(format!("process {} of container {container} of {pod} has ended", found.pid)))
     }
 
-    /// A command that runs `args` in a running container through the node's own socket, with streams
-    /// on this machine: it starts, and goes on, while the node is cut off the network. `id` must differ
-    /// between two commands in one container.
+    /// Prepares running `args` in a running container through the node's own socket, with streams on
+    /// this machine: it starts, and goes on, while the node is cut off the network.
     ///
     /// # Errors
     /// If the container does not run.
-    pub fn exec_on_node(
-        &self,
-        namespace: &str,
-        pod: &str,
-        container: &str,
-        id: &str,
-        args: &[&str],
-    ) -> Result<Command> {
+    pub fn exec_on_node(&self, namespace: &str, pod: &str, container: &str, args: &[&str]) -> Result<Exec> {
         let found = self.container(namespace, pod, container)?;
         let node = self.node(&found.node)?;
         let fifos = node.run.join("fifo");
         fs::create_dir_all(&fifos).at("create", &fifos)?;
-        let mut command = node::ctr(&self.components(), node);
-        command.args(["tasks", "exec", "--exec-id", id, "--fifo-dir"]).arg(fifos).arg(&found.id).args(args);
-        Ok(command)
+        let id = format!("synod-{}-{}", std::process::id(), EXECS.fetch_add(1, Ordering::Relaxed));
+        let ctr = || node::ctr(&self.components(), node);
+        let mut command = ctr();
+        command.args(["tasks", "exec", "--exec-id", &id, "--fifo-dir"]).arg(fifos).arg(&found.id).args(args);
+        let mut terminate = ctr();
+        terminate.args(["tasks", "kill", "--signal", "SIGTERM", "--exec-id", &id, &found.id]);
+        Ok(Exec { command, terminate })
     }
 
     /// The files a container logs to, on this machine's disk, the oldest first: one for each time it

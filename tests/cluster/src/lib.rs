@@ -32,7 +32,7 @@ mod sysctl;
 pub use cluster::{Cluster, NodeStatus, Options, ProcessStatus, Status};
 pub use config::{BUSYBOX_IMAGE, COREDNS_IMAGE, PAUSE_IMAGE};
 pub use error::{Error, Output, Result};
-pub use faults::Container;
+pub use faults::{Container, Exec};
 pub use layout::{Layout, Link, MAX_NODES, Node, find_root};
 pub use programs::{KUBERNETES_VERSION, Programs, SETS, Set, cache_dir};
 pub use progress::{Progress, Step};

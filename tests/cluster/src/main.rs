@@ -116,11 +116,11 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             let status = cluster.status()?;
             print(cli, &status, || {
                 format!(
-                    "Kubernetes {} runs with {} nodes. Use it with\n  export KUBECONFIG={}\n  alias kubectl={}",
+                    "Kubernetes {} runs with {} nodes. Use it with\n  export KUBECONFIG={}\n  export PATH={}:$PATH",
                     status.kubernetes_version,
                     status.nodes.len(),
                     status.kubeconfig.display(),
-                    cluster.programs().path("kubectl").display(),
+                    cluster.tools().display(),
                 )
             });
         }

@@ -136,8 +136,9 @@ fn node_fault_a_cut_node_goes_on_inside_and_can_be_watched() {
     let cluster = &test.cluster;
     let script = "i=0; while [ $i -lt 600 ]; do i=$((i+1)); echo $i; sleep 0.1; done";
     let mut inside = cluster
-        .exec_on_node(&test.namespace, "web-0", "app", "watched", &["sh", "-c", script])
+        .exec_on_node(&test.namespace, "web-0", "app", &["sh", "-c", script])
         .unwrap()
+        .command
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -154,7 +155,7 @@ fn node_fault_a_cut_node_goes_on_inside_and_can_be_watched() {
         assert_eq!(later, seen + 21);
         // The container is found, and another program started in it, without the network.
         let mut echo =
-            cluster.exec_on_node(&test.namespace, "web-0", "app", "second", &["echo", "in"]).unwrap();
+            cluster.exec_on_node(&test.namespace, "web-0", "app", &["echo", "in"]).unwrap().command;
         assert_eq!(String::from_utf8(echo.output().unwrap().stdout).unwrap().trim(), "in");
     }));
     cluster.node_heal(&node).unwrap();
