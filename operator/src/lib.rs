@@ -26,6 +26,7 @@ pub mod metrics;
 pub mod names;
 pub mod observed;
 pub mod plan;
+pub mod plugin;
 pub mod status;
 pub mod tls;
 pub mod validate;

@@ -268,3 +268,97 @@ fn objects<'a>(
 fn text<'a>(parent: &'a serde_json::Map<String, Value>, key: &str) -> &'a str {
     parent.get(key).and_then(Value::as_str).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn check(change: impl FnOnce(&mut PaxosClusterSpec)) -> Result<Desired, Invalid> {
+        let mut spec = PaxosClusterSpec::default();
+        change(&mut spec);
+        let mut cluster = PaxosCluster::new("demo", spec);
+        cluster.metadata.namespace = Some("ns".into());
+        cluster.metadata.uid = Some("u".into());
+        validate(&cluster, "default:1", "cluster.local")
+    }
+
+    #[test]
+    fn the_defaults_are_valid_and_take_the_operators_image() {
+        let desired = check(|_| {}).unwrap();
+        assert_eq!((desired.replicas, desired.voters(), desired.image.as_str()), (3, 3, "default:1"));
+        assert_eq!((desired.heartbeat_ms, desired.election_timeout_ms), (100, 1000));
+        assert_eq!(desired.storage_bytes, 10 << 30);
+    }
+
+    #[test]
+    fn bad_numbers_say_what_to_do() {
+        for bad in [-1, 16] {
+            let why = check(|s| s.replicas = bad).unwrap_err().to_string();
+            assert!(why.contains("between 0 and 15"), "{why}");
+        }
+        assert!(check(|s| s.storage.size = "0".into()).is_err());
+        assert!(check(|s| s.storage.size = "10Xi".into()).is_err());
+        assert_eq!(check(|s| s.election.timeout = "300ms".into()), Err(Invalid::TimeoutTooShort));
+        assert_eq!(check(|s| s.tls.mode = TlsMode::Provided), Err(Invalid::NoSecret));
+    }
+
+    #[test]
+    fn what_is_reserved_is_refused_by_name() {
+        let app = json!({ "name": "app", "image": "a" });
+        let cases = [
+            (json!({}), "no spec"),
+            (json!({ "spec": { "containers": [] } }), "containers is empty"),
+            (json!({ "spec": { "hostNetwork": true, "containers": [app] } }), "hostNetwork"),
+            (json!({ "spec": { "containers": [{ "name": "synod", "image": "a" }] } }), "'synod' is reserved"),
+            (
+                json!({ "spec": { "containers": [app], "initContainers": [{ "name": "synod" }] } }),
+                "'synod' is reserved",
+            ),
+            (json!({ "spec": { "containers": [app, app] } }), "two containers"),
+            (json!({ "spec": { "containers": [app], "volumes": [{ "name": "synod-x" }] } }), "volume name"),
+            (json!({ "spec": { "containers": [app], "volumes": [{ "name": "data" }] } }), "volume name"),
+            (
+                json!({ "spec": { "containers": [{ "name": "a", "env": [{ "name": "SYNOD_X" }] }] } }),
+                "SYNOD_X",
+            ),
+            (
+                json!({ "spec": { "containers": [{ "name": "a", "volumeMounts": [{ "mountPath": "/run/synod/" }] }] } }),
+                "/run/synod",
+            ),
+            (
+                json!({ "metadata": { "labels": { "synod.dev/x": "1" } }, "spec": { "containers": [app] } }),
+                "synod.dev/x",
+            ),
+            (json!({ "volumeClaimTemplates": [], "spec": { "containers": [app] } }), "volumeClaimTemplates"),
+        ];
+        for (template, word) in cases {
+            let refusal = check(|s| s.template = template.as_object().cloned()).unwrap_err();
+            assert!(matches!(refusal, Invalid::Template(_)), "{template}");
+            assert!(refusal.to_string().contains(word), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn quantities_are_read_as_kubernetes_writes_them() {
+        let cases = [
+            ("1", Some(1)),
+            ("10Gi", Some(10 << 30)),
+            ("1.5Gi", Some(3 << 29)),
+            ("1e3", Some(1000)),
+            ("2E", Some(2_000_000_000_000_000_000)),
+            ("500m", Some(1)),
+            ("0.5", Some(1)),
+            ("+7k", Some(7000)),
+            ("", None),
+            ("Gi", None),
+            ("-1", None),
+            ("1.2.3", None),
+            ("1Zi", None),
+            ("99999Ei", None),
+        ];
+        for (text, bytes) in cases {
+            assert_eq!(parse_quantity(text), bytes, "{text}");
+        }
+    }
+}

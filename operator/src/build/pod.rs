@@ -197,6 +197,7 @@ fn environment(socket: &Socket) -> Value {
         field("POD_IP", "status.podIP"),
         json!({ "name": "SYNOD_SOCKET", "value": SOCKET_PATH }),
         json!({ "name": "SYNOD_SOCKET_MODE", "value": mode }),
+        json!({ "name": "SYNOD_LOG_FORMAT", "value": "json" }),
     ];
     if !allowed_uids.is_empty() {
         let list: Vec<String> = allowed_uids.iter().map(ToString::to_string).collect();
@@ -220,9 +221,11 @@ fn arguments(desired: &Desired, tls: &Tls) -> Vec<String> {
         format!("--advertise={host}:{PORT_PEER}"),
         "--peers-file=/etc/synod/config/peers".into(),
     ];
-    if tls.mode != TlsMode::Disabled {
-        arguments.push("--tls-dir=/etc/synod/tls".into());
-    }
+    // Without certificates the sidecar has to be told that this is meant.
+    arguments.push(match tls.mode {
+        TlsMode::Managed | TlsMode::Provided => "--tls-dir=/etc/synod/tls".into(),
+        TlsMode::Disabled => "--insecure".into(),
+    });
     arguments
 }
 

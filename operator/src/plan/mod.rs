@@ -32,7 +32,7 @@ mod tighten;
 mod view;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
