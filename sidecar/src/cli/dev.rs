@@ -57,7 +57,7 @@ fn config(dir: &Path, ordinal: u8, peers: Vec<String>, health_port: Option<u16>)
 pub(super) async fn run(options: Options) -> anyhow::Result<()> {
     start_logging(LogFormat::Text, &options.log)?;
     let (dir, _temporary) = match &options.dir {
-        Some(dir) => (dir.clone(), None),
+        Some(dir) => (std::path::absolute(dir)?, None),
         None => {
             let temporary = tempfile::Builder::new().prefix("synod-dev-").tempdir()?;
             (temporary.path().to_owned(), Some(temporary))

@@ -1,0 +1,257 @@
+//! Bad input: each gets a clear error that says what to do, and changes nothing.
+
+mod common;
+
+use bytes::Bytes;
+use common::{Cluster, Member, command, id, stderr, until};
+use futures::TryStreamExt;
+use std::time::Duration;
+use synod_client::{AppendError, CallError, Consistency, channel};
+use synod_proto::v1::log_client::LogClient;
+use synod_proto::v1::{AppendRequest, SubscribeRequest};
+use tonic::Code;
+
+async fn refused(cluster: &Cluster, entries: Vec<Bytes>) -> CallError {
+    match cluster.members[0].client().append_many(entries).await {
+        Err(AppendError::Refused(error)) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_beyond_their_bounds() {
+    let cluster = Cluster::of(1).await;
+    let large = Bytes::from(vec![b'x'; (1 << 20) + 1]);
+    let error = refused(&cluster, vec![large]).await;
+    assert_eq!((error.reason.as_str(), error.code), ("entry-too-large", Code::ResourceExhausted));
+    let error = refused(&cluster, vec![Bytes::from(vec![b'x'; 600 << 10]); 2]).await;
+    assert_eq!(error.reason, "call-too-large");
+    let error = refused(&cluster, vec![Bytes::new(); 4_097]).await;
+    assert_eq!(error.reason, "call-too-large");
+    let error = refused(&cluster, Vec::new()).await;
+    assert_eq!((error.reason.as_str(), error.code), ("empty-call", Code::InvalidArgument));
+    assert!(error.not_appended);
+    // Far beyond: not even decoded.
+    let mut log = LogClient::new(channel(&cluster.members[0].socket).unwrap());
+    let huge = AppendRequest { entries: vec![Bytes::from(vec![b'x'; 5 << 20])], expected_index: None };
+    let status = log.append(huge).await.unwrap_err();
+    assert_eq!(status.code(), Code::OutOfRange, "{status}");
+    let status = log.subscribe(SubscribeRequest { from: 0 }).await.unwrap_err();
+    assert!(status.message().contains("indexes begin at 1"), "{status}");
+    let client = cluster.members[0].client();
+    assert_eq!(client.tail(Consistency::Linearizable).await.unwrap(), 0, "nothing reached the log");
+    // What is just within the bounds is taken, an empty entry too.
+    let exact = client.append_many(vec![Bytes::from(vec![b'x'; 1 << 20])]).await.unwrap();
+    assert_eq!(exact.first_index, 1);
+    client.append_many(vec![Bytes::new(); 4_096]).await.unwrap();
+    let count = client.read(1, Default::default()).try_collect::<Vec<_>>().await.unwrap().len();
+    assert_eq!(count, 4_097);
+}
+
+/// docs: reliability.md, fault 53: malformed protobuf ends its call, not the member.
+#[tokio::test(flavor = "multi_thread")]
+async fn malformed_messages() {
+    use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+
+    #[derive(Clone, Default)]
+    struct Raw;
+    impl Codec for Raw {
+        type Encode = Bytes;
+        type Decode = Bytes;
+        type Encoder = Raw;
+        type Decoder = Raw;
+        fn encoder(&mut self) -> Raw {
+            Raw
+        }
+        fn decoder(&mut self) -> Raw {
+            Raw
+        }
+    }
+    impl Encoder for Raw {
+        type Item = Bytes;
+        type Error = tonic::Status;
+        fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), tonic::Status> {
+            bytes::BufMut::put(buffer, item);
+            Ok(())
+        }
+        fn buffer_settings(&self) -> BufferSettings {
+            BufferSettings::default()
+        }
+    }
+    impl Decoder for Raw {
+        type Item = Bytes;
+        type Error = tonic::Status;
+        fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, tonic::Status> {
+            let length = bytes::Buf::remaining(buffer);
+            Ok(Some(bytes::Buf::copy_to_bytes(buffer, length)))
+        }
+        fn buffer_settings(&self) -> BufferSettings {
+            BufferSettings::default()
+        }
+    }
+
+    let cluster = Cluster::of(1).await;
+    for garbage in [&b"\xff\xff\xff\xff"[..], b"\x0a\xff\xff\xff\xff\x0f", b"\x0a\x05ab"] {
+        let mut client = tonic::client::Grpc::new(channel(&cluster.members[0].socket).unwrap());
+        client.ready().await.unwrap();
+        let path = "/synod.v1.Log/Append".parse().unwrap();
+        let request = tonic::Request::new(Bytes::from_static(garbage));
+        let status = client.unary(request, path, Raw).await.unwrap_err();
+        assert!(matches!(status.code(), Code::Internal | Code::InvalidArgument), "{status}");
+    }
+    assert_eq!(cluster.members[0].client().append("fine").await.unwrap().first_index, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn socket_paths() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut member = Member::new(dir.path(), "m");
+    std::fs::write(&member.peers_file, "").unwrap();
+    member.socket = dir.path().join("x".repeat(108));
+    let output = member.run_to_end();
+    assert!(!output.status.success() && stderr(&output).contains("at most 107 bytes"), "{}", stderr(&output));
+    // Something that is no socket is left alone.
+    member.socket = dir.path().join("file");
+    std::fs::write(&member.socket, "mine").unwrap();
+    let output = member.run_to_end();
+    assert!(stderr(&output).contains("is no socket"), "{}", stderr(&output));
+    assert_eq!(std::fs::read(&member.socket).unwrap(), b"mine");
+    // A file that a dead process left is replaced.
+    member.socket = dir.path().join("m.sock");
+    member.start();
+    member.answers().await;
+    member.kill();
+    assert!(member.socket.exists());
+    member.start();
+    member.answers().await;
+    // One that a living process listens on is not.
+    let mut other = Member::new(dir.path(), "other");
+    other.socket = member.socket.clone();
+    let output = other.run_to_end();
+    assert!(stderr(&output).contains("in use by a running process"), "{}", stderr(&output));
+    member.answers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_directories() {
+    let cluster = Cluster::of(1).await;
+    let owner = &cluster.members[0];
+    let mut second = Member::new(cluster.dir.path(), "second");
+    second.data_dir = owner.data_dir.clone();
+    let output = second.run_to_end();
+    assert!(
+        !output.status.success() && stderr(&output).contains("in use by another process"),
+        "{}",
+        stderr(&output)
+    );
+    owner.answers().await;
+
+    let mut cluster = cluster;
+    cluster.members[0].kill();
+    second.extra = vec![format!("--cluster-id={}", uuid::Uuid::new_v4())];
+    let output = second.run_to_end();
+    assert!(stderr(&output).contains("belongs to cluster"), "{}", stderr(&output));
+    second.extra = vec![format!("--cluster-id={}", cluster.cluster_id)];
+    second.start();
+    second.ready().await;
+
+    let mut unwritable = Member::new(cluster.dir.path(), "unwritable");
+    unwritable.data_dir = "/proc/synod".into();
+    let output = unwritable.run_to_end();
+    assert!(stderr(&output).contains("cannot be written to"), "{}", stderr(&output));
+}
+
+/// docs: reliability.md, fault 11: a full disk refuses appends with a clear error and goes on reading.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_without_room() {
+    let mut cluster = Cluster::of(1).await;
+    cluster.members[0].client().append("before").await.unwrap();
+    assert_eq!(cluster.members[0].terminate(), Some(0));
+    cluster.members[0].extra = vec!["--disk-reserve".to_owned(), u64::MAX.to_string()];
+    cluster.members[0].start();
+    cluster.members[0].ready().await;
+    let error = refused(&cluster, vec!["after".into()]).await;
+    assert_eq!((error.reason.as_str(), error.code), ("disk-full", Code::ResourceExhausted));
+    assert_eq!(cluster.members[0].client().tail(Consistency::Linearizable).await.unwrap(), 1);
+}
+
+#[test]
+fn command_lines() {
+    let output = command(&["run", "--no-such-flag"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("--no-such-flag"), "{}", stderr(&output));
+    let output = command(&["status", "--socket", "/nowhere/synod.sock"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("no member answers on /nowhere/synod.sock"), "{}", stderr(&output));
+    let output = command(&["admin", "promote", "--member", "xyz"]);
+    assert!(stderr(&output).contains("16 hexadecimal digits"), "{}", stderr(&output));
+    // An admin port that everybody could reach.
+    let dir = tempfile::tempdir().unwrap();
+    let mut member = Member::new(dir.path(), "open");
+    std::fs::write(&member.peers_file, "").unwrap();
+    member.extra = vec!["--admin-listen".to_owned(), "0.0.0.0:0".to_owned()];
+    let output = member.run_to_end();
+    assert!(stderr(&output).contains("open to everybody"), "{}", stderr(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn admin_calls() {
+    let cluster = Cluster::of(1).await;
+    let member = &cluster.members[0];
+    let own = id(member.answers().await.member);
+    // Another genesis: another cluster id, then another list.
+    let elsewhere = format!("--cluster-id={}", uuid::Uuid::new_v4());
+    let listed = format!("--member={own}=n0");
+    let output = member.admin(&["initialize", &elsewhere, &listed]);
+    assert!(stderr(&output).contains("another genesis"), "{}", stderr(&output));
+    let here = format!("--cluster-id={}", cluster.cluster_id);
+    let output = member.admin(&["initialize", &here, "--member=00000000000000aa=x", &listed]);
+    assert!(stderr(&output).contains("another genesis"), "{}", stderr(&output));
+    // The same one again is no fault.
+    let output = member.admin(&["initialize", &here, &listed]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let output = member.admin(&["remove", "--member", "00000000000000aa"]);
+    assert!(stderr(&output).contains("is not a member of this cluster"), "{}", stderr(&output));
+    let output = member.admin(&["remove", "--member", &own]);
+    assert!(stderr(&output).contains("last voter"), "{}", stderr(&output));
+    let output = member.admin(&["renew", "--member", &own]);
+    assert!(stderr(&output).contains("remove it first"), "{}", stderr(&output));
+    let status = member.ready().await;
+    assert_eq!(status.configuration.map(|configuration| configuration.version), Some(1));
+}
+
+/// A member answers before it belongs to a cluster, and says what to do.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_uninitialized_member_says_so() {
+    let cluster = Cluster::empty(1).await;
+    let error = refused(&cluster, vec!["early".into()]).await;
+    assert_eq!(error.reason, "not-active");
+    assert!(error.message.contains("initialize it"), "{error}");
+    let health = |path: &'static str| {
+        let address = cluster.members[0].health;
+        async move { http(address, path).await }
+    };
+    assert!(health("/startupz").await.starts_with("HTTP/1.1 200"));
+    assert!(health("/livez").await.starts_with("HTTP/1.1 200"));
+    assert!(health("/readyz").await.starts_with("HTTP/1.1 503"));
+    cluster.initialize().await;
+    until("ready on the health port", || async {
+        let answer = health("/readyz").await;
+        if answer.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(answer) }
+    })
+    .await;
+    assert!(health("/metrics").await.contains("synod_last_index 0"));
+}
+
+async fn http(address: std::net::SocketAddr, path: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let asking = async {
+        let mut stream = tokio::net::TcpStream::connect(address).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: synod\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    tokio::time::timeout(Duration::from_secs(10), asking).await.unwrap().unwrap()
+}

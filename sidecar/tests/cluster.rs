@@ -1,0 +1,222 @@
+//! Clusters of real processes: formed by admin calls, changed, killed, restarted.
+
+mod common;
+
+use bytes::Bytes;
+use common::{Cluster, id, stderr, until};
+use futures::TryStreamExt;
+use std::time::Duration;
+use synod_client::{AppendError, AppendOptions, Client, Consistency, ReadOptions};
+use synod_proto::v1::MemberState;
+
+fn patient() -> AppendOptions {
+    AppendOptions { timeout: Duration::from_secs(30), ..AppendOptions::default() }
+}
+
+async fn append(client: &Client, text: impl Into<Bytes>) -> u64 {
+    client.append_with(vec![text.into()], patient()).await.unwrap().first_index
+}
+
+async fn read_all(client: &Client, consistency: Consistency) -> Vec<String> {
+    let entries: Vec<_> =
+        client.read(1, ReadOptions { limit: None, consistency }).try_collect().await.unwrap();
+    assert!(entries.iter().zip(1..).all(|(entry, index)| entry.index == index));
+    entries.iter().map(|entry| String::from_utf8(entry.payload.to_vec()).unwrap()).collect()
+}
+
+/// docs: architecture.md, "How data flows on an append".
+#[tokio::test(flavor = "multi_thread")]
+async fn three_members_keep_one_log() {
+    let cluster = Cluster::of(3).await;
+    let mut expected = Vec::new();
+    for round in 0..5 {
+        for (number, member) in cluster.members.iter().enumerate() {
+            let text = format!("{round} through {number}");
+            let index = append(&member.client(), text.clone()).await;
+            expected.push(text);
+            assert_eq!(index, expected.len() as u64);
+        }
+    }
+    // An empty line is a valid entry.
+    append(&cluster.members[0].client(), "").await;
+    expected.push(String::new());
+    for member in &cluster.members {
+        assert_eq!(read_all(&member.client(), Consistency::Linearizable).await, expected);
+        assert_eq!(member.client().tail(Consistency::Linearizable).await.unwrap(), 16);
+    }
+}
+
+/// A call's entries share one slot; `expected_index` is judged at apply (docs: protocol.md, "Sessions").
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_stand_or_fall_together() {
+    let cluster = Cluster::of(1).await;
+    let client = cluster.members[0].client();
+    let many = client.append_many((0..100).map(|n| Bytes::from(format!("{n}"))).collect()).await.unwrap();
+    assert_eq!((many.first_index, many.last_index), (1, 100));
+    let expecting = |index| AppendOptions { expected_index: Some(index), ..patient() };
+    let refused = client.append_with(vec!["no".into()], expecting(99)).await;
+    assert!(matches!(refused, Err(AppendError::UnexpectedIndex { tail: 100 })), "{refused:?}");
+    assert_eq!(client.append_with(vec!["yes".into()], expecting(100)).await.unwrap().first_index, 101);
+    let limited = ReadOptions { limit: Some(3), ..ReadOptions::default() };
+    let entries: Vec<_> = client.read(99, limited).try_collect().await.unwrap();
+    assert_eq!(entries.iter().map(|e| e.payload.as_ref()).collect::<Vec<_>>(), [&b"98"[..], b"99", b"yes"]);
+}
+
+/// docs: reliability.md, faults 1 and 39: what was acknowledged before a kill -9 is there after it, once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_leader_loses_nothing() {
+    let mut cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let other = (leader + 1) % 3;
+    let client = cluster.members[other].client();
+    let mut acknowledged = Vec::new();
+    for n in 0..200 {
+        if n == 100 {
+            cluster.members[leader].kill();
+        }
+        let text = format!("entry {n}");
+        match client.append_with(vec![text.clone().into()], patient()).await {
+            Ok(appended) => acknowledged.push((appended.first_index, text)),
+            Err(AppendError::Unknown(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(acknowledged.len() >= 199, "one append at most was under way: {}", acknowledged.len());
+    cluster.members[leader].start();
+    cluster.members[leader].ready().await;
+    for member in &cluster.members {
+        let log = read_all(&member.client(), Consistency::Linearizable).await;
+        for (index, text) in &acknowledged {
+            assert_eq!(&log[*index as usize - 1], text);
+        }
+        let mut sorted = log.clone();
+        sorted.sort();
+        sorted.dedup();
+        assert_eq!(sorted.len(), log.len(), "an entry stands twice");
+    }
+}
+
+/// A subscription survives its member's restart: no skip, no repeat (docs: socket-api.md, "subscribe").
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_resumes() {
+    let mut cluster = Cluster::of(3).await;
+    let writer = cluster.members[0].client();
+    let mut entries = cluster.members[1].client().subscribe(1);
+    for round in 0..3 {
+        for n in 0..50 {
+            append(&writer, format!("{round} {n}")).await;
+        }
+        for n in 0..50 {
+            let entry = entries.try_next().await.unwrap().unwrap();
+            assert_eq!(entry.index, round * 50 + n + 1);
+            assert_eq!(entry.payload, format!("{round} {n}"));
+        }
+        if round == 0 {
+            cluster.members[1].kill();
+            cluster.members[1].start();
+        } else {
+            assert_eq!(cluster.members[1].terminate(), Some(0));
+            cluster.members[1].start();
+        }
+    }
+}
+
+/// docs: protocol.md, "Configurations": grow, shrink, then restart all: the configuration comes from the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn members_come_and_go() {
+    let mut cluster = Cluster::of(3).await;
+    append(&cluster.members[0].client(), "before").await;
+    let new = cluster.add().await;
+    let of_cluster = cluster.members[0].answers().await;
+    let digest: String = of_cluster.genesis_digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let join = [
+        "join".to_owned(),
+        format!("--cluster-id={}", cluster.cluster_id),
+        format!("--genesis-digest={digest}"),
+    ];
+    let join: Vec<&str> = join.iter().map(String::as_str).collect();
+    let output = cluster.members[new].admin(&join);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let new_id = id(cluster.members[new].answers().await.member);
+    let change = |leader: usize, arguments: &[&str]| {
+        let output = cluster.members[leader].admin(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+    };
+    let leader = cluster.leader().await;
+    change(leader, &["add-learner", "--member", &new_id, "--name", "n3"]);
+    change(leader, &["promote", "--member", &new_id]);
+    let (gone, gone_id) = {
+        let gone = (leader + 1) % 3;
+        (gone, id(cluster.members[gone].answers().await.member))
+    };
+    change(leader, &["remove", "--member", &gone_id]);
+    let removed = until("the removed member knows it", || async {
+        match cluster.members[gone].client().status().await {
+            Ok(status) if status.state() == MemberState::Removed => Ok(status),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    assert!(!removed.ready);
+    append(&cluster.members[new].client(), "after").await;
+    let stay: Vec<usize> = (0..4).filter(|number| *number != gone).collect();
+    for number in &stay {
+        cluster.members[*number].kill();
+    }
+    for number in &stay {
+        cluster.members[*number].start();
+    }
+    for number in &stay {
+        let status = cluster.members[*number].ready().await;
+        let configuration = status.configuration.unwrap();
+        assert_eq!((configuration.version, configuration.members.len()), (4, 3));
+        let log = read_all(&cluster.members[*number].client(), Consistency::Linearizable).await;
+        assert_eq!(log, ["before", "after"]);
+    }
+    // A removed member's disk is renewed, and only with its own id.
+    let wrong = cluster.members[gone].admin(&["renew", "--member", &new_id]);
+    assert!(stderr(&wrong).contains("belongs to member"), "{}", stderr(&wrong));
+    let output = cluster.members[gone].admin(&["renew", "--member", &gone_id]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let fresh = cluster.members[gone].answers().await;
+    assert_eq!(fresh.state(), MemberState::Uninitialized);
+    assert_ne!(id(fresh.member), gone_id);
+}
+
+/// docs: protocol.md, "Hand-over"; operator.md, "Pod": the preStop hook.
+#[tokio::test(flavor = "multi_thread")]
+async fn leadership_is_handed_over() {
+    let cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let target = (leader + 1) % 3;
+    let target_id = id(cluster.members[target].answers().await.member);
+    let output = cluster.members[leader].admin(&["transfer-leader", "--to", &target_id]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(cluster.leader().await, target);
+    let dir = cluster.members[target].data_dir.to_str().unwrap();
+    let output = common::command(&["prestop", "--data-dir", dir]);
+    assert!(output.status.success() && stderr(&output).contains("does not lead"), "{}", stderr(&output));
+    assert_ne!(cluster.leader().await, target);
+}
+
+/// docs: protocol.md, "Leases and reads": without a quorum, sequential reads go on and linearizable ones do
+/// not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lone_member_still_reads() {
+    let mut cluster = Cluster::of(3).await;
+    append(&cluster.members[0].client(), "kept").await;
+    for member in &cluster.members {
+        assert_eq!(member.client().tail(Consistency::Linearizable).await.unwrap(), 1);
+    }
+    cluster.members[1].kill();
+    cluster.members[2].kill();
+    let client = cluster.members[0].client();
+    assert_eq!(read_all(&client, Consistency::Sequential).await, ["kept"]);
+    let short = AppendOptions { timeout: Duration::from_secs(3), ..AppendOptions::default() };
+    let outcome = client.append_with(vec!["lost?".into()], short).await;
+    assert!(matches!(outcome, Err(AppendError::Refused(_) | AppendError::Unknown(_))), "{outcome:?}");
+    cluster.members[1].start();
+    cluster.members[2].start();
+    cluster.members[1].ready().await;
+    append(&client, "again").await;
+}

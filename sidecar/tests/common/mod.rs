@@ -1,0 +1,224 @@
+//! Real sidecar processes on loopback, for the integration tests.
+#![allow(dead_code, unreachable_pub)]
+
+use std::future::Future;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use synod_client::{Client, StatusResponse};
+use synod_proto::v1::{MemberState, Role};
+
+/// How long anything may take before a test gives up: generous, because nothing is timed here.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub fn binary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_synod-sidecar"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SYNOD_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Runs a command to its end.
+pub fn command(arguments: &[&str]) -> Output {
+    binary().args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+pub fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// Awaits a condition; panics with what was last seen.
+pub async fn until<T, E: std::fmt::Debug, F: Future<Output = Result<T, E>>>(
+    what: &str,
+    mut look: impl FnMut() -> F,
+) -> T {
+    let began = Instant::now();
+    loop {
+        match look().await {
+            Ok(value) => return value,
+            Err(seen) if began.elapsed() > PATIENCE => panic!("{what}: {seen:?}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(25)).await,
+        }
+    }
+}
+
+/// One member's place and, while it runs, its process.
+pub struct Member {
+    pub name: String,
+    pub data_dir: PathBuf,
+    pub socket: PathBuf,
+    pub peer: SocketAddr,
+    pub health: SocketAddr,
+    pub peers_file: PathBuf,
+    pub extra: Vec<String>,
+    child: Option<Child>,
+}
+
+impl Member {
+    pub fn new(dir: &Path, name: &str) -> Member {
+        Member {
+            name: name.to_owned(),
+            data_dir: dir.join(name),
+            socket: dir.join(format!("{name}.sock")),
+            peer: free_address(),
+            health: free_address(),
+            peers_file: dir.join("peers"),
+            extra: Vec::new(),
+            child: None,
+        }
+    }
+
+    fn run(&self) -> Command {
+        let mut command = binary();
+        command
+            .arg("run")
+            .arg("--data-dir")
+            .arg(&self.data_dir)
+            .arg("--socket")
+            .arg(&self.socket)
+            .arg("--peer-listen")
+            .arg(self.peer.to_string())
+            .arg("--health-listen")
+            .arg(self.health.to_string())
+            .arg("--peers-file")
+            .arg(&self.peers_file)
+            .args(["--name", &self.name, "--disk-reserve", "0", "--log", "warn"])
+            .args(&self.extra);
+        command
+    }
+
+    pub fn start(&mut self) {
+        self.child = Some(self.run().stdin(Stdio::null()).spawn().unwrap());
+    }
+
+    /// For starts that fail: waits for the end.
+    pub fn run_to_end(&self) -> Output {
+        self.run().stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// SIGTERM; the exit code.
+    pub fn terminate(&mut self) -> Option<i32> {
+        let mut child = self.child.take()?;
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        child.wait().unwrap().code()
+    }
+
+    pub fn client(&self) -> Client {
+        Client::connect(&self.socket).unwrap()
+    }
+
+    pub async fn answers(&self) -> StatusResponse {
+        until("the member answers", || async { self.client().status().await }).await
+    }
+
+    pub async fn ready(&self) -> StatusResponse {
+        until("the member is ready", || async {
+            match self.client().status().await {
+                Ok(status) if status.ready => Ok(status),
+                other => Err(format!("{}: {other:?}", self.name)),
+            }
+        })
+        .await
+    }
+
+    pub fn admin(&self, arguments: &[&str]) -> Output {
+        let dir = self.data_dir.to_str().unwrap();
+        let (command, rest) = arguments.split_first().unwrap();
+        binary().args(["admin", command, "--data-dir", dir]).args(rest).output().unwrap()
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+pub fn id(member: u64) -> String {
+    format!("{member:016x}")
+}
+
+/// A cluster of processes in a temporary directory.
+pub struct Cluster {
+    pub dir: tempfile::TempDir,
+    pub members: Vec<Member>,
+    pub cluster_id: uuid::Uuid,
+}
+
+impl Cluster {
+    /// Starts `count` members that know each other's addresses, and initialises nothing.
+    pub async fn empty(count: usize) -> Cluster {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cluster = Cluster { dir, members: Vec::new(), cluster_id: uuid::Uuid::new_v4() };
+        for _ in 0..count {
+            cluster.add().await;
+        }
+        cluster
+    }
+
+    /// Starts one more member; its address goes into the peers file, which the others read again.
+    pub async fn add(&mut self) -> usize {
+        let number = self.members.len();
+        let mut member = Member::new(self.dir.path(), &format!("n{number}"));
+        self.members.push(Member::new(self.dir.path(), "unused"));
+        std::mem::swap(&mut self.members[number], &mut member);
+        let addresses: String = self.members.iter().map(|m| format!("{}\n", m.peer)).collect();
+        std::fs::write(self.dir.path().join("peers"), addresses).unwrap();
+        self.members[number].start();
+        self.members[number].answers().await;
+        number
+    }
+
+    /// Starts and initialises.
+    pub async fn of(count: usize) -> Cluster {
+        let cluster = Cluster::empty(count).await;
+        cluster.initialize().await;
+        for member in &cluster.members {
+            member.ready().await;
+        }
+        cluster
+    }
+
+    pub async fn initialize(&self) {
+        let mut arguments = vec!["initialize".to_owned(), format!("--cluster-id={}", self.cluster_id)];
+        for member in &self.members {
+            let status = member.answers().await;
+            assert_eq!(status.state(), MemberState::Uninitialized);
+            arguments.push(format!("--member={}={}", id(status.member), member.name));
+        }
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        for member in &self.members {
+            let output = member.admin(&arguments);
+            assert!(output.status.success(), "{}", stderr(&output));
+        }
+    }
+
+    /// The number of the member that leads.
+    pub async fn leader(&self) -> usize {
+        until("a member leads", || async {
+            for (number, member) in self.members.iter().enumerate() {
+                match member.client().status().await {
+                    Ok(status) if status.role() == Role::Leader => return Ok(number),
+                    _ => {}
+                }
+            }
+            Err("none leads")
+        })
+        .await
+    }
+}

@@ -1,0 +1,137 @@
+//! Mutual TLS between members and on the admin port (docs: operator.md, "TLS").
+
+mod common;
+
+use common::{Cluster, free_address, id, stderr, until};
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
+use std::path::Path;
+use synod_proto::v1::admin_client::AdminClient;
+use synod_proto::v1::{RenewRequest, StatusRequest};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+
+/// A cluster's certificate authority.
+struct Authority {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+    prefix: String,
+}
+
+impl Authority {
+    fn new(uid: &str) -> Authority {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        let prefix = format!("spiffe://synod.dev/ns/test/cluster/{uid}");
+        Authority { pem, issuer: Issuer::new(params, key), prefix }
+    }
+
+    fn pair(&self, role: &str) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        let uri = format!("{}/{role}", self.prefix);
+        params.subject_alt_names = vec![
+            SanType::URI(uri.try_into().unwrap()),
+            SanType::IpAddress(std::net::Ipv4Addr::LOCALHOST.into()),
+        ];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    fn write(&self, dir: &Path, name: &str) {
+        std::fs::create_dir_all(dir).unwrap();
+        let (certificate, key) = self.pair(&format!("member/{name}"));
+        std::fs::write(dir.join("ca.crt"), &self.pem).unwrap();
+        std::fs::write(dir.join(format!("{name}.crt")), certificate).unwrap();
+        std::fs::write(dir.join(format!("{name}.key")), key).unwrap();
+    }
+}
+
+async fn secure(cluster: &mut Cluster, authorities: &[&Authority]) -> Vec<std::net::SocketAddr> {
+    let mut addresses = Vec::new();
+    for (number, member) in cluster.members.iter_mut().enumerate() {
+        let dir = cluster.dir.path().join(format!("tls-{number}"));
+        authorities[number].write(&dir, &member.name);
+        let admin = free_address();
+        member.kill();
+        member.extra = vec![format!("--tls-dir={}", dir.display()), format!("--admin-listen={admin}")];
+        member.start();
+        member.answers().await;
+        addresses.push(admin);
+    }
+    addresses
+}
+
+async fn admin_status(
+    authority: &Authority,
+    address: std::net::SocketAddr,
+    role: &str,
+) -> Result<(), String> {
+    let (certificate, key) = authority.pair(role);
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(&authority.pem))
+        .identity(Identity::from_pem(certificate, key));
+    let endpoint = Endpoint::from_shared(format!("https://{address}")).unwrap().tls_config(tls).unwrap();
+    let channel = endpoint.connect().await.map_err(|error| error.to_string())?;
+    let mut admin = AdminClient::new(channel);
+    let answer = admin.status(StatusRequest {}).await;
+    answer.map(drop).map_err(|status| status.to_string())?;
+    // Every call passes the same check; this one is refused for another reason.
+    let refused = admin.renew(RenewRequest { member: 1 }).await.unwrap_err();
+    assert!(refused.message().contains("not-renewable"), "{refused}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_trust_their_own_cluster_only() {
+    let mut cluster = Cluster::empty(3).await;
+    let (ours, theirs) = (Authority::new("aaaa"), Authority::new("bbbb"));
+    // The third member holds a certificate of another cluster.
+    let addresses = secure(&mut cluster, &[&ours, &ours, &theirs]).await;
+    cluster.initialize().await;
+    // Its peers' agreement never comes, and it gets nothing from them.
+    let stranger = cluster.members[2].answers().await;
+    assert!(stranger.peers.iter().all(|peer| !peer.connected), "{stranger:?}");
+
+    // Whom the admin port lets in.
+    admin_status(&ours, addresses[0], "operator").await.unwrap();
+    let refused = admin_status(&ours, addresses[0], "member/n1").await.unwrap_err();
+    assert!(refused.contains("operator only"), "{refused}");
+    assert!(admin_status(&theirs, addresses[0], "operator").await.is_err());
+
+    // With the right certificate it becomes one of them.
+    ours.write(&cluster.dir.path().join("tls-2"), "n2");
+    cluster.members[2].kill();
+    cluster.members[2].start();
+    for member in &cluster.members {
+        member.ready().await;
+    }
+    let appended = cluster.members[2].client().append("secret").await.unwrap();
+    assert_eq!(appended.first_index, 1);
+}
+
+/// docs: reliability.md, fault 44: an address that leads to another cluster's member, without TLS.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_of_another_cluster() {
+    let one = Cluster::of(1).await;
+    let mut two = Cluster::of(1).await;
+    let peers = format!("{}\n{}\n", one.members[0].peer, two.members[0].peer);
+    std::fs::write(two.dir.path().join("peers"), peers).unwrap();
+    two.add().await;
+    until("the new member is connected to its own kind", || async {
+        match two.members[1].client().status().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        }
+    })
+    .await;
+    let before = id(two.members[0].answers().await.member);
+    two.members[0].client().append("two").await.unwrap();
+    one.members[0].client().append("one").await.unwrap();
+    let status = one.members[0].answers().await;
+    assert!(status.peers.iter().all(|peer| id(peer.member) != before), "{status:?}");
+    let output = one.members[0].admin(&["renew", "--member", &before]);
+    assert!(stderr(&output).contains("belongs to member"), "{}", stderr(&output));
+}
