@@ -15,6 +15,20 @@
 
 extern crate alloc;
 
+/// Whether a bug is planted: never, in any build but that of the mutation tests.
+#[cfg(synod_planted)]
+macro_rules! planted {
+    ($bug:ident) => {
+        crate::planted::is(crate::planted::Bug::$bug)
+    };
+}
+#[cfg(not(synod_planted))]
+macro_rules! planted {
+    ($bug:ident) => {
+        false
+    };
+}
+
 pub mod codec;
 pub mod configuration;
 pub mod genesis;
@@ -22,6 +36,8 @@ pub mod io;
 pub mod limits;
 pub mod message;
 mod node;
+#[cfg(synod_planted)]
+pub mod planted;
 pub mod row;
 pub mod status;
 pub mod storage;

@@ -102,11 +102,7 @@ impl SystemState {
             }
             // A batch behind the LeaderStart of a higher ballot: its calls were told that they are not
             // appended, so they never are.
-            Value::Batch { ballot, .. }
-                if self.newest_leader().is_some_and(|(_, newest)| ballot < newest) =>
-            {
-                Effect::None
-            }
+            Value::Batch { ballot, .. } if self.is_void(ballot) => Effect::None,
             Value::Batch { calls, .. } => {
                 let mut entries = Vec::new();
                 let outcomes = calls.into_iter().map(|call| self.apply_call(call, &mut entries)).collect();
@@ -120,6 +116,10 @@ impl SystemState {
         self.applied = slot;
         self.chain = self.next_chain(slot, bytes, first);
         Ok(effect)
+    }
+
+    fn is_void(&self, ballot: Ballot) -> bool {
+        self.newest_leader().is_some_and(|(_, newest)| ballot < newest) && !planted!(VoidBatchApplied)
     }
 
     fn apply_call(&mut self, call: Call, entries: &mut Vec<Bytes>) -> CallOutcome {

@@ -22,5 +22,6 @@ pub mod network;
 pub mod oracle;
 pub mod random;
 pub mod run;
+pub mod sweep;
 pub mod trace;
 pub mod world;

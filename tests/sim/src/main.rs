@@ -2,12 +2,9 @@
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use serde::Serialize;
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use synod_sim::faults::{Fault, FaultCounts};
 use synod_sim::run::{Effort, Outcome, run};
+use synod_sim::sweep::{Report, Seeds, sweep};
 
 /// Runs Synod's consensus core against faulty networks, disks and processes, one seed a run.
 ///
@@ -44,19 +41,6 @@ struct Arguments {
     planted: Option<String>,
 }
 
-/// What a whole session of runs came to.
-#[derive(Debug, Default, Serialize)]
-struct Report {
-    seeds: u64,
-    simulated_hours: f64,
-    operations_checked: u64,
-    unknown_outcomes: u64,
-    violations: u64,
-    failed_seeds: Vec<u64>,
-    coverage: BTreeMap<&'static str, u64>,
-    unreached: Vec<&'static str>,
-}
-
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     plant(arguments.planted.as_deref())?;
@@ -68,7 +52,15 @@ fn main() -> anyhow::Result<()> {
         outcome.trace.iter().for_each(|line| println!("{line}"));
         return conclude_one(&outcome);
     }
-    let report = run_many(&arguments, effort);
+    let progress = indicatif::ProgressBar::new(arguments.seeds);
+    let end = arguments.for_seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let count = if end.is_some() { u64::MAX / 4 } else { arguments.seeds };
+    let outcomes = sweep(Seeds { first: arguments.first, count, end }, effort, &|| progress.inc(1));
+    progress.finish_and_clear();
+    let report = Report::of(&outcomes);
+    for failed in outcomes.iter().filter_map(|o| o.violation.as_ref().map(|v| (o.seed, v))) {
+        println!("seed {}: {}: {}", failed.0, failed.1.property, failed.1.evidence);
+    }
     println!(
         "{} seeds, {:.2} simulated hours, {} operations checked ({} unknown), {} violations",
         report.seeds,
@@ -118,65 +110,4 @@ fn conclude_one(outcome: &Outcome) -> anyhow::Result<()> {
         Some(violation) => bail!("{}: {}", violation.property, violation.evidence),
         None => Ok(()),
     }
-}
-
-/// Two threads share the seeds; the report does not depend on which runs which.
-fn run_many(arguments: &Arguments, effort: Effort) -> Report {
-    std::panic::set_hook(Box::new(|_| {}));
-    let next = AtomicU64::new(arguments.first);
-    let last = arguments.for_seconds.map_or(arguments.first + arguments.seeds, |_| u64::MAX);
-    let end = arguments.for_seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    let progress = indicatif::ProgressBar::new(arguments.seeds);
-    let work = || {
-        let mut outcomes = Vec::new();
-        while end.is_none_or(|end| Instant::now() < end) {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= last {
-                break;
-            }
-            let mut outcome = run(seed, effort, false);
-            outcome.trace = Vec::new();
-            progress.inc(1);
-            let failed = outcome.violation.is_some();
-            outcomes.push(outcome);
-            if failed {
-                next.store(u64::MAX / 2, Ordering::Relaxed);
-                break;
-            }
-        }
-        outcomes
-    };
-    let mut outcomes = std::thread::scope(|scope| {
-        let other = scope.spawn(work);
-        let mut outcomes = work();
-        outcomes.extend(other.join().unwrap_or_default());
-        outcomes
-    });
-    progress.finish_and_clear();
-    outcomes.sort_by_key(|outcome| outcome.seed);
-    summarise(&outcomes)
-}
-
-fn summarise(outcomes: &[Outcome]) -> Report {
-    let mut faults = FaultCounts::default();
-    let mut report = Report::default();
-    for outcome in outcomes {
-        faults.merge(&outcome.faults);
-        report.seeds += 1;
-        report.simulated_hours += outcome.simulated.as_secs_f64() / 3_600.0;
-        report.operations_checked += outcome.operations;
-        report.unknown_outcomes += outcome.unknown;
-        if let Some(violation) = &outcome.violation {
-            report.violations += 1;
-            report.failed_seeds.push(outcome.seed);
-            println!("seed {}: {}: {}", outcome.seed, violation.property, violation.evidence);
-        }
-    }
-    for fault in Fault::ALL {
-        report.coverage.insert(fault.name(), faults.get(fault));
-        if faults.get(fault) == 0 {
-            report.unreached.push(fault.name());
-        }
-    }
-    report
 }

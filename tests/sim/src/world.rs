@@ -67,9 +67,9 @@ impl World {
     pub fn new(seed: u64, founders: usize, clients: usize, keep_trace: bool) -> World {
         let mut random = Random::new(seed);
         let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&random.next().to_le_bytes());
+        bytes[..8].copy_from_slice(&random.bits().to_le_bytes());
         let cluster = ClusterId(bytes);
-        let ids: Vec<MemberId> = (0..founders).map(|_| MemberId(random.next() | 1)).collect();
+        let ids: Vec<MemberId> = (0..founders).map(|_| MemberId(random.bits() | 1)).collect();
         let members = ids.iter().map(|id| (*id, format!("{id}"))).collect();
         let mut genesis = Genesis::new(cluster, members);
         // Small windows meet their edges often.
@@ -108,7 +108,7 @@ impl World {
 
     /// A fresh member id.
     pub(crate) fn mint(&mut self) -> MemberId {
-        MemberId(self.random.next() | 1)
+        MemberId(self.random.bits() | 1)
     }
 
     pub(crate) fn add_member(&mut self, id: MemberId) {
@@ -196,7 +196,7 @@ impl World {
 
     /// Starts the process on a member's disk.
     pub(crate) fn start(&mut self, id: MemberId) {
-        let (seed, offset, now) = (self.random.next(), self.random.below(1 << 40), self.now);
+        let (seed, offset, now) = (self.random.bits(), self.random.below(1 << 40), self.now);
         let Some(member) = self.members.get_mut(&id) else { return };
         member.boot += 1;
         member.clock_offset = Duration::from_nanos(offset);

@@ -72,6 +72,9 @@ impl Node {
         if ballot > self.promised {
             self.promise(now, ballot);
         }
+        if planted!(StaleView) {
+            return self.open_promise(now, from, ballot, slot);
+        }
         self.gate(Gated::Promise { to: from, ballot, from: slot });
     }
 
@@ -119,7 +122,8 @@ impl Node {
     pub(super) fn handle_view_rows(&mut self, view: ViewId, mut rows: Vec<Row>, end: bool) {
         let Some(open) = self.views.open.get(&view) else { return };
         for row in &mut rows {
-            row.chosen |= row.slot <= open.chosen;
+            row.chosen |=
+                row.slot <= if planted!(WatermarkNotDurable) { self.chosen_through } else { open.chosen };
         }
         match open.purpose {
             ViewUse::Promise { .. } => self.send_promise_chunk(view, rows, end),

@@ -104,6 +104,9 @@ impl Node {
     /// Hands queued calls to the leader, wherever it is.
     pub(super) fn dispatch_queued(&mut self) {
         let Some(leader) = self.election.leader else { return };
+        if planted!(Reforwarded) {
+            self.requeue_forwarded(leader);
+        }
         while let Some(request) = self.appends.queued.pop_front() {
             if leader.member != self.me {
                 self.forward(request, leader);
@@ -115,6 +118,17 @@ impl Node {
             if !self.enqueue(QueuedCall { call, forwarded: false }) {
                 self.appends.calls.remove(&request);
                 self.answer_append(request, Err(Refusal::Backpressure));
+            }
+        }
+    }
+
+    /// The bug that the mutation tests plant: a call that may have been proposed is sent to another leader.
+    #[cfg_attr(not(synod_planted), allow(dead_code))]
+    fn requeue_forwarded(&mut self, leader: Ballot) {
+        for (request, own) in &mut self.appends.calls {
+            if matches!(own.stage, Stage::Forwarded { ballot, .. } if ballot != leader) {
+                own.stage = Stage::Queued;
+                self.appends.queued.push_back(*request);
             }
         }
     }
@@ -186,7 +200,7 @@ impl Node {
         let leads = self.proposer.as_ref().is_some_and(|p| p.ballot == ballot && p.is_leading());
         let Some(proposer) = self.proposer.as_mut().filter(|_| leads) else { return };
         let taken = proposer.taken.entry((from, incarnation)).or_default();
-        if sequence != *taken + 1 {
+        if sequence != *taken + 1 && !planted!(ForwardTakenTwice) {
             return;
         }
         *taken = sequence;

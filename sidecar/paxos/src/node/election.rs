@@ -122,7 +122,8 @@ impl Node {
 
     /// A round above this member's own durable promise and all rounds seen.
     fn next_ballot(&self) -> Ballot {
-        Ballot { round: self.election.round.max(self.promised.round) + 1, member: self.me }
+        let promised = if planted!(BallotReused) { 0 } else { self.promised.round };
+        Ballot { round: self.election.round.max(promised) + 1, member: self.me }
     }
 
     /// Everyone whose promise may be needed: voters of every configuration in force or pending.
@@ -199,6 +200,9 @@ impl Node {
         self.proposer = Some(Proposer::new(ballot, from, now));
         self.gate(Gated::OwnPromise(ballot));
         for voter in self.phase_one_voters() {
+            if planted!(PrepareBeforeSync) {
+                self.emit(voter, Message::Prepare { ballot, from, hand_over });
+            }
             self.gate(Gated::Send(voter, Message::Prepare { ballot, from, hand_over }));
         }
     }

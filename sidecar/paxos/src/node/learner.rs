@@ -18,7 +18,7 @@ impl Node {
             return;
         }
         for (_, row) in self.rows.range_mut(..=through) {
-            if row.ballot == ballot {
+            if row.ballot == ballot || planted!(InferenceAtLeast) && row.ballot <= ballot {
                 row.chosen = true;
             }
         }

@@ -110,7 +110,7 @@ impl Node {
             handshake: identity::Handshake::default(),
             peers: disk.peers,
             connected: BTreeSet::new(),
-            promised: disk.promised,
+            promised: if planted!(PromiseForgotten) { Ballot::ZERO } else { disk.promised },
             trim_through: disk.trim_through,
             rows: BTreeMap::new(),
             damaged: BTreeSet::new(),

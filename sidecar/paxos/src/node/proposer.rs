@@ -134,10 +134,9 @@ impl Proposer {
 
     fn report(&mut self, rows: impl IntoIterator<Item = Row>) {
         for row in rows {
-            let better = self
-                .reports
-                .get(&row.slot)
-                .is_none_or(|held| !held.chosen && (row.chosen || row.ballot > held.ballot));
+            let better = self.reports.get(&row.slot).is_none_or(|held| {
+                !held.chosen && (row.chosen || row.ballot > held.ballot || planted!(LowestBallotAdopted))
+            });
             if better {
                 self.reports.insert(row.slot, row);
             }
@@ -194,7 +193,7 @@ impl Node {
         // Once LeaderStart is proposed, every configuration that an earlier ballot could have proposed in has
         // promised: what a late promise reports was not chosen, and adopting it would overturn what LeaderStart
         // has told (docs: decisions/0002).
-        if matches!(proposer.start, Start::Preparing | Start::Recovering) {
+        if matches!(proposer.start, Start::Preparing | Start::Recovering) || planted!(LateReport) {
             proposer.report(rows);
         }
         proposer.progress.entry(from).or_default().answered(now);
@@ -239,7 +238,8 @@ impl Node {
         proposer.reports = reports_below;
         let Some(system) = &self.system else { return false };
         // The window: no slot j before every slot up to j - alpha is chosen.
-        if slot.0 > chosen_through.0 + system.configurations.alpha() {
+        let unchecked = planted!(AlphaUnchecked) && proposer.start == Start::Recovering;
+        if slot.0 > chosen_through.0 + system.configurations.alpha() && !unchecked {
             return false;
         }
         // Phase 1 for a slot needs a quorum of the slot's own configuration.
@@ -259,7 +259,7 @@ impl Node {
             }
             return true;
         }
-        if slot <= proposer.reported_chosen {
+        if slot <= proposer.reported_chosen && !planted!(NoOpBelowChosen) {
             // Known chosen by others: learnt, never given a no-op.
             return false;
         }
@@ -344,6 +344,11 @@ impl Node {
         let ballot = proposer.ballot;
         for call in calls.iter().filter(|call| call.origin.member == self.me) {
             self.appends.note_proposed(call.origin.request, ballot, slot);
+            if planted!(AcknowledgedEarly) {
+                let tail = self.system.as_ref().map(|s| s.last_index).unwrap_or_default();
+                let outcome = Ok((tail.next(), tail.plus(call.entries.len() as u64)));
+                self.outputs.push_back(crate::Output::AppendReply { request: call.origin.request, outcome });
+            }
         }
         Value::Batch { ballot, calls }.encode()
     }
@@ -361,6 +366,9 @@ impl Node {
             self.send_accept(now, to, &row);
         }
         self.accept(row);
+        if planted!(SelfVoteBeforeSync) {
+            return self.handle_accepted(now, self.me, ballot, &[slot]);
+        }
         self.gate(Gated::OwnVote(ballot, slot));
     }
 
@@ -382,7 +390,8 @@ impl Node {
     /// Phase 2b. Only votes of voters of conf(slot), under this very ballot, count.
     pub(super) fn handle_accepted(&mut self, now: Instant, from: MemberId, ballot: Ballot, slots: &[Slot]) {
         let me = self.me;
-        let Some(proposer) = self.proposer.as_mut().filter(|p| p.ballot == ballot) else { return };
+        let counts = |p: &&mut Proposer| p.ballot == ballot || planted!(OlderBallotVotes);
+        let Some(proposer) = self.proposer.as_mut().filter(counts) else { return };
         let Some(system) = &self.system else { return };
         if from != me {
             proposer.progress.entry(from).or_default().answered(now);
@@ -474,7 +483,7 @@ impl Node {
             return;
         }
         let own = self.rows.get(&row.slot);
-        if own.is_some_and(|own| own.value == row.value) {
+        if own.is_some_and(|own| own.value == row.value) || planted!(LeaderAdopts) {
             proposer.in_flight.remove(&row.slot);
         } else {
             self.step_down("another batch was chosen in a slot of ours");

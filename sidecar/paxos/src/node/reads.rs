@@ -6,6 +6,7 @@
 
 use super::Node;
 use super::heartbeat::SentHeartbeats;
+use super::proposer::Proposer;
 use crate::io::{Output, Refusal};
 use crate::message::Message;
 use crate::types::{Ballot, Incarnation, Instant, MemberId, RequestId, Slot};
@@ -47,7 +48,10 @@ pub(super) struct Reads {
 impl Reads {
     /// Request names of one boot never meet those of another: a late answer to an earlier life is no answer.
     pub(super) fn new(incarnation: Incarnation) -> Reads {
-        Reads { last_request: incarnation.0 << 40, ..Reads::default() }
+        Reads {
+            last_request: if planted!(NamesReused) { 0 } else { incarnation.0 << 40 },
+            ..Reads::default()
+        }
     }
 }
 
@@ -70,7 +74,9 @@ impl Node {
 
     fn ask_read_point(&mut self, now: Instant) {
         let Some(leader) = self.election.leader else { return };
-        if leader.member == self.me && !self.proposer.as_ref().is_some_and(|p| p.is_serving()) {
+        if leader.member == self.me
+            && !self.proposer.as_ref().is_some_and(|p| p.is_serving() || planted!(ReadBeforeStart))
+        {
             return;
         }
         self.reads.last_request += 1;
@@ -92,7 +98,8 @@ impl Node {
         request: RequestId,
         ballot: Ballot,
     ) {
-        if self.proposer.as_ref().is_some_and(|p| p.ballot == ballot && p.is_serving()) {
+        let ready = |p: &Proposer| p.is_serving() || planted!(ReadBeforeStart);
+        if self.proposer.as_ref().is_some_and(|p| p.ballot == ballot && ready(p)) {
             self.queue_leader_read(Reader::Peer(from, request));
             self.confirm_reads(now);
         } else {
@@ -103,7 +110,11 @@ impl Node {
     fn queue_leader_read(&mut self, reader: Reader) {
         let point = self.chosen_through;
         if let Some(proposer) = self.proposer.as_mut() {
-            proposer.reads.waiting.push_back((proposer.sequence + 1, point, reader));
+            proposer.reads.waiting.push_back((
+                proposer.sequence + u64::from(!planted!(ReadJoinsOlderRound)),
+                point,
+                reader,
+            ));
         }
     }
 

@@ -1,0 +1,63 @@
+//! Bugs that the mutation tests plant, one at a time, to show that the tests can see. Compiled in only with
+//! `--cfg synod_planted`; the list is that of docs: protocol.md, "Planted bugs", and of faults that the
+//! simulator once found in this very code.
+
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+macro_rules! bugs {
+    ($($name:ident = $text:literal,)*) => {
+        /// A bug that can be planted.
+        #[allow(missing_docs)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Bug { $($name,)* }
+
+        impl Bug {
+            /// All of them.
+            pub const ALL: &'static [Bug] = &[$(Bug::$name,)*];
+
+            /// Its name on the command line and in reports.
+            pub fn name(self) -> &'static str {
+                match self { $(Bug::$name => $text,)* }
+            }
+        }
+    };
+}
+
+bugs! {
+    BallotReused = "ballot-reused-after-restart",
+    InferenceAtLeast = "inference-with-at-least-for-equal",
+    QuorumMinusOne = "quorum-minus-one",
+    LowestBallotAdopted = "lowest-ballot-adopted",
+    PromiseForgotten = "promise-forgotten-on-restart",
+    SelfVoteBeforeSync = "self-vote-before-sync",
+    LearnerVotes = "learners-accepted-counted",
+    OlderBallotVotes = "accepted-of-an-older-ballot-counted",
+    AcknowledgedEarly = "acknowledged-before-chosen",
+    ReadBeforeStart = "read-before-leader-start",
+    ReadJoinsOlderRound = "read-joins-an-older-round",
+    NoOpBelowChosen = "no-op-below-a-reported-chosen-through",
+    AlphaUnchecked = "alpha-unchecked-during-recovery",
+    GovernsEarly = "configuration-governs-from-one-slot-early",
+    ForwardTakenTwice = "duplicate-delivery-applied-twice",
+    Reforwarded = "re-forwarded-keyless-append",
+    StaleView = "stale-view-in-a-promise",
+    LateReport = "late-report-adopted-behind-leader-start",
+    WatermarkNotDurable = "rows-marked-chosen-by-a-watermark-not-durable",
+    VoidBatchApplied = "batch-of-an-older-ballot-applied-behind-leader-start",
+    NamesReused = "request-names-reused-after-restart",
+    RetiredEarly = "removed-voter-retires-before-a-quorum-holds-its-prefix",
+    LeaderAdopts = "leader-adopts-a-learnt-prefix-without-stepping-down",
+    PrepareBeforeSync = "prepare-before-own-sync",
+}
+
+static PLANTED: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+/// Plants `bug` in this process.
+pub fn plant(bug: Bug) {
+    PLANTED.store(bug as usize, Ordering::Relaxed);
+}
+
+/// Whether `bug` is planted.
+pub fn is(bug: Bug) -> bool {
+    PLANTED.load(Ordering::Relaxed) == bug as usize
+}
