@@ -32,6 +32,8 @@ use crate::validate::validate;
 
 /// At rest every cluster is looked at this often, to keep positions fresh and drift small.
 const AT_REST: Duration = Duration::from_secs(30);
+/// How long one reconcile may take: an API server behind a dead connection must not hold a cluster up.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Longest pause after failures.
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -124,7 +126,8 @@ async fn reconcile(cluster: Arc<PaxosCluster>, ctx: Arc<Context>) -> Result<Acti
     let span = info_span!("reconcile", object = format!("paxoscluster/{ns}/{name}"));
     let started = Instant::now();
     ctx.metrics.reconcile();
-    let result = pipeline(&ctx, &cluster, &ns, &name).instrument(span).await;
+    let work = pipeline(&ctx, &cluster, &ns, &name).instrument(span);
+    let result = tokio::time::timeout(PATIENCE, work).await.unwrap_or(Err(Error::TooLong));
     ctx.metrics.took(started.elapsed().as_secs_f64());
     result
 }
@@ -212,7 +215,7 @@ fn stall_of(error: &Error) -> Option<Stall> {
         Error::Template(_) => Reason::InvalidTemplate,
         Error::NameConflict { .. } => Reason::NameConflict,
         Error::Secret { .. } | Error::Tls(_) => Reason::InvalidSpec,
-        Error::Api { .. } | Error::Member { .. } => return None,
+        Error::Api { .. } | Error::Member { .. } | Error::Leftover { .. } | Error::TooLong => return None,
     };
     Some(Stall { reason, message: error.to_string() })
 }

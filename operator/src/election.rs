@@ -18,7 +18,9 @@ use crate::error::code;
 /// How long a silent holder is waited for.
 const LEASE: Duration = Duration::from_secs(15);
 /// How long the holder may fail to renew before it stops acting: well before others may take over.
-const GIVE_UP: Duration = Duration::from_secs(10);
+const GIVE_UP: Duration = Duration::from_secs(8);
+/// How long one attempt may take: less than what is left between two failed ones and giving up.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// How often the lease is looked at.
 pub const PERIOD: Duration = Duration::from_secs(2);
 
@@ -66,10 +68,13 @@ impl Elector {
     /// An API server that does not answer leaves a leader in place until its own deadline, and a follower
     /// where it is.
     pub async fn attempt(&mut self) -> Standing {
-        match self.write().await {
-            Ok(true) => self.renewed = Some(Instant::now()),
-            Ok(false) => self.renewed = None,
-            Err(e) => tracing::warn!(error = %e, lease = self.name, "the lease cannot be renewed"),
+        let asked = Instant::now();
+        match tokio::time::timeout(PATIENCE, self.write()).await {
+            // Counted from before the write: others count from when they see it.
+            Ok(Ok(true)) => self.renewed = Some(asked),
+            Ok(Ok(false)) => self.renewed = None,
+            Ok(Err(e)) => tracing::warn!(error = %e, lease = self.name, "the lease cannot be renewed"),
+            Err(_) => tracing::warn!(lease = self.name, "the API server does not answer in time"),
         }
         match self.renewed {
             Some(at) if at.elapsed() < GIVE_UP => Standing::Leader,

@@ -1,8 +1,10 @@
 //! What can go wrong in a reconcile. Logged once, where the controller consumes it, with its causes.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use thiserror::Error;
 
 use crate::members::MemberError;
+use crate::names::ClusterName;
 use crate::tls::TlsError;
 
 /// A reconcile could not go on; the next one starts from fresh reads.
@@ -47,6 +49,19 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// An object of a deleted PaxosCluster of the same name has not been collected yet.
+    #[error(
+        "{kind:?} {name} still belongs to a deleted PaxosCluster of the same name: it is being collected"
+    )]
+    Leftover {
+        /// Kind of the object.
+        kind: crate::build::Kind,
+        /// Its name.
+        name: String,
+    },
+    /// The reconcile took too long.
+    #[error("the API server or a member does not answer: the reconcile was given up after 60 s")]
+    TooLong,
     /// The server refuses the StatefulSet.
     #[error("the server refuses the pods of this spec: {0}")]
     Template(String),
@@ -73,6 +88,8 @@ impl Error {
             Error::Tls(_) => "tls",
             Error::Secret { .. } => "secret",
             Error::NameConflict { .. } => "name_conflict",
+            Error::Leftover { .. } => "leftover",
+            Error::TooLong => "too_long",
             Error::Template(_) => "template",
         }
     }
@@ -83,6 +100,25 @@ pub(crate) fn code(error: &kube::Error) -> Option<u16> {
     match error {
         kube::Error::Api(status) => Some(status.code),
         _ => None,
+    }
+}
+
+/// Refuses an object that is not ours: a stranger's for good, one of our predecessor's until it is gone.
+pub(crate) fn check_owner(
+    meta: &ObjectMeta,
+    name: &ClusterName,
+    kind: crate::build::Kind,
+) -> Result<(), Error> {
+    let owners = meta.owner_references.as_deref().unwrap_or_default();
+    if owners.iter().any(|o| o.uid == name.uid) {
+        return Ok(());
+    }
+    let object = meta.name.clone().unwrap_or_default();
+    let predecessor = owners.iter().any(|o| o.kind == "PaxosCluster" && o.name == name.name);
+    if predecessor {
+        Err(Error::Leftover { kind, name: object })
+    } else {
+        Err(Error::NameConflict { kind, name: object })
     }
 }
 

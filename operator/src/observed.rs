@@ -124,6 +124,10 @@ pub struct ClaimFacts {
     pub requested: u64,
     /// Whether our PaxosCluster owns it.
     pub owned: bool,
+    /// Its volume, once it has one.
+    pub volume: Option<String>,
+    /// Whether its volume fits no node there is. Looked up only where a member is silent.
+    pub stranded: bool,
 }
 
 /// State of a member, as it says itself.

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use crate::build::{self, prepared_ordinals};
 use crate::context::Context;
 use crate::dereference::{authority, text};
-use crate::error::Error;
+use crate::error::{Error, check_owner};
 use crate::tls::{Authority, is_due};
 use crate::validate::Desired;
 
@@ -61,9 +61,8 @@ async fn pairs(ctx: &Context, desired: &Desired, authority: &Authority, count: u
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &name.namespace);
     let doing = || format!("writing the Secret {secret_name}");
     let live = api.get_opt(&secret_name).await.map_err(Error::api(doing()))?;
-    let ours = |s: &Secret| s.metadata.owner_references.iter().flatten().any(|o| o.uid == name.uid);
-    if live.as_ref().is_some_and(|s| !ours(s)) {
-        return Err(Error::NameConflict { kind: build::Kind::Secret, name: secret_name });
+    if let Some(live) = &live {
+        check_owner(&live.metadata, name, build::Kind::Secret)?;
     }
     let same_authority = live.as_ref().is_some_and(|s| text(s, "ca.crt") == authority.pair().certificate);
     let standing = |field: &str| live.as_ref().map(|s| text(s, field)).filter(|_| same_authority);

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::build::{self, Kind, Object};
 use crate::context::Context;
 use crate::dereference::Dereferenced;
-use crate::error::{Error, code, gone_is_fine};
+use crate::error::{Error, check_owner, code, gone_is_fine};
 use crate::names::FIELD_MANAGER;
 use crate::validate::Desired;
 
@@ -46,8 +46,8 @@ pub(super) async fn ensure_now(ctx: &Context, desired: &Desired, object: &Object
     let api = api(ctx, desired, object.kind);
     let doing = || format!("applying {:?} {}", object.kind, object.name);
     let live = api.get_metadata_opt(&object.name).await.map_err(Error::api(doing()))?;
-    if live.is_some_and(|l| !l.owner_references().iter().any(|o| o.uid == *uid)) {
-        return Err(Error::NameConflict { kind: object.kind, name: object.name.clone() });
+    if let Some(live) = live {
+        check_owner(&live.metadata, &desired.name, object.kind)?;
     }
     api.patch(&object.name, &applying(), &Patch::Apply(&object.value)).await.map_err(Error::api(doing()))?;
     ctx.applied(uid, &key, object.hash());
@@ -100,8 +100,8 @@ pub(super) async fn stateful_set(
         None => {
             let doing = "looking for the StatefulSet";
             let live = api.get_metadata_opt(&object.name).await.map_err(Error::api(doing))?;
-            if live.is_some() {
-                return Err(Error::NameConflict { kind: object.kind, name: object.name });
+            if let Some(live) = live {
+                check_owner(&live.metadata, &desired.name, object.kind)?;
             }
         }
     }

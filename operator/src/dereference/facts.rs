@@ -1,9 +1,11 @@
 //! From Kubernetes objects to observed facts. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ContainerStatus, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{
+    ContainerStatus, NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim, Pod,
+};
 
 use crate::names::{ANNOTATION_CLUSTER, ANNOTATION_MEMBER, ClusterName, LABEL_RETIRED, LABEL_ROLE};
 use crate::observed::{ClaimFacts, PodFacts, SetFacts, Trouble, TroubleKind};
@@ -137,13 +139,45 @@ fn claim(name: &ClusterName, claim: &PersistentVolumeClaim) -> ClaimFacts {
         cluster: annotation(ANNOTATION_CLUSTER).and_then(|c| c.parse().ok()),
         requested: requests.and_then(|r| r.get("storage")).and_then(|q| parse_quantity(&q.0)).unwrap_or(0),
         owned: meta.owner_references.iter().flatten().any(|o| o.uid == name.uid),
+        volume: claim.spec.as_ref().and_then(|s| s.volume_name.clone()).filter(|v| !v.is_empty()),
+        stranded: false,
     }
+}
+
+/// Whether a volume is pinned to nodes by name and none of them exists. Other kinds of pinning (zones)
+/// are not judged: a node of that zone may come back.
+pub(super) fn stranded(volume: &PersistentVolume, nodes: &BTreeSet<String>) -> bool {
+    let affinity = volume.spec.as_ref().and_then(|s| s.node_affinity.as_ref());
+    let Some(required) = affinity.and_then(|a| a.required.as_ref()) else { return false };
+    let gone = |term: &NodeSelectorTerm| {
+        term.match_expressions.iter().flatten().any(|e| {
+            e.key == "kubernetes.io/hostname"
+                && e.operator == "In"
+                && e.values.iter().flatten().all(|v| !nodes.contains(v))
+        })
+    };
+    !required.node_selector_terms.is_empty() && required.node_selector_terms.iter().all(gone)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_volume_is_stranded_when_every_node_it_fits_is_gone() {
+        let on = |hosts: serde_json::Value| -> PersistentVolume {
+            serde_json::from_value(json!({ "spec": { "nodeAffinity": { "required": { "nodeSelectorTerms": [
+                { "matchExpressions": [{ "key": "kubernetes.io/hostname", "operator": "In", "values": hosts }] },
+            ]}}}}))
+            .unwrap()
+        };
+        let nodes: BTreeSet<String> = ["a".to_owned()].into();
+        assert!(!stranded(&on(json!(["a"])), &nodes));
+        assert!(!stranded(&on(json!(["a", "b"])), &nodes));
+        assert!(stranded(&on(json!(["b"])), &nodes));
+        assert!(!stranded(&PersistentVolume::default(), &nodes), "network volumes fit everywhere");
+    }
 
     fn name() -> ClusterName {
         ClusterName { namespace: "ns".into(), name: "demo".into(), uid: "u".into(), domain: "d".into() }

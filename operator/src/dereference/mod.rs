@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Event, Node, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Event, Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::Timestamp;
@@ -83,7 +83,15 @@ pub async fn dereference(
         Some(set) => failed_creates(ctx, ns, set).await,
         None => Vec::new(),
     };
+    let mut claims = facts::claims(name, &claims.items);
     let nodes = if silent.is_empty() { None } else { nodes(ctx).await };
+    if let Some(nodes) = &nodes {
+        for ordinal in silent.keys() {
+            if let Some(claim) = claims.get_mut(ordinal) {
+                claim.stranded = stranded(ctx, claim.volume.as_deref(), nodes).await;
+            }
+        }
+    }
     let set_hash = set.as_ref().and_then(|s| s.annotations().get(ANNOTATION_APPLIED)).cloned();
     let min_available = budget.and_then(|b| b.spec).and_then(|s| s.min_available);
     let observed = Observed {
@@ -95,7 +103,7 @@ pub async fn dereference(
         status: status_of(cluster),
         set: set_facts,
         pods,
-        claims: facts::claims(name, &claims.items),
+        claims,
         reports,
         silent,
         budget: match min_available {
@@ -161,6 +169,16 @@ async fn failed_creates(ctx: &Context, namespace: &str, set: &SetFacts) -> Vec<S
         list.items.into_iter().filter_map(|e| Some((e.last_timestamp, e.message?))).collect();
     found.sort_by(|a, b| b.0.cmp(&a.0));
     found.into_iter().map(|(_, message)| message).collect()
+}
+
+/// Whether a volume fits no node there is. What cannot be read is not stranded.
+async fn stranded(ctx: &Context, volume: Option<&str>, nodes: &BTreeSet<String>) -> bool {
+    let Some(volume) = volume else { return false };
+    let volumes: Api<PersistentVolume> = Api::all(ctx.client.clone());
+    match volumes.get_opt(volume).await {
+        Ok(Some(volume)) => facts::stranded(&volume, nodes),
+        Ok(None) | Err(_) => false,
+    }
 }
 
 /// Names of the nodes; `None` where the operator may not read them: the loss of a node is then declared

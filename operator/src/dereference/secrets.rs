@@ -4,9 +4,10 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use time::OffsetDateTime;
 
+use crate::build::Kind;
 use crate::context::Context;
 use crate::crd::TlsMode;
-use crate::error::Error;
+use crate::error::{Error, check_owner};
 use crate::members::Credentials;
 use crate::tls::{Authority, Pair, is_due};
 use crate::validate::Desired;
@@ -43,6 +44,7 @@ pub(crate) async fn authority(ctx: &Context, desired: &Desired) -> Result<Option
     let name = desired.name.ca_secret();
     let secret = secrets.get_opt(&name).await.map_err(Error::api(format!("reading the Secret {name}")))?;
     let Some(secret) = secret else { return Ok(None) };
+    check_owner(&secret.metadata, &desired.name, Kind::Secret)?;
     let pair = Pair { certificate: text(&secret, "ca.crt"), key: text(&secret, "ca.key") };
     Ok(Some(Authority::stored(&desired.name, pair)?))
 }

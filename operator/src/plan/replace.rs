@@ -24,15 +24,15 @@ pub(super) fn verdict(view: &View<'_>) -> Verdict {
             continue;
         };
         let fenced = view.observed.reports.get(&ordinal).is_some_and(|r| r.state == MemberState::Fenced);
-        let node_gone = gone_node(view, ordinal);
-        if view.configured(member) || !view.retired(member) || !(fenced || node_gone) {
+        let homeless = homeless(view, ordinal);
+        if view.configured(member) || !view.retired(member) || !(fenced || homeless) {
             continue;
         }
         if !claim.deleting {
             return Verdict::step(Step::DeleteClaim { ordinal, uid: claim.uid.clone() }, kind, ordinal);
         }
-        let step = Step::DeletePod { ordinal, uid: pod.uid.clone(), force: node_gone };
-        if node_gone || !pod.deleting {
+        let step = Step::DeletePod { ordinal, uid: pod.uid.clone(), force: homeless };
+        if homeless || !pod.deleting {
             return Verdict::step(step, kind, ordinal);
         }
     }
@@ -64,14 +64,16 @@ fn lost(view: &View<'_>) -> Option<(MemberId, u32)> {
             });
         let stranded = !answers
             && view.desired.spec.storage.replace_lost == ReplaceLost::NodeGone
-            && gone_node(view, ordinal);
+            && homeless(view, ordinal);
         (declared || fenced || emptied || stranded).then_some((m.member, ordinal))
     })
 }
 
-/// Whether the pod's Node object is gone. `None` nodes: the operator may not read them, nothing is lost.
-fn gone_node(view: &View<'_>, ordinal: u32) -> bool {
+/// Whether the pod's Node object is gone, or its volume fits no node there is. `None` nodes: the operator
+/// may not read them, nothing is lost.
+fn homeless(view: &View<'_>, ordinal: u32) -> bool {
     let Some(nodes) = &view.observed.nodes else { return false };
     let node = view.observed.pods.get(&ordinal).and_then(|p| p.node.as_ref());
-    node.is_some_and(|n| !nodes.contains(n))
+    let stranded = view.observed.claims.get(&ordinal).is_some_and(|c| c.stranded);
+    stranded || node.is_some_and(|n| !nodes.contains(n))
 }

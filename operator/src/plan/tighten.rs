@@ -8,8 +8,9 @@ use crate::observed::MemberState;
 use super::view::majority;
 use super::{ClaimMark, RoleLabel, Step, View};
 
-/// `minAvailable`: a quorum of max(voters, target), the leaving one not counted. While one of two voters
-/// or the only one is restarted on purpose the budget gives way by one, or no revision could ever roll.
+/// `minAvailable`: a quorum of max(voters, target), the leaving one not counted. While a pod is restarted
+/// on purpose it is a quorum of the voters there are (a target not reached yet would forbid every roll),
+/// and of one or two voters one less, or no revision could ever reach them.
 pub(super) fn budget(view: &View<'_>, leaving: Option<MemberId>, rolling: bool) -> Option<u32> {
     if view.desired.spec.disruption.budget == Budget::None || view.desired.replicas == 0 {
         return None;
@@ -24,9 +25,14 @@ pub(super) fn budget(view: &View<'_>, leaving: Option<MemberId>, rolling: bool) 
     if let Some(leaving) = leaving {
         voters.remove(&leaving);
     }
-    let target = usize::try_from(view.desired.voters()).unwrap_or(usize::MAX);
-    let quorum = majority(voters.len().max(target));
-    let quorum = if rolling && voters.len() <= 2 { voters.len().saturating_sub(1) } else { quorum };
+    let quorum = if rolling && voters.len() <= 2 {
+        voters.len().saturating_sub(1)
+    } else if rolling {
+        majority(voters.len())
+    } else {
+        let target = usize::try_from(view.desired.voters()).unwrap_or(usize::MAX);
+        majority(voters.len().max(target))
+    };
     u32::try_from(quorum).ok()
 }
 

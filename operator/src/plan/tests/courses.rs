@@ -131,6 +131,17 @@ fn f10_labels_replicas_and_image_in_one_edit() {
 }
 
 #[test]
+fn f10_an_image_and_more_replicas_in_one_edit() {
+    // The budget of the target must not forbid the roll that comes first.
+    let mut world = World::formed(3);
+    world.new_revision("r2");
+    world.want(5);
+    world.settle();
+    assert_eq!(world.course()[..4], ["evict 2", "evict 1", "transfer 0->1", "evict 0"]);
+    assert_eq!(world.config().voters().count(), 5);
+}
+
+#[test]
 fn f11_a_bad_image_that_is_mended_rolls_by_itself() {
     let mut world = World::formed(3);
     world.new_revision("bad");

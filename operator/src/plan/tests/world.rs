@@ -190,7 +190,11 @@ impl World {
                 let report = self.o.reports.get_mut(ordinal).unwrap();
                 (report.member, report.state, report.cluster) = (member, MemberState::Uninitialized, None);
             }
-            Step::DeletePod { ordinal, .. } | Step::Evict { ordinal, .. } => self.restart(*ordinal),
+            Step::Evict { ordinal, .. } => {
+                self.check_budget(*ordinal);
+                self.restart(*ordinal);
+            }
+            Step::DeletePod { ordinal, .. } => self.restart(*ordinal),
             Step::DeleteClaim { ordinal, .. } => drop(self.o.claims.remove(ordinal)),
             Step::RetireClaim { ordinal, member, .. } => {
                 self.o.claims.get_mut(ordinal).unwrap().retired = Some(member.to_string());
@@ -203,6 +207,22 @@ impl World {
         if !matches!(step, Step::Tighten { .. }) {
             self.refresh();
         }
+    }
+
+    /// What the eviction API asks the budget.
+    fn check_budget(&self, evicted: u32) {
+        let healthy = self
+            .o
+            .pods
+            .iter()
+            .filter(|(o, p)| **o != evicted && p.ready && p.role.as_deref() == Some("voter"));
+        let left = i32::try_from(healthy.count()).unwrap();
+        assert!(
+            self.o.budget.is_none_or(|b| left >= b),
+            "refused: {left} < {:?}: {:?}",
+            self.o.budget,
+            self.taken
+        );
     }
 
     fn mint(&mut self) -> MemberId {
