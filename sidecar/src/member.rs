@@ -102,6 +102,8 @@ pub struct Member {
     supervisor: JoinHandle<Result<(), StartError>>,
     tasks: Vec<JoinHandle<()>>,
     servers: Vec<JoinHandle<()>>,
+    /// Socket files that this member made.
+    bound: Vec<PathBuf>,
     config: Config,
     peer_address: SocketAddr,
 }
@@ -171,7 +173,8 @@ impl Member {
         let supervisor = tokio::spawn(supervisor.run(driver, renewal_queue));
         let admin = AdminService::new(shared.clone(), renewals);
         let guard = Guard::default();
-        let mut member = Member { shared, supervisor, tasks, servers: Vec::new(), config, peer_address };
+        let (servers, bound) = (Vec::new(), Vec::new());
+        let mut member = Member { shared, supervisor, tasks, servers, bound, config, peer_address };
         if let Err(error) = member.listen(&context, peer_listener, &admin, &guard).await {
             member.stop().await;
             return Err(error);
@@ -208,7 +211,7 @@ impl Member {
             .add_service(admin.local_server())
             .add_service(LogService::server(self.shared.clone(), guard.clone()))
             .add_service(ClusterService::server(self.shared.clone()));
-        self.serve_unix(router, listen::unix(&path, ADMIN_MODE).await?);
+        self.serve_unix(router, path, ADMIN_MODE).await?;
         // Last: an application that can connect can be served.
         let callers = Callers::new(&self.config.allowed_uids);
         let log = LogService::server(self.shared.clone(), guard.clone());
@@ -216,8 +219,8 @@ impl Member {
         let router = server()
             .add_service(InterceptedService::new(log, callers.clone()))
             .add_service(InterceptedService::new(cluster, callers));
-        self.serve_unix(router, listen::unix(&self.config.socket, self.config.socket_mode).await?);
-        Ok(())
+        let (path, mode) = (self.config.socket.clone(), self.config.socket_mode);
+        self.serve_unix(router, path, mode).await
     }
 
     fn serve_tcp(&mut self, router: Router, listener: TcpListener) {
@@ -231,7 +234,9 @@ impl Member {
         }));
     }
 
-    fn serve_unix(&mut self, router: Router, listener: tokio::net::UnixListener) {
+    async fn serve_unix(&mut self, router: Router, path: PathBuf, mode: u32) -> Result<(), StartError> {
+        let listener = listen::unix(&path, mode).await?;
+        self.bound.push(path);
         let shared = self.shared.clone();
         self.servers.push(tokio::spawn(async move {
             let incoming = listen::connections(listener);
@@ -240,6 +245,7 @@ impl Member {
                 tracing::error!(%error, "a listener ended");
             }
         }));
+        Ok(())
     }
 
     fn background(&mut self, context: &Context, guard: Guard) {
@@ -294,8 +300,10 @@ impl Member {
             // Its outcome is of no use any more.
             drop((&mut self.supervisor).await);
         }
-        remove_socket(&self.config.socket);
-        remove_socket(&self.config.data_dir.join(ADMIN_SOCKET));
+        for path in &self.bound {
+            // A file that is gone, or that stays, does no harm: the next start replaces it.
+            drop(std::fs::remove_file(path));
+        }
     }
 }
 
@@ -305,11 +313,6 @@ impl Drop for Member {
         self.shared.handle().stop();
         self.tasks.iter().chain(&self.servers).for_each(JoinHandle::abort);
     }
-}
-
-fn remove_socket(path: &std::path::Path) {
-    // A file that is gone, or that stays, does no harm: the next start replaces it.
-    drop(std::fs::remove_file(path));
 }
 
 fn server() -> Server {

@@ -88,7 +88,8 @@ impl Member {
             .arg(self.health.to_string())
             .arg("--peers-file")
             .arg(&self.peers_file)
-            .args(["--name", &self.name, "--disk-reserve", "0", "--log", "warn"])
+            .args(["--name", &self.name, "--log", "warn"])
+            .env("SYNOD_DISK_RESERVE", "0")
             .args(&self.extra);
         command
     }
