@@ -1,4 +1,5 @@
 //! Clusters of real processes: formed by admin calls, changed, killed, restarted.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The redb storage against the core's own model of a disk, `DurableState::apply`.
+#![allow(clippy::unwrap_used)]
 
 use bytes::Bytes;
 use proptest::collection::vec;

@@ -1,4 +1,5 @@
 //! Mutual TLS between members and on the admin port (docs: operator.md, "TLS").
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

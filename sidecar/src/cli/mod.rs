@@ -28,7 +28,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run one member, until SIGTERM.
-    Run(run::Options),
+    Run(Box<run::Options>),
     /// Run a whole cluster on this machine, until Ctrl-C.
     Dev(dev::Options),
     /// Append entries: the arguments, or each line of standard input, an empty one too.
@@ -93,7 +93,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 async fn dispatch(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Run(options) => run::run(options).await,
+        Command::Run(options) => run::run(*options).await,
         Command::Dev(options) => dev::run(options).await,
         Command::Append(options) => entries::append(options).await,
         Command::Tail(options) => entries::tail(options).await,

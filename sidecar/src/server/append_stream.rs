@@ -116,7 +116,9 @@ impl Serving {
         if self.unanswered.contains_key(&tag) {
             let message = format!("tag {tag} is of a request that is not answered yet: use another");
             let failure = failure::refused(Code::InvalidArgument, "tag", message);
-            return self.answers.send(Err(failure::status(failure))).await.is_ok() && false;
+            // The answers could not be told apart: the stream ends. Nobody may be there to hear it.
+            drop(self.answers.send(Err(failure::status(failure))).await);
+            return false;
         }
         let reply = AppendReply::Tagged(tag, self.outcomes.clone());
         match self.handle.append(expected_index.map(Index), entries, reply) {

@@ -1,5 +1,5 @@
 //! Real sidecar processes on loopback, for the integration tests.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
