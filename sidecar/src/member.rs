@@ -101,6 +101,7 @@ pub struct Member {
     shared: Arc<Shared>,
     supervisor: JoinHandle<Result<(), StartError>>,
     tasks: Vec<JoinHandle<()>>,
+    /// Those whose calls are let end.
     servers: Vec<JoinHandle<()>>,
     /// Socket files that this member made.
     bound: Vec<PathBuf>,
@@ -196,14 +197,17 @@ impl Member {
             None => Ok(server),
         };
         let peer = secure(server())?.add_service(PeerService::server(context.clone()));
-        self.serve_tcp(peer, peer_listener);
+        let shared = self.shared.clone();
+        self.tasks.push(serve_tcp(peer, peer_listener, async move { shared.closed().await }));
         if let Some(address) = self.config.admin_listen {
             let access = match &context.tls {
                 Some(tls) => Access::Operator(Box::new(tls.clone())),
                 None => Access::Listener,
             };
             let router = secure(server())?.add_service(admin.server(access));
-            self.serve_tcp(router, listen::tcp(address).await?);
+            let shared = self.shared.clone();
+            let stopped = async move { shared.stopped().await };
+            self.servers.push(serve_tcp(router, listen::tcp(address).await?, stopped));
         }
         let path = self.config.data_dir.join(ADMIN_SOCKET);
         let router = server()
@@ -221,17 +225,6 @@ impl Member {
             .add_service(InterceptedService::new(cluster, callers));
         let (path, mode) = (self.config.socket.clone(), self.config.socket_mode);
         self.serve_unix(router, path, mode).await
-    }
-
-    fn serve_tcp(&mut self, router: Router, listener: TcpListener) {
-        let shared = self.shared.clone();
-        self.servers.push(tokio::spawn(async move {
-            let incoming = listen::connections(listener);
-            let stopped = async { shared.stopped().await };
-            if let Err(error) = router.serve_with_incoming_shutdown(incoming, stopped).await {
-                tracing::error!(%error, "a listener ended");
-            }
-        }));
     }
 
     async fn serve_unix(&mut self, router: Router, path: PathBuf, mode: u32) -> Result<(), StartError> {
@@ -295,6 +288,7 @@ impl Member {
         if tokio::time::timeout(DRAIN, draining).await.is_err() {
             tracing::warn!("some calls did not end in time");
         }
+        self.shared.close();
         self.shared.handle().stop();
         if !self.supervisor.is_finished() {
             // Its outcome is of no use any more.
@@ -309,10 +303,23 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.shared.stop();
+        self.shared.close();
         self.shared.handle().stop();
         self.tasks.iter().chain(&self.servers).for_each(JoinHandle::abort);
     }
+}
+
+fn serve_tcp(
+    router: Router,
+    listener: TcpListener,
+    end: impl Future<Output = ()> + Send + 'static,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let incoming = listen::connections(listener);
+        if let Err(error) = router.serve_with_incoming_shutdown(incoming, end).await {
+            tracing::error!(%error, "a listener ended");
+        }
+    })
 }
 
 fn server() -> Server {

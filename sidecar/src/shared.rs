@@ -5,18 +5,27 @@ use crate::transport::Identity;
 use std::sync::{PoisonError, RwLock};
 use tokio::sync::watch;
 
+/// How far the process has gone down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Running,
+    /// Clients' calls under way are answered, which may take the peers.
+    Draining,
+    Closing,
+}
+
 /// What stays while cores come and go.
 #[derive(Debug)]
 pub struct Shared {
     handle: RwLock<Handle>,
     identity: watch::Sender<Identity>,
-    stopping: watch::Sender<bool>,
+    phase: watch::Sender<Phase>,
 }
 
 impl Shared {
     /// Around the first core.
     pub fn new(handle: Handle, identity: watch::Sender<Identity>) -> Shared {
-        Shared { handle: RwLock::new(handle), identity, stopping: watch::Sender::new(false) }
+        Shared { handle: RwLock::new(handle), identity, phase: watch::Sender::new(Phase::Running) }
     }
 
     /// The core that runs now.
@@ -41,20 +50,36 @@ impl Shared {
         self.identity.clone()
     }
 
-    /// From now on streams end and new calls are refused.
+    /// From now on streams of clients end and new calls are refused; what is under way goes on.
     pub fn stop(&self) {
-        self.stopping.send_replace(true);
+        self.phase.send_if_modified(|phase| {
+            std::mem::replace(phase, (*phase).max(Phase::Draining)) < Phase::Draining
+        });
+    }
+
+    /// From now on the connections to peers end, too.
+    pub fn close(&self) {
+        self.phase.send_replace(Phase::Closing);
     }
 
     /// Whether the process is going down.
     pub fn is_stopping(&self) -> bool {
-        *self.stopping.borrow()
+        *self.phase.borrow() >= Phase::Draining
     }
 
     /// Resolves when the process goes down.
     pub async fn stopped(&self) {
-        let mut stopping = self.stopping.subscribe();
+        self.reached(Phase::Draining).await;
+    }
+
+    /// Resolves when connections to peers are to end.
+    pub async fn closed(&self) {
+        self.reached(Phase::Closing).await;
+    }
+
+    async fn reached(&self, wanted: Phase) {
+        let mut phase = self.phase.subscribe();
         // The sender lives as long as `self`.
-        drop(stopping.wait_for(|stopping| *stopping).await);
+        drop(phase.wait_for(|phase| *phase >= wanted).await);
     }
 }

@@ -75,6 +75,7 @@ async fn receive(
         let frame = tokio::select! {
             frame = frames.message() => frame,
             () = answer.closed() => return,
+            () = context.shared.closed() => return,
         };
         let Ok(Some(frame)) = frame else { return };
         let Some(Frame::Envelope(envelope)) = frame.frame else { continue };

@@ -75,7 +75,7 @@ impl Dialer {
         let shared = self.context.shared.clone();
         loop {
             tokio::select! {
-                () = shared.stopped() => return,
+                () = shared.closed() => return,
                 _ = look.tick() => {
                     if let Some(addresses) = self.source.changed() {
                         tracing::info!(count = addresses.len(), "the list of peers was read");
@@ -277,7 +277,7 @@ async fn connect(context: &Context, address: &str) -> Result<(), DialError> {
         end = data.message() => end_of(end),
         end = bulk.message() => end_of(end),
         () = other_member(&mut identity, own.member) => "this member was renewed".to_owned(),
-        () = context.shared.stopped() => "stopping".to_owned(),
+        () = context.shared.closed() => "stopping".to_owned(),
     };
     handle.tell(Command::LinkDown(member, id));
     tracing::info!(address, %member, why, "the connection to a peer ended");
