@@ -1,6 +1,6 @@
 //! The simulated world: members, network, clients, and the events between them in order of time.
 
-use crate::client::{Client, Open, Operation, payload};
+use crate::client::Client;
 use crate::faults::{Fault, FaultCounts};
 use crate::invariants::agreement::Agreement;
 use crate::invariants::chosen::Chosen;
@@ -17,8 +17,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 use synod_paxos::message::ViewId;
 use synod_paxos::{
-    AdminCommand, ClusterId, Genesis, Incoming, Index, Input, MemberId, Node, Output, Refusal, RequestId,
-    Slot,
+    AdminCommand, ClusterId, Genesis, Incoming, Input, MemberId, Node, Output, Refusal, RequestId, Slot,
 };
 
 /// Something that will happen.
@@ -278,7 +277,7 @@ impl World {
         self.input_quietly(id, Input::Admin { request, command });
     }
 
-    fn new_request(&mut self) -> RequestId {
+    pub(crate) fn new_request(&mut self) -> RequestId {
         self.requests += 1;
         RequestId(self.requests)
     }
@@ -454,81 +453,5 @@ impl World {
             Some((rows, end)) => self.input(id, Input::ViewRows { view, rows, end }),
             None => Ok(()),
         }
-    }
-
-    fn client_pause(&mut self, client: usize) {
-        let pause = self.random.between(Duration::from_micros(200), Duration::from_millis(25));
-        self.schedule(pause, Event::Client(client));
-    }
-
-    /// A client without an open operation begins one at a random running member.
-    fn client_turn(&mut self, client: usize) -> Result<(), Violation> {
-        if self.settling || self.clients[client].open.is_some() {
-            return Ok(());
-        }
-        let Some(&at) = self.random.pick(&self.running()) else {
-            self.client_pause(client);
-            return Ok(());
-        };
-        let request = self.new_request();
-        let operation = self.new_operation(client);
-        let floor = self.oracle.floor();
-        let input = match &operation {
-            Operation::Append { entries, expected } => {
-                Input::Append { request, expected_index: *expected, entries: entries.clone() }
-            }
-            Operation::Read => Input::Read(request),
-        };
-        self.trace.line(self.now, || format!("client {client} at {at:?} {request:?}: {operation:?}"));
-        self.clients[client].open = Some(Open { at, request, operation, floor });
-        let patience = self.random.between(Duration::from_millis(300), Duration::from_millis(4_000));
-        self.schedule(patience, Event::GiveUp { client, request });
-        self.input(at, input)
-    }
-
-    fn new_operation(&mut self, client: usize) -> Operation {
-        self.clients[client].begun += 1;
-        if self.random.chance(200) {
-            return Operation::Read;
-        }
-        let number = self.clients[client].begun;
-        let count = if self.random.chance(150) { 3 } else { 1 };
-        let entries = (0..count).map(|part| payload(client, number, part)).collect();
-        let expected = self.random.chance(100).then(|| self.clients[client].seen);
-        Operation::Append { entries, expected }
-    }
-
-    fn give_up(&mut self, client: usize, request: RequestId) -> Result<(), Violation> {
-        let Some(open) = self.clients[client].open.as_ref().filter(|open| open.request == request) else {
-            return Ok(());
-        };
-        let at = open.at;
-        self.faults.add(Fault::ClientTimeout);
-        self.input(at, Input::Cancel(request))?;
-        // A member that answers nothing even to this is one that has nothing to say any more.
-        if let Some(open) = self.clients[client].open.take_if(|open| open.request == request) {
-            self.oracle.answered(&open, &Outcome::Unknown)?;
-            self.client_pause(client);
-        }
-        Ok(())
-    }
-
-    fn answer(&mut self, id: MemberId, request: RequestId, outcome: &Outcome) -> Result<(), Violation> {
-        let waits = |c: &Client| c.open.as_ref().is_some_and(|o| o.request == request && o.at == id);
-        let Some(client) = self.clients.iter().position(waits) else { return Ok(()) };
-        let Some(open) = self.clients[client].open.take() else { return Ok(()) };
-        self.trace.step(self.now, 4, client as u64, request.0);
-        self.trace.line(self.now, || format!("client {client} {request:?} gets {outcome:?}"));
-        let seen = match outcome {
-            Outcome::Appended(_, last) => *last,
-            Outcome::Read(index) => *index,
-            Outcome::Refused(Refusal::UnexpectedIndex { tail }) => *tail,
-            Outcome::Refused(_) | Outcome::Unknown => Index(0),
-        };
-        let known = &mut self.clients[client].seen;
-        *known = (*known).max(seen);
-        self.oracle.answered(&open, outcome)?;
-        self.client_pause(client);
-        Ok(())
     }
 }

@@ -5,6 +5,7 @@
 //! | `identity` | genesis, handshake, fencing, tombstones |
 //! | `acceptor` | promises and votes |
 //! | `election` | hearing, canvass, prepare, stepping down |
+//! | `phase_one` | collecting promises, asking again |
 //! | `proposer` | recovery, LeaderStart, the steady state |
 //! | `heartbeat` | a leader's life signs and what it knows of its peers |
 //! | `learner` | what is chosen, and applying it |
@@ -24,6 +25,7 @@ mod identity;
 mod invariants;
 mod learner;
 mod membership;
+mod phase_one;
 mod proposer;
 mod random;
 mod reads;
@@ -260,7 +262,7 @@ impl Node {
             }
             Message::Prepare { ballot, from: slot, .. } => self.handle_prepare(now, from, ballot, slot),
             Message::Promise { ballot, view, chunk, last, trim_through, chosen_through, rows, .. } => {
-                let part = proposer::PromisePart { view, chunk, last, trim_through, chosen_through, rows };
+                let part = phase_one::PromisePart { view, chunk, last, trim_through, chosen_through, rows };
                 self.handle_promise(now, from, ballot, part);
             }
             Message::PromiseMore { ballot, view, chunk } => {
