@@ -7,13 +7,15 @@ use bytes::Bytes;
 use common::{Cluster, Member, command, id, stderr, until};
 use futures::TryStreamExt;
 use std::time::Duration;
-use synod_client::{AppendError, CallError, Consistency, channel};
+use synod_client::{AppendError, AppendOptions, CallError, Consistency, channel};
 use synod_proto::v1::log_client::LogClient;
 use synod_proto::v1::{AppendRequest, SubscribeRequest};
 use tonic::Code;
 
 async fn refused(cluster: &Cluster, entries: Vec<Bytes>) -> CallError {
-    match cluster.members[0].client().append_many(entries).await {
+    // What may pass is tried again until the deadline.
+    let options = AppendOptions { timeout: Duration::from_secs(1), ..AppendOptions::default() };
+    match cluster.members[0].client().append_with(entries, options).await {
         Err(AppendError::Refused(error)) => error,
         other => panic!("{other:?}"),
     }

@@ -142,8 +142,8 @@ impl Appender {
 
 /// Whether the cause of a refusal may be gone in a moment.
 fn may_pass(error: &CallError) -> bool {
-    matches!(error.code, Code::Unavailable)
-        || (error.code == Code::ResourceExhausted && error.reason == "backpressure")
+    // A member that takes no part yet may be on its way into its cluster.
+    matches!(error.code, Code::Unavailable) || matches!(error.reason.as_str(), "backpressure" | "not-active")
 }
 
 fn transport(message: &str) -> CallError {
