@@ -184,7 +184,8 @@ async fn pipeline(ctx: &Context, cluster: &PaxosCluster, ns: &str, name: &str) -
         let message = apply::describe(&desired, step);
         info!(step = step.as_str(), "{message}");
         if !matches!(step, Step::Tighten { .. }) {
-            announce(ctx, &fresh, EventType::Normal, step.as_str(), "Reconcile", &message).await;
+            // The action tells two steps of one kind apart: Events of equal reason and action are one series.
+            announce(ctx, &fresh, EventType::Normal, step.as_str(), &message, &message).await;
         }
     }
     if let Some(uid) = fresh.uid() {
@@ -266,7 +267,8 @@ async fn announce_changes(ctx: &Context, fresh: &PaxosCluster, new: &PaxosCluste
         }
         let level = if bad { EventType::Warning } else { EventType::Normal };
         let reason = if now.status == "True" { kind.to_owned() } else { format!("Not{kind}") };
-        announce(ctx, fresh, level, &reason, "Observe", &format!("{}: {}", now.reason, now.message)).await;
+        let note = format!("{}: {}", now.reason, now.message);
+        announce(ctx, fresh, level, &reason, &now.reason, &note).await;
     }
 }
 
@@ -278,18 +280,19 @@ async fn announce(
     action: &str,
     note: &str,
 ) {
-    let mut note = note.to_owned();
-    if note.len() > 1000 {
-        // The API takes 1 kB; cut at a character.
-        let end = (0..=1000).rev().find(|i| note.is_char_boundary(*i)).unwrap_or(0);
-        note.truncate(end);
-    }
-    let event =
-        Event { type_, reason: reason.into(), note: Some(note), action: action.into(), secondary: None };
+    // The API takes 1 kB and 128 characters.
+    let (note, action) = (cut(note, 1000), cut(action, 120));
+    let event = Event { type_, reason: reason.into(), note: Some(note), action, secondary: None };
     // An Event is a courtesy: a refusal must not stop the work.
     if let Err(error) = ctx.recorder.publish(&event, &cluster.object_ref(&())).await {
         debug!(%error, "an Event was not taken");
     }
+}
+
+/// The first `most` bytes of a text, or a little less: never half a character.
+fn cut(text: &str, most: usize) -> String {
+    let end = (0..=most.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+    text[..end].to_owned()
 }
 
 /// When the next look is due: at once after a step, soon while something is awaited, else at rest. Pods,

@@ -19,7 +19,10 @@ struct Server {
 impl Server {
     fn answer(&mut self, method: &str, body: &[u8]) -> (u16, Value) {
         let failure = |code: u16, reason: &str| {
-            (code, json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": reason, "code": code }))
+            (
+                code,
+                json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": reason, "code": code }),
+            )
         };
         if self.down {
             return failure(503, "ServiceUnavailable");
@@ -51,7 +54,8 @@ fn client(server: &Arc<Mutex<Server>>) -> Client {
             let method = request.method().as_str().to_owned();
             let body = request.into_body().collect().await?.to_bytes();
             let (code, answer) = server.lock().unwrap().answer(&method, &body);
-            let response = http::Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()));
+            let response =
+                http::Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()));
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>(response.unwrap())
         }
     });

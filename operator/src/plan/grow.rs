@@ -81,19 +81,24 @@ pub(super) fn admit(view: &View<'_>, ordinal: u32) -> Verdict {
             let digest = leader.genesis_digest.clone();
             Verdict::step(Step::Join { ordinal, cluster, digest }, kind, ordinal)
         }
-        MemberState::Joining if !was_removed(leader, report.member) => {
+        MemberState::Removed => Verdict::step(Step::Renew { ordinal, member: report.member }, kind, ordinal),
+        // Whether it still waits for the log or follows it already is its own affair.
+        MemberState::Joining | MemberState::Recovering | MemberState::Active
+            if !was_removed(leader, report.member) && !retired(view, ordinal) =>
+        {
             Verdict::step(Step::AddLearner(change("add")), kind, ordinal)
         }
-        MemberState::Removed => Verdict::step(Step::Renew { ordinal, member: report.member }, kind, ordinal),
         MemberState::Joining | MemberState::Recovering | MemberState::Active | MemberState::Fenced => {
-            let why = format!(
-                "{} learns that its member {} was removed",
-                view.desired.name.pod(ordinal),
-                report.member
-            );
+            let pod = view.desired.name.pod(ordinal);
+            let why = format!("{pod} learns that its member {} was removed", report.member);
             Verdict::wait(GateKind::MembersNotReady, why, kind, ordinal)
         }
     }
+}
+
+/// Whether the claim says that its member was removed: the disk is not added again under that id.
+fn retired(view: &View<'_>, ordinal: u32) -> bool {
+    view.observed.claims.get(&ordinal).is_some_and(|c| c.retired.is_some())
 }
 
 fn was_removed(leader: &Report, member: MemberId) -> bool {
