@@ -15,11 +15,9 @@ use std::process::ExitCode;
 /// A replicated log beside your application.
 ///
 /// Each replica runs `synod-sidecar run`; applications speak to its Unix socket. On Kubernetes the operator
-/// starts it in every pod of a PaxosCluster. To try it on this machine:
-///
-///     synod-sidecar dev --replicas 3
+/// starts it in every pod of a PaxosCluster. To try it on this machine: `synod-sidecar dev --replicas 3`.
 #[derive(Debug, Parser)]
-#[command(name = "synod-sidecar", version, max_term_width = 80, verbatim_doc_comment)]
+#[command(name = "synod-sidecar", version, max_term_width = 80)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

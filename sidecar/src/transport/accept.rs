@@ -1,9 +1,10 @@
 //! The incoming side: streams that peers have opened to this member.
 
 use super::tls::Holder;
-use super::{Context, GreetingError, check_greeting, wire};
+use super::{Contact, Context, GreetingError, check_greeting, wire};
 use crate::transport::LARGEST_MESSAGE;
 use futures::Stream;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Duration;
 use synod_paxos::MemberId;
@@ -37,6 +38,7 @@ impl PeerService {
                 return Err(Status::permission_denied("this port is for members of this cluster"));
             }
         }
+        let remote = request.remote_addr();
         let mut frames = request.into_inner();
         let first = tokio::time::timeout(GREETING_PATIENCE, frames.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no greeting came"))??;
@@ -51,14 +53,26 @@ impl PeerService {
         // The channel has room for one.
         drop(answer.try_send(Ok(own.greeting())));
         if member != own.member {
-            if !greeting.address.is_empty() {
-                // Nobody may be listening: then every address is being dialled already.
-                drop(self.context.contacts.send(greeting.address));
-            }
+            // Nobody may be listening: then every address is being dialled already.
+            drop(
+                self.context
+                    .contacts
+                    .send(Contact { member, addresses: addresses(greeting.address, remote) }),
+            );
             tokio::spawn(receive(self.context.clone(), own.member, member, frames, answer));
         }
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }
+}
+
+/// Where a peer that has dialled here can be dialled: where it says, and at the advertised port of the address
+/// it came from, because a name may not resolve for a while (docs: operator.md, "Network").
+fn addresses(advertised: String, remote: Option<SocketAddr>) -> Vec<String> {
+    let port = advertised.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+    let direct = remote.zip(port).map(|(remote, port)| SocketAddr::new(remote.ip(), port).to_string());
+    let mut all: Vec<String> = direct.into_iter().chain([advertised]).filter(|a| !a.is_empty()).collect();
+    all.dedup();
+    all
 }
 
 /// Hands a peer's messages to the core while the stream stands. `answer` is kept only so that its end, which

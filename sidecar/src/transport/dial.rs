@@ -1,7 +1,9 @@
 //! The outgoing side: one task an address, which keeps three streams to whoever is there.
 
 use super::link::{Frames, Lanes, Link};
-use super::{CONNECTION_WINDOW, Context, GreetingError, Identity, PeerSource, STREAM_WINDOW, check_greeting};
+use super::{
+    CONNECTION_WINDOW, Contact, Context, GreetingError, Identity, PeerSource, STREAM_WINDOW, check_greeting,
+};
 use crate::driver::Command;
 use futures::Stream;
 use std::collections::{HashMap, HashSet};
@@ -17,7 +19,7 @@ use tonic::{Status, Streaming};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// Between two looks at an address that led to this member itself.
+/// Between two looks at an address that led to this member itself, or to one that is connected already.
 const OWN_PAUSE: Duration = Duration::from_secs(10);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
 /// A connection on which nothing came for an election timeout is dialled anew; TCP's own retransmission is
@@ -46,6 +48,8 @@ enum DialError {
     Mixed,
     #[error("this is the member itself")]
     Own,
+    #[error("another address leads to the same member")]
+    Linked,
 }
 
 impl From<Status> for DialError {
@@ -93,8 +97,12 @@ impl Dialer {
                     }
                 }
                 contact = contacts.recv() => match contact {
-                    Ok(address) if self.tasks.len() < listed.len() + HEARD_ADDRESSES => {
-                        self.start(&address, Some(HEARD_PATIENCE));
+                    Ok(contact) if !self.context.linked().contains(&contact.member) => {
+                        for address in &contact.addresses {
+                            if self.tasks.len() < listed.len() + HEARD_ADDRESSES {
+                                self.start(address, Some(HEARD_PATIENCE));
+                            }
+                        }
                     }
                     Ok(_) | Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return,
@@ -136,6 +144,10 @@ async fn keep(context: Context, address: String, patience: Option<Duration>) {
                 pause
             }
             Err(DialError::Own) => OWN_PAUSE,
+            Err(DialError::Linked) => {
+                reached = Instant::now();
+                OWN_PAUSE
+            }
             Err(error) => {
                 let why = describe(&error);
                 // The same reason again and again is told once.
@@ -146,6 +158,7 @@ async fn keep(context: Context, address: String, patience: Option<Duration>) {
                 pause
             }
         };
+        // In vain, or needless: whoever is there will be heard again.
         if patience.is_some_and(|patience| reached.elapsed() > patience) {
             return;
         }
@@ -157,7 +170,9 @@ async fn keep(context: Context, address: String, patience: Option<Duration>) {
             tokio::select! {
                 () = &mut wake => break,
                 contact = contacts.recv() => match contact {
-                    Ok(who) if who == address => {
+                    Ok(Contact { member, addresses })
+                        if addresses.contains(&address) && !context.linked().contains(&member) =>
+                    {
                         pause = FIRST_PAUSE;
                         break;
                     }
@@ -251,6 +266,24 @@ async fn open(
     Ok((member, greeting.name, answers))
 }
 
+/// The right to be the one connection to a member, where several addresses lead to it.
+struct Claim<'a> {
+    context: &'a Context,
+    member: MemberId,
+}
+
+impl Claim<'_> {
+    fn take(context: &Context, member: MemberId) -> Option<Claim<'_>> {
+        context.linked().insert(member).then_some(Claim { context, member })
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.context.linked().remove(&self.member);
+    }
+}
+
 /// Connects, and stays until the connection ends. `Ok`: it stood.
 async fn connect(context: &Context, address: &str) -> Result<(), DialError> {
     let mut identity = context.identity();
@@ -263,6 +296,7 @@ async fn connect(context: &Context, address: &str) -> Result<(), DialError> {
     if member == own.member {
         return Err(DialError::Own);
     }
+    let _claim = Claim::take(context, member).ok_or(DialError::Linked)?;
     let (on_data, _, mut data) = open(&endpoint, Which::Data, &own, data).await?;
     let (on_bulk, _, mut bulk) = open(&endpoint, Which::Bulk, &own, bulk).await?;
     if on_data != member || on_bulk != member {

@@ -18,8 +18,9 @@ pub use peers::{PeerSource, parse_peers};
 
 use crate::driver::Handle;
 use crate::shared::Shared;
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use synod_paxos::{ClusterId, Digest, Incarnation, MemberId};
 use synod_proto::v1::Greeting;
 use tokio::sync::{broadcast, watch};
@@ -112,13 +113,22 @@ fn check_greeting(own: &Identity, greeting: &Greeting) -> Result<MemberId, Greet
     Ok(member)
 }
 
+/// A peer has just dialled here.
+#[derive(Clone, Debug)]
+struct Contact {
+    member: MemberId,
+    /// Where it says that it can be dialled, and where it came from.
+    addresses: Vec<String>,
+}
+
 /// What dialling and accepting share.
 #[derive(Clone)]
 pub struct Context {
     pub(crate) shared: Arc<Shared>,
     pub(crate) tls: Option<tls::Tls>,
-    /// Addresses of peers that have just dialled here.
-    contacts: broadcast::Sender<String>,
+    contacts: broadcast::Sender<Contact>,
+    /// Members to which a connection stands that was dialled from here.
+    linked: Arc<Mutex<BTreeSet<MemberId>>>,
     /// Messages that were dropped because a queue was full.
     pub(crate) dropped: Arc<AtomicU64>,
 }
@@ -126,7 +136,13 @@ pub struct Context {
 impl Context {
     /// A context around the running core.
     pub fn new(shared: Arc<Shared>, tls: Option<tls::Tls>) -> Context {
-        Context { shared, tls, contacts: broadcast::Sender::new(64), dropped: Arc::default() }
+        let contacts = broadcast::Sender::new(64);
+        Context { shared, tls, contacts, linked: Arc::default(), dropped: Arc::default() }
+    }
+
+    fn linked(&self) -> MutexGuard<'_, BTreeSet<MemberId>> {
+        // Nothing can panic under this lock: it guards single insertions and removals.
+        self.linked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn identity(&self) -> watch::Receiver<Identity> {

@@ -156,8 +156,9 @@ pub fn id(member: u64) -> String {
 
 /// A cluster of processes in a temporary directory.
 pub struct Cluster {
-    pub dir: tempfile::TempDir,
+    /// Before the directory, so that the processes end before it goes.
     pub members: Vec<Member>,
+    pub dir: tempfile::TempDir,
     pub cluster_id: uuid::Uuid,
 }
 
