@@ -114,10 +114,11 @@ fn container_trouble(container: &ContainerStatus) -> Option<Trouble> {
 fn brief(message: &str) -> String {
     let cause = message.rsplit_once("ErrImagePull: ").map_or(message, |(_, cause)| cause);
     let skipped = cause.chars().count().saturating_sub(160);
-    match (cause.is_empty(), skipped) {
-        (true, _) => String::new(),
-        (false, 0) => format!(": {cause}"),
-        (false, n) => format!(": ...{}", cause.chars().skip(n).collect::<String>()),
+    let tail: String = cause.chars().skip(skipped).collect();
+    match (cause.is_empty(), skipped, tail.split_once(' ')) {
+        (true, _, _) => String::new(),
+        (false, 1.., Some((_, words))) => format!(": ... {words}"),
+        (false, _, _) => format!(": {tail}"),
     }
 }
 

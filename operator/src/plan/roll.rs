@@ -53,7 +53,13 @@ pub(super) fn verdict(view: &View<'_>) -> Verdict {
             ),
         };
     }
-    Verdict::step(Step::Evict { ordinal: *ordinal, uid: pod.uid.clone() }, kind, *ordinal)
+    let (ordinal, uid) = (*ordinal, pod.uid.clone());
+    if !pod.ready && pod.trouble.is_some() {
+        // Its application does not run. With the same poison in every pod the budget would refuse each
+        // eviction, and the mended template could never arrive; the quorum was checked above.
+        return Verdict::step(Step::DeletePod { ordinal, uid, force: false }, kind, ordinal);
+    }
+    Verdict::step(Step::Evict { ordinal, uid }, kind, ordinal)
 }
 
 /// Every member takes part and keeps up, and every pod of the new revision is ready, before the next one

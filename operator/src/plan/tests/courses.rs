@@ -178,6 +178,18 @@ fn f11_a_bad_image_before_the_bootstrap() {
 }
 
 #[test]
+fn f22_a_mended_application_reaches_pods_whose_budget_refuses_evictions() {
+    let mut world = World::formed(3);
+    for pod in world.o.pods.values_mut() {
+        pod.ready = false;
+        pod.trouble = Some(Trouble { kind: TroubleKind::Crash, message: "app does not run".into() });
+    }
+    world.new_revision("good");
+    world.settle();
+    assert_eq!(world.course(), ["delete pod 2", "delete pod 1", "transfer 0->1", "delete pod 0"]);
+}
+
+#[test]
 fn f12_hibernation_keeps_every_disk_and_wakes_at_the_old_size() {
     let mut world = World::formed(3);
     world.want(0);
