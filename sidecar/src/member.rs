@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
+use tracing::Instrument;
 
 /// The admin socket's name in the data directory.
 pub const ADMIN_SOCKET: &str = "admin.sock";
@@ -133,6 +134,11 @@ impl Member {
     /// # Errors
     /// See [`StartError`]; nothing stays open.
     pub async fn start(config: Config) -> Result<Member, StartError> {
+        let span = tracing::info_span!("member", name = config.name);
+        Self::assemble(config).instrument(span).await
+    }
+
+    async fn assemble(config: Config) -> Result<Member, StartError> {
         let tls = config.tls_dir.as_deref().map(|dir| Tls::load(dir, &config.name)).transpose()?;
         if let Some(address) = config.admin_listen
             && tls.is_none()
@@ -171,7 +177,7 @@ impl Member {
             metrics: metrics.clone(),
             peer_address,
         };
-        let supervisor = tokio::spawn(supervisor.run(driver, renewal_queue));
+        let supervisor = tokio::spawn(supervisor.run(driver, renewal_queue).in_current_span());
         let admin = AdminService::new(shared.clone(), renewals);
         let guard = Guard::default();
         let (servers, bound) = (Vec::new(), Vec::new());
@@ -243,16 +249,17 @@ impl Member {
 
     fn background(&mut self, context: &Context, guard: Guard) {
         let dialer = Dialer::new(context.clone(), self.config.peers.clone());
-        self.tasks.push(tokio::spawn(dialer.run()));
+        self.tasks.push(tokio::spawn(dialer.run().in_current_span()));
         let (dir, reserve) = (self.config.data_dir.clone(), self.config.disk_reserve);
         guard.look_at_disk(&dir, reserve);
-        self.tasks.push(tokio::spawn(async move {
+        let watching = async move {
             let mut pause = tokio::time::interval(SPACE_PAUSE);
             loop {
                 pause.tick().await;
                 guard.look_at_disk(&dir, reserve);
             }
-        }));
+        };
+        self.tasks.push(tokio::spawn(watching.in_current_span()));
     }
 
     /// The running core.
@@ -341,7 +348,7 @@ struct Supervisor {
 
 impl Supervisor {
     async fn run(self, driver: Driver, mut renewals: mpsc::Receiver<Renewal>) -> Result<(), StartError> {
-        let mut running = tokio::spawn(driver.run());
+        let mut running = tokio::spawn(driver.run().in_current_span());
         loop {
             tokio::select! {
                 ended = &mut running => return finish(ended),
@@ -353,7 +360,7 @@ impl Supervisor {
                     self.shared.handle().stop();
                     finish((&mut running).await)?;
                     let (driver, fresh) = self.renew(member).await?;
-                    running = tokio::spawn(driver.run());
+                    running = tokio::spawn(driver.run().in_current_span());
                     drop(reply.send(Ok(fresh)));
                 }
             }

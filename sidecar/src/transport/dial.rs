@@ -16,6 +16,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
+use tracing::Instrument;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -113,7 +114,8 @@ impl Dialer {
 
     fn start(&mut self, address: &str, patience: Option<Duration>) {
         if !self.tasks.contains_key(address) {
-            let task = tokio::spawn(keep(self.context.clone(), address.to_owned(), patience));
+            let task =
+                tokio::spawn(keep(self.context.clone(), address.to_owned(), patience).in_current_span());
             self.tasks.insert(address.to_owned(), task);
         }
     }
