@@ -183,9 +183,13 @@ async fn run(arguments: Arguments) -> Result<(), String> {
 }
 
 async fn connect() -> Result<Client, String> {
-    let config = Config::infer().await.map_err(|e| {
+    let mut config = Config::infer().await.map_err(|e| {
         format!("no way to the API server ({e}): run in a pod with a service account, or set KUBECONFIG")
     })?;
+    // A refused eviction (429) is an answer to act on, not to repeat behind our back; what fails is tried
+    // again by the controller, from fresh reads.
+    config.default_retry = false;
+    config.connect_timeout = Some(Duration::from_secs(5));
     Client::try_from(config).map_err(|e| format!("the API server cannot be used: {e}"))
 }
 

@@ -83,7 +83,12 @@ fn trouble(pod: &Pod) -> Option<Trouble> {
 }
 
 fn container_trouble(container: &ContainerStatus) -> Option<Trouble> {
-    let waiting = container.state.as_ref()?.waiting.as_ref()?;
+    let state = container.state.as_ref()?;
+    if let Some(ended) = state.terminated.as_ref().filter(|t| t.exit_code != 0) {
+        let message = format!("container {} ended with exit code {}", container.name, ended.exit_code);
+        return Some(Trouble { kind: TroubleKind::Crash, message });
+    }
+    let waiting = state.waiting.as_ref()?;
     let reason = waiting.reason.as_deref()?;
     let kind = match reason {
         "ImagePullBackOff"

@@ -54,9 +54,10 @@ pub(super) fn verdict(view: &View<'_>) -> Verdict {
         };
     }
     let (ordinal, uid) = (*ordinal, pod.uid.clone());
-    if !pod.ready && pod.trouble.is_some() {
-        // Its application does not run. With the same poison in every pod the budget would refuse each
-        // eviction, and the mended template could never arrive; the quorum was checked above.
+    if !pod.ready {
+        // Its member takes part and its application does not. With the same poison in every pod the budget
+        // would refuse each eviction, and the mended template could never arrive. The budget counts this
+        // pod as down already, and the quorum was checked above.
         return Verdict::step(Step::DeletePod { ordinal, uid, force: false }, kind, ordinal);
     }
     Verdict::step(Step::Evict { ordinal, uid }, kind, ordinal)

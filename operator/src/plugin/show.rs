@@ -120,9 +120,16 @@ fn condition<'a>(status: &'a Value, kind: &str) -> Option<&'a Value> {
     status["conditions"].as_array()?.iter().find(|c| c["type"] == kind)
 }
 
+/// Pods in the order a person counts them: demo-2 before demo-10.
+fn by_ordinal(name: &Value) -> (usize, String) {
+    let name = name.as_str().unwrap_or_default();
+    (name.len(), name.to_owned())
+}
+
 /// The members as one of them sees them.
 pub(super) fn members(answer: &Value) -> String {
-    let list = answer.as_array().cloned().unwrap_or_default();
+    let mut list = answer.as_array().cloned().unwrap_or_default();
+    list.sort_by_key(|m| by_ordinal(&m["name"]));
     if list.is_empty() {
         return "The cluster has not been formed yet.\n".into();
     }
@@ -158,7 +165,9 @@ pub(super) fn history(answer: &Value) -> String {
     table_of_configurations.set_header(vec!["VERSION", "SLOT", "IN FORCE FROM", "MEMBERS"]);
     for c in &configurations {
         let learners = c["learners"].as_array().cloned().unwrap_or_default();
-        let names = c["names"].as_array().into_iter().flatten().map(|n| {
+        let mut named = c["names"].as_array().cloned().unwrap_or_default();
+        named.sort_by_key(|n| by_ordinal(&n["name"]));
+        let names = named.iter().map(|n| {
             let learner = learners.contains(&n["member"]);
             format!("{}{}", word(&n["name"]), if learner { " (learner)" } else { "" })
         });
@@ -229,7 +238,7 @@ mod tests {
         let answer = json!({
             "configurations": [{
                 "version": 2, "slot": 9, "effective_from": 73, "learners": ["b"],
-                "names": [{ "member": "a", "name": "demo-0" }, { "member": "b", "name": "demo-1" }],
+                "names": [{ "member": "b", "name": "demo-1" }, { "member": "a", "name": "demo-0" }],
             }],
             "leaders": [{ "fencing_epoch": 1, "ballot": "1.a", "member": "a" }],
         });
