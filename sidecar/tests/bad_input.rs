@@ -4,7 +4,7 @@
 mod common;
 
 use bytes::Bytes;
-use common::{Cluster, Member, command, id, stderr, until};
+use common::{Cluster, Member, binary, command, id, stderr, until};
 use futures::TryStreamExt;
 use std::time::Duration;
 use synod_client::{AppendError, AppendOptions, CallError, Consistency, channel};
@@ -176,6 +176,47 @@ async fn a_disk_without_room() {
     let error = refused(&cluster, vec!["after".into()]).await;
     assert_eq!((error.reason.as_str(), error.code), ("disk-full", Code::ResourceExhausted));
     assert_eq!(cluster.members[0].client().tail(Consistency::Linearizable).await.unwrap(), 1);
+}
+
+/// docs: reliability.md, fault 8: when a write fails, the process ends, and says what to do. The disk is a small
+/// one in a mount namespace of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_ends_the_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut member = Member::new(dir.path(), "small");
+    std::fs::create_dir(&member.data_dir).unwrap();
+    std::fs::write(&member.peers_file, "").unwrap();
+    let mount = format!("mount -t tmpfs -o size=3m tmpfs {} && exec \"$@\"", member.data_dir.display());
+    member.wrapper = vec![
+        "unshare".to_owned(),
+        "-rm".to_owned(),
+        "sh".to_owned(),
+        "-c".to_owned(),
+        mount,
+        "sh".to_owned(),
+    ];
+    member.start();
+    // The admin socket is on the small disk, in the other namespace: initialised from there.
+    let own = id(member.answers().await.member);
+    let admin = binary()
+        .args(["admin", "initialize", "--cluster-id", &uuid::Uuid::new_v4().to_string()])
+        .arg(format!("--member={own}=small"))
+        .arg("--data-dir")
+        .arg(format!("/proc/{}/root{}", member.process(), member.data_dir.display()))
+        .output()
+        .unwrap();
+    assert!(admin.status.success(), "{}", stderr(&admin));
+    member.ready().await;
+    let client = member.client();
+    let options = AppendOptions { timeout: Duration::from_secs(5), ..AppendOptions::default() };
+    let mut appended = 0;
+    while client.append_with(vec![Bytes::from(vec![b'x'; 300 << 10])], options).await.is_ok() {
+        appended += 1;
+        assert!(appended < 100, "the disk never filled up");
+    }
+    let (code, said) = member.end();
+    assert_eq!(code, Some(1));
+    assert!(said.contains("is full: make the volume larger"), "{said}");
 }
 
 #[test]

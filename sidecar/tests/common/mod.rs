@@ -57,6 +57,8 @@ pub struct Member {
     pub health: SocketAddr,
     pub peers_file: PathBuf,
     pub extra: Vec<String>,
+    /// A program that runs the member, and its arguments.
+    pub wrapper: Vec<String>,
     child: Option<Child>,
 }
 
@@ -70,12 +72,20 @@ impl Member {
             health: free_address(),
             peers_file: dir.join("peers"),
             extra: Vec::new(),
+            wrapper: Vec::new(),
             child: None,
         }
     }
 
     fn run(&self) -> Command {
-        let mut command = binary();
+        let mut command = match self.wrapper.split_first() {
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(env!("CARGO_BIN_EXE_synod-sidecar"));
+                command
+            }
+            None => binary(),
+        };
         command
             .arg("run")
             .arg("--data-dir")
@@ -95,7 +105,23 @@ impl Member {
     }
 
     pub fn start(&mut self) {
-        self.child = Some(self.run().stdin(Stdio::null()).spawn().unwrap());
+        let mut command = self.run();
+        command.stdin(Stdio::null());
+        if !self.wrapper.is_empty() {
+            command.stderr(Stdio::piped());
+        }
+        self.child = Some(command.spawn().unwrap());
+    }
+
+    /// The process id.
+    pub fn process(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    /// Waits for the end of a wrapped member: its exit code and what it said.
+    pub fn end(&mut self) -> (Option<i32>, String) {
+        let output = self.child.take().unwrap().wait_with_output().unwrap();
+        (output.status.code(), stderr(&output))
     }
 
     /// For starts that fail: waits for the end.
