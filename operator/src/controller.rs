@@ -177,6 +177,7 @@ async fn pipeline(ctx: &Context, cluster: &PaxosCluster, ns: &str, name: &str) -
         }
     };
     let new = status::compose(&desired, &read.observed, &plan, &outcome, None);
+    let at_rest = new.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
     announce_changes(ctx, &fresh, &new).await;
     write_status(ctx, &api, &fresh, new).await?;
     if let (Some(step), Outcome::Done) = (&plan.step, &outcome) {
@@ -191,7 +192,7 @@ async fn pipeline(ctx: &Context, cluster: &PaxosCluster, ns: &str, name: &str) -
     if let Some(uid) = fresh.uid() {
         ctx.succeeded(&uid);
     }
-    Ok(Action::requeue(pause(&plan, &outcome)))
+    Ok(Action::requeue(pause(&plan, &outcome, at_rest)))
 }
 
 /// Nothing could be read or judged: what only a person can mend is said in the status.
@@ -297,7 +298,7 @@ fn cut(text: &str, most: usize) -> String {
 
 /// When the next look is due: at once after a step, soon while something is awaited, else at rest. Pods,
 /// sets and claims that change bring it forward.
-fn pause(plan: &Plan, outcome: &Outcome) -> Duration {
+fn pause(plan: &Plan, outcome: &Outcome, at_rest: bool) -> Duration {
     let base = match (outcome, &plan.gate, &plan.step) {
         (Outcome::Refused(_), _, _) => Duration::from_secs(2),
         (Outcome::Done, _, _) => return Duration::from_millis(50),
@@ -318,6 +319,8 @@ fn pause(plan: &Plan, outcome: &Outcome) -> Duration {
             | GateKind::QuorumAtRisk
             | GateKind::QuorumLost => Duration::from_secs(1),
         },
+        // Nothing is due; a member is on its way up by itself.
+        (_, None, _) if !at_rest => Duration::from_secs(1),
         (_, None, _) => AT_REST,
     };
     jittered(base)

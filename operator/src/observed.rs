@@ -243,6 +243,8 @@ pub struct Peer {
 pub struct Removed {
     /// Its id.
     pub member: MemberId,
+    /// The version of the configuration without it.
+    pub version: u64,
     /// Whether the prefix it voted in is held by a quorum without it: its disk may go.
     pub retired: bool,
 }

@@ -69,5 +69,5 @@ fn peer(p: &wire::PeerStatus) -> Peer {
 }
 
 fn removed(r: &wire::RemovedMember) -> Removed {
-    Removed { member: MemberId(r.member), retired: r.retired }
+    Removed { member: MemberId(r.member), version: r.version, retired: r.retired }
 }

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use crate::crd::OperationType;
 use crate::names::{ClusterId, MemberId};
-use crate::observed::{Config, MemberState, Observed, Report};
+use crate::observed::{Config, MemberState, Observed, Removed, Report};
 use crate::validate::Desired;
 
 use super::{Gate, GateKind, Operation, Step};
@@ -141,7 +141,7 @@ impl<'a> View<'a> {
                 format!("configuration {version} comes into force"),
             ));
         }
-        let removed = leader.removed.iter().find(|r| !r.retired)?;
+        let removed = leader.removed.iter().find(|r| !r.retired && self.matters(r))?;
         let who = self
             .homes
             .get(&removed.member)
@@ -153,6 +153,15 @@ impl<'a> View<'a> {
                 removed.member
             ),
         ))
+    }
+
+    /// Whether a removed member that is not retired is worth waiting for: the newest change took it out,
+    /// or there is a disk of it that must not go yet. Of others nothing is left to wait for.
+    fn matters(&self, removed: &Removed) -> bool {
+        let o = self.observed;
+        self.config.is_some_and(|c| c.version == removed.version)
+            || o.reports.values().any(|r| r.member == removed.member)
+            || o.claims.values().any(|c| c.member == Some(removed.member) && c.retired.is_none())
     }
 
     /// Whether the log knows that this member was removed and is retired.

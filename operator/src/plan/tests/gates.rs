@@ -123,7 +123,13 @@ fn rule_3_one_change_at_a_time() {
     assert_eq!(gate(&mut world), Some(GateKind::ChangePending));
     let leader = world.o.reports.get_mut(&0).unwrap();
     leader.in_force = true;
-    leader.removed = vec![Removed { member: MemberId(9), retired: false }];
+    let version = leader.config.as_ref().unwrap().version;
+    leader.removed = vec![Removed { member: MemberId(9), version, retired: false }];
+    assert_eq!(gate(&mut world), Some(GateKind::Retiring));
+    // An older change took it out, and its disk is gone: nothing is left to wait for.
+    world.o.reports.get_mut(&0).unwrap().removed[0].version = 0;
+    assert_eq!(gate(&mut world), None);
+    world.o.claims.insert(9, ClaimFacts { member: Some(MemberId(9)), ..ClaimFacts::default() });
     assert_eq!(gate(&mut world), Some(GateKind::Retiring));
 }
 

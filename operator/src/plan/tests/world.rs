@@ -182,7 +182,8 @@ impl World {
                 assert_ne!(Some(c.member), self.leader, "a leader hands over first");
                 self.config.members.retain(|m| m.member != c.member);
                 self.config.version += 1;
-                self.removed.push(Removed { member: c.member, retired: true });
+                let version = self.config.version;
+                self.removed.push(Removed { member: c.member, version, retired: true });
             }
             Step::TransferLeader { member, .. } => self.leader = Some(*member),
             Step::Renew { ordinal, .. } => {
