@@ -211,7 +211,8 @@ async fn change_members(options: Change, kind: Kind) -> anyhow::Result<()> {
             }
             Err(refused) => {
                 let error = CallError::from(refused.clone());
-                let may_pass = ["not-caught-up", "change-pending", "no-leader"];
+                // A repeat of the same operation is answered with what happened.
+                let may_pass = ["not-caught-up", "change-pending", "no-leader", "outcome-unknown"];
                 if !may_pass.contains(&error.reason.as_str()) {
                     return Err(options.at.explain(refused));
                 }

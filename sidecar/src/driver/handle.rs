@@ -196,8 +196,8 @@ impl Handle {
                     self.cancel(request);
                     waiting.answered = true;
                     match tokio::time::timeout(CANCEL_GRACE, answer).await {
-                        Ok(outcome) => outcome,
-                        Err(_) => return Err(Unanswered::Deadline),
+                        Ok(Ok(outcome)) => Ok(outcome),
+                        Ok(Err(_)) | Err(_) => return Err(Unanswered::Deadline),
                     }
                 }
             },

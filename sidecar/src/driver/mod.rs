@@ -64,11 +64,14 @@ enum Pending {
 }
 
 impl Pending {
-    fn refuse(self, refusal: Refusal) {
+    /// Its caller gave up, and the core had no answer to that.
+    fn give_up(self) {
         match self {
-            Pending::Append(reply, _) => reply.send(Err(refusal)),
-            Pending::Read(reply) => drop(reply.send(Err(refusal))),
-            Pending::Admin(reply) => drop(reply.send(Err(refusal))),
+            Pending::Append(reply, _) => reply.send(Err(Refusal::OutcomeUnknown)),
+            // Whoever waits for a read point waits for a leader.
+            Pending::Read(reply) => drop(reply.send(Err(Refusal::NoLeader))),
+            // The caller sees its deadline.
+            Pending::Admin(reply) => drop(reply),
         }
     }
 }
@@ -305,7 +308,7 @@ impl Driver {
         }
         for request in std::mem::take(&mut self.cancelled) {
             if let Some(pending) = self.pending.remove(&request) {
-                pending.refuse(Refusal::OutcomeUnknown);
+                pending.give_up();
             }
         }
         if self.window.is_over() {
