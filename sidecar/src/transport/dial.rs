@@ -29,6 +29,8 @@ const PING_EVERY: Duration = Duration::from_millis(500);
 const PING_PATIENCE: Duration = Duration::from_secs(1);
 /// Between two looks at the list of peers.
 const LIST_PAUSE: Duration = Duration::from_secs(1);
+/// Different reasons that are told while a peer is out of reach.
+const REASONS: usize = 8;
 /// Addresses that were only heard from peers, beside the list.
 const HEARD_ADDRESSES: usize = 64;
 /// How long such an address is dialled in vain before it is forgotten.
@@ -131,7 +133,7 @@ impl Drop for Dialer {
 async fn keep(context: Context, address: String, patience: Option<Duration>) {
     let mut contacts = context.contacts.subscribe();
     let mut pause = FIRST_PAUSE;
-    let mut told = String::new();
+    let mut told = HashSet::new();
     let mut reached = Instant::now();
     loop {
         let began = Instant::now();
@@ -152,10 +154,10 @@ async fn keep(context: Context, address: String, patience: Option<Duration>) {
             }
             Err(error) => {
                 let why = describe(&error);
-                // The same reason again and again is told once.
-                if why != told {
+                // The same reason again and again is told once, until the peer was reached.
+                if !told.contains(&why) && told.len() < REASONS {
                     tracing::info!(address, why, "a peer cannot be reached; trying on");
-                    told = why;
+                    told.insert(why);
                 }
                 pause
             }
