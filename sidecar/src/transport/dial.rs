@@ -278,7 +278,10 @@ struct Claim<'a> {
 
 impl Claim<'_> {
     fn take(context: &Context, member: MemberId) -> Option<Claim<'_>> {
-        context.linked().insert(member).then_some(Claim { context, member })
+        // Lazily: a claim that is made and not handed out would, when dropped, give up the one that
+        // stands, and wait for ever for the lock that this statement still holds.
+        let taken = context.linked().insert(member);
+        taken.then(|| Claim { context, member })
     }
 }
 
