@@ -36,6 +36,9 @@ struct Cli {
     /// the checkout and the name]
     #[arg(long, env = "SYNOD_CLUSTER_LINK", value_name = "A.B.C.D/30")]
     link: Option<String>,
+    /// Use Synod's images as they were built last
+    #[arg(long)]
+    no_build: bool,
 }
 
 fn main() -> ExitCode {
@@ -69,7 +72,7 @@ fn run(cli: &Cli) -> Result<bool> {
         progress.step("Machine: root, Go, packages", None, machine::ensure)?;
         progress.step("Addresses", None, |_| stage.cluster.check_addresses())?;
         Programs::cached()?.ensure(&progress)?;
-        images::build_all(&root, &progress)
+        if cli.no_build { images::listed(&root) } else { images::build_all(&root, &progress) }
     })?;
     timed(&mut seconds.cluster, || {
         // A run before this one may have been interrupted anywhere: start from nothing.
