@@ -111,3 +111,30 @@ pub enum AppendError {
     #[error("outcome unknown: {0}")]
     Unknown(CallError),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// docs: socket-api.md, "Errors": a machine-readable reason travels in the status's details.
+    #[test]
+    fn a_failure_is_read_from_a_status() {
+        let failure = Failure {
+            code: 9,
+            reason: "expected-index".to_owned(),
+            message: "the last index is 7".to_owned(),
+            not_appended: true,
+            retry_after_ms: 0,
+            tail: Some(7),
+            first_index: None,
+        };
+        let status = Status::with_details(Code::FailedPrecondition, "x", failure.encode_to_vec().into());
+        let error = CallError::from(status);
+        assert_eq!((error.code, error.tail, error.retry_after_ms), (Code::FailedPrecondition, Some(7), None));
+        assert_eq!(error.to_string(), "the last index is 7 (expected-index)");
+        assert!(error.not_appended && !error.is_resumable());
+        let cut = CallError::from(Status::unavailable("gone"));
+        assert_eq!((cut.reason.as_str(), cut.not_appended), ("transport", false));
+        assert!(cut.is_resumable());
+    }
+}

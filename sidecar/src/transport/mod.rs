@@ -153,3 +153,35 @@ impl Context {
         self.shared.handle()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(member: u64, cluster: Option<u8>) -> Identity {
+        Identity {
+            member: MemberId(member),
+            incarnation: Incarnation(1),
+            name: format!("m{member}"),
+            address: String::new(),
+            cluster: cluster.map(|id| (ClusterId([id; 16]), Digest([id; 32]))),
+        }
+    }
+
+    /// docs: reliability.md, fault 44: a pod address that another cluster uses now.
+    #[test]
+    fn greetings_are_judged() {
+        let own = identity(1, Some(7));
+        let check = |greeting: &Greeting| check_greeting(&own, greeting);
+        assert_eq!(check(&identity(2, Some(7)).greeting()), Ok(MemberId(2)));
+        // One that belongs to no cluster yet may be on its way into this one.
+        assert_eq!(check(&identity(2, None).greeting()), Ok(MemberId(2)));
+        assert!(matches!(check(&identity(2, Some(8)).greeting()), Err(GreetingError::Cluster { .. })));
+        assert_eq!(check(&identity(0, Some(7)).greeting()), Err(GreetingError::Malformed));
+        let newer = Greeting { format_version: 2, ..identity(2, Some(7)).greeting() };
+        assert_eq!(check(&newer), Err(GreetingError::Format { found: 2 }));
+        let garbled = Greeting { cluster_id: vec![7; 3].into(), ..identity(2, None).greeting() };
+        assert_eq!(check(&garbled), Err(GreetingError::Malformed));
+        assert_eq!(check_greeting(&identity(1, None), &identity(2, Some(8)).greeting()), Ok(MemberId(2)));
+    }
+}

@@ -345,3 +345,45 @@ fn outcome(wire: forward_reply::Outcome) -> ForwardOutcome {
         forward_reply::Outcome::Refused(why) => ForwardOutcome::Refused(why),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn envelope(message: Option<Wire>) -> v1::Envelope {
+        v1::Envelope { cluster_id: vec![7; 16].into(), from: 1, incarnation: 2, to: 3, written: 4, message }
+    }
+
+    /// docs: reliability.md, fault 53: what a peer leaves out or garbles is refused before the core.
+    #[test]
+    fn malformed_messages_are_refused() {
+        let nack = v1::Nack { ballot: None, promised: Some(v1::Ballot::default()) };
+        assert_eq!(decode(envelope(Some(Wire::Nack(nack)))), Err(Malformed("ballot")));
+        assert_eq!(decode(envelope(None)), Err(Malformed("kind")));
+        let hello = v1::Hello { nonce: 1, genesis_digest: vec![1; 31].into(), needs_genesis: false };
+        assert_eq!(decode(envelope(Some(Wire::Hello(hello)))), Err(Malformed("genesis digest")));
+        let reply = v1::ForwardReply { ballot: Some(v1::Ballot::default()), ..Default::default() };
+        assert_eq!(decode(envelope(Some(Wire::ForwardReply(reply)))), Err(Malformed("outcome")));
+        let elsewhere = v1::Envelope { cluster_id: vec![7; 15].into(), ..envelope(None) };
+        assert_eq!(decode(elsewhere), Err(Malformed("cluster id")));
+    }
+
+    #[test]
+    fn a_message_keeps_its_envelope() {
+        let beat = v1::Heartbeat {
+            ballot: Some(v1::Ballot { round: 5, member: 1 }),
+            sequence: 6,
+            chosen_through: 7,
+            has_quorum: true,
+        };
+        let incoming = decode(envelope(Some(Wire::Heartbeat(beat)))).unwrap();
+        assert_eq!(
+            (incoming.cluster, incoming.from, incoming.to),
+            (ClusterId([7; 16]), MemberId(1), MemberId(3))
+        );
+        assert_eq!(incoming.counters.written, WriteCounter(4));
+        let ballot = Ballot { round: 5, member: MemberId(1) };
+        let expected = Message::Heartbeat { ballot, sequence: 6, chosen_through: Slot(7), has_quorum: true };
+        assert_eq!(incoming.message, expected);
+    }
+}
