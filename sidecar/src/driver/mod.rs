@@ -29,8 +29,8 @@ use std::time::Duration;
 use synod_paxos::codec::DecodeError;
 use synod_paxos::system::SystemState;
 use synod_paxos::{
-    AdminOutcome, Applied, Incoming, Index, Input, MemberId, Node, Notice, Output, Refusal, RequestId, Slot,
-    Write, WriteBatch,
+    AdminOutcome, Applied, Incoming, Index, Input, Instant, MemberId, Node, Notice, Output, Refusal,
+    RequestId, Slot, Write, WriteBatch,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
@@ -178,11 +178,12 @@ impl Driver {
     pub async fn run(mut self) -> Result<(), Fatal> {
         self.settle()?;
         let mut timer = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
-        let mut set_for = None;
+        // What the timer is set for; none: it went off, and asking it again would answer at once, for ever.
+        let mut set_for: Option<Option<Instant>> = None;
         while !self.stopping {
             let deadline = self.node.next_deadline();
-            if deadline != set_for {
-                set_for = deadline;
+            if set_for != Some(deadline) {
+                set_for = Some(deadline);
                 let wait = deadline.map_or(Duration::from_secs(3_600), |d| d.since(clock::now()));
                 timer.as_mut().reset(tokio::time::Instant::now() + wait);
             }
