@@ -15,8 +15,10 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
+use synod_cluster::image::Image;
 use synod_cluster::{Cluster, Error, Link, Options, Programs, Progress, Result, find_root, images, machine};
 
+use crate::job::Found;
 use crate::stage::{NAME, NAMESPACE, Stage};
 use crate::summary::{Seconds, Summary};
 
@@ -80,19 +82,13 @@ fn run(cli: &Cli) -> Result<bool> {
         stage.cluster.up(&progress)?;
         progress.step("Load images on every node", None, |_| stage.cluster.load_images(&images))
     })?;
-    let manifest = timed(&mut seconds.install, || {
-        let plugin = images::built(&root, images::PLUGIN);
-        stage.cluster.link_tool(images::PLUGIN, &plugin)?;
-        progress
-            .step("helm install synod charts/synod", None, |_| install::operator(&stage, &root, &images))?;
-        progress.step("kubectl apply -f manifests/examples/demo.yaml", None, |_| {
-            install::cluster(&stage, &root, &folder, &images)
-        })
+    let shown = show(&stage, &root, &folder, &images, &progress, &mut seconds);
+    let (manifest, found) = shown.inspect_err(|_| {
+        let report = folder.join("failure.log");
+        if stage::write_report(&stage, &report).is_ok() {
+            eprintln!("How everything stood when it failed: {}", shorten(&root, &report));
+        }
     })?;
-    timed(&mut seconds.ready, || {
-        progress.step("kubectl wait --for=condition=Ready", None, |_| install::wait_ready(&stage))
-    })?;
-    let found = timed(&mut seconds.job, || job::run(&stage, &progress))?;
 
     let verdict = verdict::judge(&found.evidence);
     let status = stage.cluster.status()?;
@@ -119,6 +115,29 @@ fn run(cli: &Cli) -> Result<bool> {
     println!("\n{}\nSummary: {}", summary.table(), shorten(&root, &file));
     println!("{}", next(&stage, &root, &manifest));
     Ok(verdict.holds())
+}
+
+/// Installs, applies, waits and does the job on a cluster that runs.
+fn show(
+    stage: &Stage,
+    root: &Path,
+    folder: &Path,
+    images: &[Image],
+    progress: &Progress,
+    seconds: &mut Seconds,
+) -> Result<(PathBuf, Found)> {
+    let manifest = timed(&mut seconds.install, || {
+        stage.cluster.link_tool(images::PLUGIN, &images::built(root, images::PLUGIN))?;
+        progress.step("helm install synod charts/synod", None, |_| install::operator(stage, root, images))?;
+        progress.step("kubectl apply -f manifests/examples/demo.yaml", None, |_| {
+            install::cluster(stage, root, folder, images)
+        })
+    })?;
+    timed(&mut seconds.ready, || {
+        progress.step("kubectl wait --for=condition=Ready", None, |_| install::wait_ready(stage))
+    })?;
+    let found = timed(&mut seconds.job, || job::run(stage, progress))?;
+    Ok((manifest, found))
 }
 
 fn timed<T>(seconds: &mut f64, body: impl FnOnce() -> Result<T>) -> Result<T> {

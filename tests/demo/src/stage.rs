@@ -1,5 +1,6 @@
 //! What every part of the job works with: the cluster, the namespace, and ways to ask.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -92,6 +93,28 @@ impl Stage {
             state: last,
         })
     }
+}
+
+/// Writes down how everything stands, for whoever wants to know why a step failed.
+pub(crate) fn write_report(stage: &Stage, file: &Path) -> std::io::Result<()> {
+    let member = ["-n", NAMESPACE, "logs", "-l", "synod.dev/cluster", "--tail=300", "--prefix"];
+    let sections: [&[&str]; 6] = [
+        &["get", "nodes,pods", "-A", "-o", "wide"],
+        &["-n", NAMESPACE, "describe", "paxos"],
+        &["-n", NAMESPACE, "get", "events", "--sort-by=.lastTimestamp"],
+        &["-n", SYSTEM, "logs", "-l", "app.kubernetes.io/name=synod-operator", "--tail=500"],
+        &[&member[..], &["-c", SIDECAR]].concat(),
+        &[&member[..], &["-c", APPLICATION]].concat(),
+    ];
+    let mut text = String::new();
+    for args in sections {
+        let said = match run::output(stage.cluster.kubectl().args(args)) {
+            Ok(said) => said,
+            Err(error) => error.to_string(),
+        };
+        text.push_str(&format!("# kubectl {}\n{said}\n", args.join(" ")));
+    }
+    std::fs::write(file, text)
 }
 
 /// Whether a PaxosCluster is Ready as its present spec wants it, with this many members.
