@@ -48,8 +48,8 @@ pub struct Metrics {
     pub commit_batches: Counter,
     /// How long a transaction took, its sync included.
     pub commit_seconds: Histogram,
-    /// Open subscriptions ever.
-    pub subscriptions: Counter,
+    /// Turns of the driver's loop.
+    pub turns: Counter,
 }
 
 impl Default for Metrics {
@@ -62,7 +62,7 @@ impl Default for Metrics {
             append_unknown: Counter::default(),
             commit_batches: Counter::default(),
             commit_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
-            subscriptions: Counter::default(),
+            turns: Counter::default(),
         }
     }
 }

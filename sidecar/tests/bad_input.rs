@@ -278,6 +278,17 @@ async fn an_uninitialized_member_says_so() {
     assert!(health("/startupz").await.starts_with("HTTP/1.1 200"));
     assert!(health("/livez").await.starts_with("HTTP/1.1 200"));
     assert!(health("/readyz").await.starts_with("HTTP/1.1 503"));
+    // It waits without turning: each scrape is a turn, and little else is.
+    let turns = |text: String| -> u64 {
+        let line = text.lines().find_map(|line| line.strip_prefix("synod_turns_total ")).unwrap();
+        line.parse().unwrap()
+    };
+    let before = turns(health("/metrics").await);
+    for _ in 0..20 {
+        health("/metrics").await;
+    }
+    let turned = turns(health("/metrics").await) - before;
+    assert!((21..100).contains(&turned), "an idle member's loop turned {turned} times");
     cluster.initialize().await;
     until("ready on the health port", || async {
         let answer = health("/readyz").await;

@@ -187,6 +187,7 @@ impl Driver {
                 let wait = deadline.map_or(Duration::from_secs(3_600), |d| d.since(clock::now()));
                 timer.as_mut().reset(tokio::time::Instant::now() + wait);
             }
+            self.metrics.turns.inc();
             tokio::select! {
                 biased;
                 command = self.commands.recv() => match command {

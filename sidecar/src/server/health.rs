@@ -142,6 +142,7 @@ fn registry(running: &Running, report: &Report) -> Registry {
     registry.register("appended", "Append calls answered with indexes", metrics.appended.clone());
     registry.register("append_refused", "Append calls refused for certain", metrics.append_refused.clone());
     registry.register("append_unknown", "Append calls with unknown outcome", metrics.append_unknown.clone());
+    registry.register("turns", "Turns of the driver's loop", metrics.turns.clone());
     registry.register("commit_batches", "Write batches of the core", metrics.commit_batches.clone());
     registry.register("commit_seconds", "Time of a disk transaction", metrics.commit_seconds.clone());
     registry
