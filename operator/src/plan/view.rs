@@ -156,11 +156,13 @@ impl<'a> View<'a> {
     }
 
     /// Whether a removed member that is not retired is worth waiting for: the newest change took it out,
-    /// or there is a disk of it that must not go yet. Of others nothing is left to wait for.
+    /// or there is a disk of it that must not go yet. Of others nothing is left to wait for; and the label
+    /// on a kept claim says that it was retired once, which does not change.
     fn matters(&self, removed: &Removed) -> bool {
         let o = self.observed;
+        let kept = |ordinal: &u32| o.claims.get(ordinal).is_some_and(|c| c.retired.is_some());
         self.config.is_some_and(|c| c.version == removed.version)
-            || o.reports.values().any(|r| r.member == removed.member)
+            || o.reports.iter().any(|(ordinal, r)| r.member == removed.member && !kept(ordinal))
             || o.claims.values().any(|c| c.member == Some(removed.member) && c.retired.is_none())
     }
 
