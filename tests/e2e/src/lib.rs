@@ -10,6 +10,8 @@
 //! A test fails, rather than being skipped, where the cluster is absent. A test that disturbs a node
 //! has a name that starts with `node_fault`: the test runner then runs nothing beside it.
 
+pub mod synod;
+
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
