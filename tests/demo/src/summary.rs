@@ -109,8 +109,9 @@ impl Summary {
         ] {
             row(what, format!("{gap} ms"));
         }
-        let last = self.configurations.last().map(|last| last.voters.join(", ")).unwrap_or_default();
-        row("configurations", format!("{}, now {last}", self.configurations.len()));
+        let mut last = self.configurations.last().map(|last| last.voters.clone()).unwrap_or_default();
+        last.sort();
+        row("configurations", format!("{}, now {}", self.configurations.len(), last.join(", ")));
         row("leaderships", self.leaders.len().to_string());
         let s = &self.seconds;
         let took = [
@@ -123,7 +124,7 @@ impl Summary {
         row("seconds", took.map(|(what, seconds)| format!("{what} {seconds:.0}")).join(", "));
         let mut text = String::new();
         for (what, value) in rows {
-            text.push_str(&format!("{what:<31} {value}\n"));
+            text.push_str(&format!("{what:<33} {value}\n"));
         }
         text.push_str(&format!("\nVerdict: {}\n", self.verdict));
         for failure in &self.failures {

@@ -17,7 +17,7 @@ use crate::ledger::Ledger;
 use crate::stage::{APPLICATION, NAMESPACE, Stage, terminate};
 
 /// Entries a second of each writer.
-const RATE: &str = "150";
+const RATE: &str = "250";
 /// Unanswered appends at a time of each writer.
 const IN_FLIGHT: &str = "4";
 /// Seconds after which an append that nobody answers has an unknown outcome.
