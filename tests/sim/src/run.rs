@@ -122,6 +122,12 @@ impl World {
         }
         let Some(leader) = self.serving_leader() else { return false };
         let Some(system) = self.node(leader).and_then(|n| n.system()) else { return false };
+        // Every member that was ever removed is retired by now: its disk may go.
+        let leading =
+            self.members.get(&leader).and_then(|m| Some(m.node.as_ref()?.status(m.local(self.now))));
+        if leading.is_none_or(|status| status.removed.iter().any(|removed| !removed.retired)) {
+            return false;
+        }
         let configuration = system.configurations.latest();
         let next = system.applied.next();
         configuration.effective_from <= next

@@ -135,14 +135,18 @@ impl Node {
         self.outputs.push_back(Output::AdminReply { request: pending.request, outcome: Err(refusal) });
     }
 
-    /// A removed voter retires when every slot it voted in is chosen, and a quorum of the configuration
-    /// without it has that prefix on disk and knows it there to be chosen.
+    /// A removed voter retires when every slot it voted in is chosen, and a quorum of a configuration in force
+    /// without it has that prefix on disk and knows it there to be chosen. That may be a later configuration:
+    /// the members of the first one without it may be gone themselves by then.
     pub(super) fn is_retired(&self, configuration: &Configuration) -> bool {
         let Some(proposer) = self.proposer.as_ref().filter(|p| p.is_serving()) else { return false };
         let needed = configuration.effective_from.previous();
+        let next = self.chosen_through.next();
         let holding: BTreeSet<MemberId> =
             proposer.progress.iter().filter(|(_, p)| p.durable_through >= needed).map(|(m, _)| *m).collect();
-        self.chosen_through >= needed && (configuration.has_quorum(&holding) || planted!(RetiredEarly))
+        let since = |c: &&Configuration| c.version >= configuration.version && c.effective_from <= next;
+        let held = self.state().configurations.all().iter().filter(since).any(|c| c.has_quorum(&holding));
+        self.chosen_through >= needed && (held || planted!(RetiredEarly))
     }
 
     /// Tells removed members that are still connected that they may rest.
