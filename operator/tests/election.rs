@@ -1,5 +1,8 @@
 //! Leader election against a small API server in memory: one Lease, with resourceVersions that count.
 
+// The server's own helpers are test code too, which the lint cannot see.
+#![allow(clippy::unwrap_used)]
+
 use std::sync::{Arc, Mutex};
 
 use http_body_util::BodyExt;

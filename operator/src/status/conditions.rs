@@ -40,6 +40,8 @@ pub(super) fn set(
         (_, Some(GateKind::Hibernated)) => {
             says(false, Reason::Hibernated, "replicas is 0: every disk is kept")
         }
+        // Work that only a person can set going again is not under way.
+        (Some(_), _) if stall.is_some() => says(false, stalled.reason, stalled.message.clone()),
         (Some((reason, message)), _) => says(true, *reason, message.clone()),
         (None, _) => says(false, Reason::Idle, "nothing is due"),
     };
