@@ -3,4 +3,5 @@
 
 mod courses;
 mod gates;
+mod random;
 pub(crate) mod world;

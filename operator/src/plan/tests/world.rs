@@ -88,6 +88,22 @@ impl World {
         plan(&self.desired, &self.o)
     }
 
+    /// Up to `n` steps.
+    pub(crate) fn steps(&mut self, n: u8) {
+        for _ in 0..n {
+            let plan = self.plan();
+            let Some(step) = plan.step.clone() else { return };
+            self.take(&step, &plan);
+            self.check();
+        }
+    }
+
+    /// Whether the member at an ordinal votes.
+    pub(crate) fn votes(&self, ordinal: u32) -> bool {
+        let member = self.o.reports.get(&ordinal).map(|r| r.member);
+        member.is_some_and(|m| self.config.voters().any(|v| v.member == m))
+    }
+
     /// The plan once labels, budget and marks are in line.
     pub(crate) fn next(&mut self) -> Plan {
         loop {
@@ -291,7 +307,8 @@ impl World {
             self.o.reports.insert(ordinal, before);
         }
         if self.leader == member && member.is_some() {
-            self.leader = self.config.voters().map(|m| m.member).find(|m| Some(*m) != member);
+            // The only voter elects itself again.
+            self.leader = self.config.voters().map(|m| m.member).find(|m| Some(*m) != member).or(member);
         }
         self.refresh();
     }

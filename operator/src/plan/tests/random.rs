@@ -1,0 +1,59 @@
+//! Random edits and mishaps at random moments.
+
+use proptest::prelude::*;
+
+use super::world::World;
+
+/// What happens between steps.
+#[derive(Clone, Debug)]
+enum Act {
+    Want(u32),
+    Steps(u8),
+    Roll,
+    Restart(u32),
+    Lead(u32),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        (1u32..=9).prop_map(Act::Want),
+        (1u8..12).prop_map(Act::Steps),
+        Just(Act::Roll),
+        (0u32..9).prop_map(Act::Restart),
+        (0u32..9).prop_map(Act::Lead),
+    ]
+}
+
+proptest! {
+    /// Whatever is edited, restarted or re-elected in the middle of whatever, the plan arrives at what is
+    /// wanted, and on the way no configured member is without a pod, no two members are unstarted, no
+    /// leader is removed, no change is planned from a stale version and no eviction asks for more than the
+    /// budget gives. docs: operator.md, rules 2 to 4 and 9, F20.
+    #[test]
+    fn every_course_of_edits_converges(acts in prop::collection::vec(act(), 1..20)) {
+        let mut world = World::formed(3);
+        let mut revision = 1;
+        for act in acts {
+            match act {
+                Act::Want(n) => world.want(n),
+                Act::Steps(n) => world.steps(n),
+                Act::Roll => {
+                    revision += 1;
+                    world.new_revision(&format!("r{revision}"));
+                }
+                Act::Restart(o) if world.o.pods.contains_key(&o) => world.restart(o),
+                Act::Lead(o) if world.votes(o) => world.lead(o),
+                Act::Restart(_) | Act::Lead(_) => {}
+            }
+        }
+        let end = world.settle();
+        prop_assert_eq!(end.gate, None);
+        let wanted = world.desired.replicas;
+        prop_assert_eq!(world.o.set.as_ref().unwrap().replicas, wanted);
+        prop_assert_eq!(u32::try_from(world.config().members.len()).unwrap(), wanted);
+        prop_assert_eq!(u32::try_from(world.config().voters().count()).unwrap(), wanted.min(7));
+        prop_assert_eq!(u32::try_from(world.o.claims.len()).unwrap(), wanted);
+        let revision = &world.o.set.as_ref().unwrap().update_revision;
+        prop_assert!(world.o.pods.values().all(|p| &p.revision == revision));
+    }
+}
