@@ -49,8 +49,12 @@ fix: rust ## Format the code and write the generated files anew
 	@cargo fmt --all
 	@cargo run --quiet --locked --package synod-operator --bin crdgen
 
-sim: rust ## Run the simulator by itself: make sim SIM_ARGS='--help'
-	@cargo run --quiet --locked --package synod-sim -- $(SIM_ARGS)
+# How long `make sim` runs: 90s, 10m, 1h.
+FOR ?= 1m
+SIM := cargo run --quiet --locked --profile sim --package synod-sim --
+
+sim: rust ## Try to break the core on both cores: make sim FOR=10m
+	@$(SIM) --for $(FOR) --report target/sim/report.json $(SIM_ARGS)
 
 bench: rust ## Measure on this machine: make bench BENCH_ARGS='--help'
 	@cargo run --quiet --release --locked --package synod-bench -- $(BENCH_ARGS)

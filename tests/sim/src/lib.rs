@@ -20,6 +20,7 @@ pub mod member;
 pub mod membership;
 pub mod network;
 pub mod oracle;
+pub mod progress;
 pub mod random;
 pub mod run;
 pub mod sweep;

@@ -3,6 +3,7 @@
 use anyhow::{Context, bail};
 use clap::Parser;
 use std::time::{Duration, Instant};
+use synod_sim::progress::Progress;
 use synod_sim::run::{Effort, Outcome, run};
 use synod_sim::sweep::{Report, Seeds, sweep};
 
@@ -13,7 +14,7 @@ use synod_sim::sweep::{Report, Seeds, sweep};
 #[command(version, about)]
 struct Arguments {
     /// Run this seed alone.
-    #[arg(long, conflicts_with_all = ["seeds", "for_seconds"])]
+    #[arg(long, conflicts_with_all = ["seeds", "for_time"])]
     seed: Option<u64>,
     /// Run this many seeds.
     #[arg(long, default_value_t = 200)]
@@ -21,9 +22,9 @@ struct Arguments {
     /// The first seed.
     #[arg(long, default_value_t = 1)]
     first: u64,
-    /// Go on for so many seconds instead of a number of seeds.
-    #[arg(long)]
-    for_seconds: Option<u64>,
+    /// Go on for so long instead of a number of seeds: 90s, 10m, 1h.
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
+    for_time: Option<Duration>,
     /// Client operations of each seed, at least.
     #[arg(long, default_value_t = 500)]
     operations: u64,
@@ -52,31 +53,50 @@ fn main() -> anyhow::Result<()> {
         outcome.trace.iter().for_each(|line| println!("{line}"));
         return conclude_one(&outcome);
     }
-    let progress = indicatif::ProgressBar::new(arguments.seeds);
-    let end = arguments.for_seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let progress = Progress::new(arguments.seeds, arguments.for_time);
+    let end = arguments.for_time.map(|time| Instant::now() + time);
     let count = if end.is_some() { u64::MAX / 4 } else { arguments.seeds };
-    let outcomes = sweep(Seeds { first: arguments.first, count, end }, effort, &|| progress.inc(1));
-    progress.finish_and_clear();
+    let outcomes =
+        sweep(Seeds { first: arguments.first, count, end }, effort, &|outcome| progress.note(outcome));
+    progress.finish();
     let report = Report::of(&outcomes);
+    let unknown: u64 = outcomes.iter().map(|outcome| outcome.unknown).sum();
     for failed in outcomes.iter().filter_map(|o| o.violation.as_ref().map(|v| (o.seed, v))) {
         println!("seed {}: {}: {}", failed.0, failed.1.property, failed.1.evidence);
     }
     println!(
         "{} seeds, {:.2} simulated hours, {} operations checked ({} unknown), {} violations",
-        report.seeds,
-        report.simulated_hours,
-        report.operations_checked,
-        report.unknown_outcomes,
-        report.violations
+        report.seeds, report.simulated_hours, report.operations_checked, unknown, report.violations
     );
+    if !report.unreached.is_empty() {
+        println!("never reached: {}", report.unreached.join(", "));
+    }
     if let Some(path) = &arguments.report {
         let json = serde_json::to_string_pretty(&report)?;
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        }
         std::fs::write(path, json).with_context(|| format!("cannot write the report {}", path.display()))?;
     }
-    match report.failed_seeds.first() {
+    match outcomes.iter().find(|outcome| outcome.violation.is_some()).map(|outcome| outcome.seed) {
         Some(seed) => bail!("seed {seed} failed; see it with: synod-sim --seed {seed} --trace"),
         None => Ok(()),
     }
+}
+
+/// A number with a unit: 90s, 10m, 1h.
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let seconds = match &text[digits.len()..] {
+        "s" | "" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        unit => return Err(format!("{unit} is no unit of time: use s, m or h, as in 10m")),
+    };
+    let number: u64 =
+        digits.parse().map_err(|_| format!("{text} is no time: write it as in 90s, 10m or 1h"))?;
+    Ok(Duration::from_secs(number * seconds))
 }
 
 #[cfg(synod_planted)]
