@@ -30,6 +30,8 @@ pub struct Open {
     pub request: RequestId,
     /// What.
     pub operation: Operation,
+    /// When it began.
+    pub begun: u64,
     /// The highest index that any answer given before it began had shown.
     pub floor: Index,
 }
@@ -75,8 +77,8 @@ impl World {
             Operation::Read => Input::Read(request),
         };
         self.trace.line(self.now, || format!("client {client} at {at:?} {request:?}: {operation:?}"));
-        self.clients[client].open = Some(Open { at, request, operation, floor });
-        let patience = self.random.between(Duration::from_millis(300), Duration::from_millis(4_000));
+        self.clients[client].open = Some(Open { at, request, operation, begun: self.now, floor });
+        let patience = self.random.between(self.patience.0, self.patience.1);
         self.schedule(patience, Event::GiveUp { client, request });
         self.input(at, input)
     }
@@ -128,6 +130,7 @@ impl World {
         let known = &mut self.clients[client].seen;
         *known = (*known).max(seen);
         self.oracle.answered(&open, outcome)?;
+        self.note_served(&open.operation, outcome, open.begun);
         self.client_pause(client);
         Ok(())
     }

@@ -24,5 +24,6 @@ pub mod progress;
 pub mod random;
 pub mod run;
 pub mod sweep;
+pub mod topologies;
 pub mod trace;
 pub mod world;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use synod_sim::progress::Progress;
 use synod_sim::run::{Effort, Outcome, run};
 use synod_sim::sweep::{Report, Seeds, sweep};
+use synod_sim::topologies::{Distribution, Topology, measure};
 
 /// Runs Synod's consensus core against faulty networks, disks and processes, one seed a run.
 ///
@@ -37,6 +38,10 @@ struct Arguments {
     /// Write the report here, as JSON.
     #[arg(long)]
     report: Option<std::path::PathBuf>,
+    /// Instead of a sweep: how long partial partitions (hub, constrained, chained) go without a leader that
+    /// serves, over --seeds seeds each.
+    #[arg(long, conflicts_with_all = ["seed", "for_time"])]
+    topologies: bool,
     /// Plant this bug in the core first (only in a build made for that).
     #[arg(long)]
     planted: Option<String>,
@@ -52,6 +57,9 @@ fn main() -> anyhow::Result<()> {
         let outcome = run(seed, effort, arguments.trace);
         outcome.trace.iter().for_each(|line| println!("{line}"));
         return conclude_one(&outcome);
+    }
+    if arguments.topologies {
+        return measure_topologies(arguments.first, arguments.seeds);
     }
     let progress = Progress::new(arguments.seeds, arguments.for_time);
     let end = arguments.for_time.map(|time| Instant::now() + time);
@@ -114,6 +122,20 @@ fn plant(bug: Option<&str>) -> anyhow::Result<()> {
         Some(_) => bail!("this build has no planted bugs: build with RUSTFLAGS='--cfg synod_planted'"),
         None => Ok(()),
     }
+}
+
+fn measure_topologies(first: u64, seeds: u64) -> anyhow::Result<()> {
+    println!("simulated milliseconds from the cut to an append that is served again");
+    println!("{:<12} {:>6} {:>7} {:>6} {:>6}", "topology", "seeds", "median", "p99", "max");
+    for topology in Topology::ALL {
+        let found = measure(topology, first..=first + seeds.saturating_sub(1));
+        let Distribution { topology, seeds, median_ms, p99_ms, max_ms, .. } =
+            found.map_err(|(seed, v)| {
+                anyhow::anyhow!("{} seed {seed}: {}: {}", topology.name(), v.property, v.evidence)
+            })?;
+        println!("{topology:<12} {seeds:>6} {median_ms:>7} {p99_ms:>6} {max_ms:>6}");
+    }
+    Ok(())
 }
 
 fn conclude_one(outcome: &Outcome) -> anyhow::Result<()> {

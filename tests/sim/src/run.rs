@@ -138,7 +138,7 @@ impl World {
             })
     }
 
-    fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let now = self.now;
         let members = self.members.values().filter_map(|m| {
             let status = m.node.as_ref()?.status(m.local(now));

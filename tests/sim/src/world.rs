@@ -52,6 +52,10 @@ pub struct World {
     pub(crate) settling: bool,
     pub(crate) oracle: Oracle,
     pub(crate) trace: Trace,
+    /// When the newest append that is acknowledged had begun.
+    pub(crate) last_append_served: Option<u64>,
+    /// How long clients wait for an answer, between these.
+    pub(crate) patience: (Duration, Duration),
     events: BinaryHeap<Reverse<(u64, u64)>>,
     bodies: BTreeMap<u64, Event>,
     scheduled: u64,
@@ -86,6 +90,8 @@ impl World {
             settling: false,
             oracle: Oracle::default(),
             trace: Trace::new(keep_trace),
+            last_append_served: None,
+            patience: (Duration::from_millis(300), Duration::from_millis(4_000)),
             events: BinaryHeap::new(),
             bodies: BTreeMap::new(),
             scheduled: 0,
