@@ -1,6 +1,7 @@
 //! A handful of members on a bench: every message and every write waits until a test lets it through.
 
-use std::collections::{BTreeMap, VecDeque};
+use super::show;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::time::Duration;
 use synod_paxos::message::ViewId;
@@ -46,6 +47,13 @@ pub(crate) struct Lab {
     pub(crate) seats: BTreeMap<MemberId, Seat>,
     /// Sent, not delivered.
     pub(crate) mail: VecDeque<Incoming>,
+    /// What happened, a line each: what scripts compare.
+    pub(crate) log: Vec<String>,
+    /// At most so many rows come with one read of a view.
+    pub(crate) chunk_rows: usize,
+    /// Members without a process now.
+    pub(crate) down: BTreeSet<MemberId>,
+    starts: u64,
 }
 
 /// Member number `n`.
@@ -72,22 +80,13 @@ impl Lab {
     /// `members` founders whose disks hold what `prepare` puts there; each has had a life, and has finished its
     /// handshake with the others.
     pub(crate) fn new(members: u64, prepare: impl Fn(MemberId, &mut DurableState)) -> Lab {
-        let mut lab = Lab { now: Instant(0), seats: BTreeMap::new(), mail: VecDeque::new() };
+        let mut lab = Lab::empty();
         for n in 1..=members {
             let mut disk = DurableState::empty(m(n));
             disk.genesis = Some(genesis(members));
             disk.genesis_confirmed = true;
             prepare(m(n), &mut disk);
-            let node = Node::new(disk.clone(), lab.now, n).expect("a prepared disk is readable");
-            let seat = Seat {
-                node,
-                disk: TestDisk(disk),
-                writes: VecDeque::new(),
-                views: BTreeMap::new(),
-                applied: Vec::new(),
-                other: Vec::new(),
-            };
-            lab.seats.insert(m(n), seat);
+            lab.place(disk);
         }
         for a in 1..=members {
             for b in (1..=members).filter(|b| *b != a) {
@@ -95,7 +94,74 @@ impl Lab {
             }
         }
         lab.settle();
+        lab.log.clear();
         lab
+    }
+
+    /// A bench without members.
+    pub(crate) fn empty() -> Lab {
+        Lab {
+            now: Instant(0),
+            seats: BTreeMap::new(),
+            mail: VecDeque::new(),
+            log: Vec::new(),
+            chunk_rows: usize::MAX,
+            down: BTreeSet::new(),
+            starts: 0,
+        }
+    }
+
+    /// Starts a member on a disk that has had its boot.
+    pub(crate) fn place(&mut self, disk: DurableState) {
+        self.starts += 1;
+        let member = disk.member;
+        let node = Node::new(disk.clone(), self.now, self.starts).expect("a prepared disk is readable");
+        let seat = Seat {
+            node,
+            disk: TestDisk(disk),
+            writes: VecDeque::new(),
+            views: BTreeMap::new(),
+            applied: Vec::new(),
+            other: Vec::new(),
+        };
+        self.seats.insert(member, seat);
+    }
+
+    /// Ends a member's process: writes that are not durable are lost with it, what it sent is under way.
+    pub(crate) fn crash(&mut self, n: u64) {
+        self.seat(n).writes.clear();
+        self.down.insert(m(n));
+        for other in self.others(n) {
+            self.input(other, Input::PeerDisconnected(m(n)));
+        }
+    }
+
+    /// Starts a member again on what its disk holds, and connects it to everyone.
+    pub(crate) fn restart(&mut self, n: u64) {
+        let mut disk = self.seat(n).disk.0.clone();
+        disk.boot();
+        self.place(disk);
+        self.down.remove(&m(n));
+        self.take(n);
+        self.connect(n);
+    }
+
+    /// Connects a member to everyone who runs.
+    pub(crate) fn connect(&mut self, n: u64) {
+        for other in self.others(n) {
+            self.input(n, Input::PeerConnected(m(other)));
+            self.input(other, Input::PeerConnected(m(n)));
+        }
+    }
+
+    /// Members with a process, without `n`.
+    fn others(&self, n: u64) -> Vec<u64> {
+        self.running().into_iter().filter(|other| *other != n).collect()
+    }
+
+    /// Members with a process.
+    pub(crate) fn running(&self) -> Vec<u64> {
+        self.seats.keys().filter(|member| !self.down.contains(member)).map(|member| member.0).collect()
     }
 
     pub(crate) fn seat(&mut self, n: u64) -> &mut Seat {
@@ -117,7 +183,9 @@ impl Lab {
     pub(crate) fn take(&mut self, n: u64) {
         let now = self.now;
         let mut answers = Vec::new();
+        let chunk_rows = self.chunk_rows;
         while let Some(output) = self.seat(n).node.poll_output(now) {
+            self.log.extend(show::output(n, &output).map(|line| format!("  {line}")));
             let seat = self.seat(n);
             match output {
                 Output::Send(outgoing) => self.mail.push_back(outgoing.to_incoming()),
@@ -127,8 +195,9 @@ impl Lab {
                     seat.views.insert(view, rows);
                 }
                 Output::ReadView { view, from, bytes: _ } => {
-                    let rows = seat.views[&view].range(from..).map(|(_, r)| r.clone()).collect();
-                    answers.push(Input::ViewRows { view, rows, end: true });
+                    let mut left = seat.views[&view].range(from..).map(|(_, r)| r.clone());
+                    let rows = left.by_ref().take(chunk_rows).collect();
+                    answers.push(Input::ViewRows { view, rows, end: left.next().is_none() });
                 }
                 Output::CloseView(view) => drop(seat.views.remove(&view)),
                 Output::Applied(applied) => seat.applied.push(applied),
@@ -147,6 +216,7 @@ impl Lab {
         let disk = &mut self.seat(n).disk;
         let Ok(completed) = synod_paxos::storage::commit(batches, disk);
         if let Some(completed) = completed {
+            self.log.push(format!("{n} has it on disk"));
             self.input(n, Input::Persisted(completed));
         }
     }
@@ -156,7 +226,8 @@ impl Lab {
         let Some(at) = self.mail.iter().position(which) else { return false };
         let incoming = self.mail.remove(at).expect("it was just found");
         let to = incoming.to.0;
-        if self.seats.contains_key(&incoming.to) {
+        if self.running().contains(&to) {
+            self.log.push(show::incoming(&incoming));
             self.input(to, Input::Message(incoming));
         }
         true
@@ -165,8 +236,7 @@ impl Lab {
     /// Lets everything through until nothing waits.
     pub(crate) fn settle(&mut self) {
         loop {
-            let members: Vec<u64> = self.seats.keys().map(|m| m.0).collect();
-            members.iter().for_each(|n| self.sync(*n));
+            self.running().into_iter().for_each(|n| self.sync(n));
             if !self.deliver(|_| true) && self.seats.values().all(|s| s.writes.is_empty()) {
                 break;
             }
@@ -176,8 +246,7 @@ impl Lab {
     /// Lets everything through but what is for member `n`, which is lost.
     pub(crate) fn settle_without(&mut self, n: u64) {
         loop {
-            let members: Vec<u64> = self.seats.keys().map(|m| m.0).collect();
-            members.iter().for_each(|n| self.sync(*n));
+            self.running().into_iter().for_each(|n| self.sync(n));
             self.mail.retain(|incoming| incoming.to != m(n));
             if !self.deliver(|_| true) && self.seats.values().all(|s| s.writes.is_empty()) {
                 break;
@@ -188,7 +257,7 @@ impl Lab {
     /// Lets time pass, with a tick wherever one is due.
     pub(crate) fn pass(&mut self, span: Duration) {
         self.now = self.now.after(span);
-        for n in self.seats.keys().map(|m| m.0).collect::<Vec<_>>() {
+        for n in self.running() {
             if self.seat(n).node.next_deadline().is_some_and(|due| due <= self.now) {
                 self.input(n, Input::Tick);
             }

@@ -1,6 +1,8 @@
 //! Rules of docs: protocol.md, one test a rule, with every message and every write in the test's hands.
 
+#[allow(dead_code, reason = "shared with the scripts; each uses a part")]
 mod lab;
+mod show;
 
 use bytes::Bytes;
 use lab::{Lab, accepted, ballot, m};
