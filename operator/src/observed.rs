@@ -145,6 +145,8 @@ pub enum MemberState {
     Fenced,
     /// A chosen entry removed it.
     Removed,
+    /// It stopped because going on might be wrong: a person must look.
+    Halted,
 }
 
 /// A ballot: rounds first, then the member.

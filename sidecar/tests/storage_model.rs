@@ -6,8 +6,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 use synod_paxos::message::Counters;
-use synod_paxos::value::{Call, Origin, Value};
+use synod_paxos::value::{Append, Call, Operation, Origin, Value};
 use synod_paxos::{
     Ballot, ClusterId, Digest, DurableState, Genesis, Incarnation, Index, MemberId, RequestId, Row, Slot,
     Storage, Write, WriteCounter, row,
@@ -42,6 +43,12 @@ fn writes() -> impl Strategy<Value = Write> {
         (0..40_u64).prop_map(|slot| Write::ChosenThrough(Slot(slot))),
         (0..40_u64, vec(any::<u8>(), 1..300))
             .prop_map(|(slot, state)| Write::System { applied: Slot(slot), state: state.into() }),
+        (0..40_u64, vec(any::<u8>(), 1..300))
+            .prop_map(|(slot, state)| Write::Snapshot { slot: Slot(slot), state: state.into() }),
+        (0..40_u64).prop_map(|slot| Write::Trim { through: Slot(slot) }),
+        (0..40_u64, vec(any::<u8>(), 1..300))
+            .prop_map(|(slot, state)| Write::Install { slot: Slot(slot), state: state.into() }),
+        (0..9_u64).prop_map(|seconds| Write::Lease(Duration::from_secs(seconds))),
         Just(Write::Genesis(Genesis::new(CLUSTER, BTreeMap::from([(MemberId(1), "a".to_owned())])))),
         Just(Write::Joined { cluster: CLUSTER, digest: Digest([9; 32]) }),
         Just(Write::GenesisConfirmed),
@@ -91,10 +98,11 @@ fn batch(slot: u64, expected: Option<u64>, entries: &[&str]) -> Row {
     let (slot, ballot) = (Slot(slot), Ballot { round: 1, member: MemberId(1) });
     let origin = Origin { member: MemberId(1), incarnation: Incarnation(1), request: RequestId(1) };
     let entries = entries.iter().map(|entry| Bytes::copy_from_slice(entry.as_bytes())).collect();
-    let plain = Call { origin, expected_index: None, entries };
-    let refused = Call { origin, expected_index: Some(Index(99)), entries: vec![Bytes::from("never")] };
-    let met = expected.map(|index| Call { expected_index: Some(Index(index)), ..plain.clone() });
-    let value = Value::Batch { ballot, calls: vec![refused, met.unwrap_or(plain)] }.encode();
+    let call = |append| Call { origin, operation: Operation::Append(append) };
+    let refused = Append { expected_index: Some(Index(99)), ..Append::plain(vec![Bytes::from("never")]) };
+    let added = Append { expected_index: expected.map(Index), ..Append::plain(entries) };
+    let calls = vec![call(refused), call(added)];
+    let value = Value::Batch { ballot, advance: Duration::ZERO, calls }.encode();
     let checksum = row::checksum(CLUSTER, slot, ballot, &value);
     Row { slot, ballot, chosen: true, value, checksum }
 }
@@ -109,7 +117,7 @@ fn with_log(dir: &Path) -> Opened {
         Write::Row(void),
         Write::Row(batch(5, Some(3), &["four"])),
     ];
-    let mark = |first, slot, count| Mark { first: Index(first), slot: Slot(slot), count };
+    let mark = |first, slot, count| Mark { first: Index(first), slot: Slot(slot), count, skipped: vec![0] };
     opened.storage.add_marks([mark(1, 2, 3), mark(4, 5, 1)], Slot(5));
     let written = opened.state.written.next();
     opened.storage.commit(written, &mut writes.iter()).unwrap();

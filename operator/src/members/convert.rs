@@ -31,6 +31,7 @@ pub(super) fn report(answer: wire::StatusResponse) -> Result<Report, MemberError
         wire::MemberState::Recovering | wire::MemberState::Unspecified => MemberState::Recovering,
         wire::MemberState::Active => MemberState::Active,
         wire::MemberState::Fenced => MemberState::Fenced,
+        wire::MemberState::Halted => MemberState::Halted,
         wire::MemberState::Removed => MemberState::Removed,
     };
     let ballot = |b: &wire::Ballot| Ballot { round: b.round, member: b.member };

@@ -88,6 +88,10 @@ pub(super) fn admit(view: &View<'_>, ordinal: u32) -> Verdict {
         {
             Verdict::step(Step::AddLearner(change("add")), kind, ordinal)
         }
+        MemberState::Halted => {
+            let why = format!("{} halted: its log says why", view.desired.name.pod(ordinal));
+            Verdict::wait(GateKind::MembersNotReady, why, kind, ordinal)
+        }
         MemberState::Joining | MemberState::Recovering | MemberState::Active | MemberState::Fenced => {
             let pod = view.desired.name.pod(ordinal);
             let why = format!("{pod} learns that its member {} was removed", report.member);

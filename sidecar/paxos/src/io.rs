@@ -4,12 +4,16 @@ use crate::configuration::{Change, ChangeRefused, Configuration, OperationId};
 use crate::genesis::{Genesis, GenesisError};
 use crate::message::{Incoming, Outgoing, ViewId};
 use crate::row::Row;
+use crate::sessions::IdentityRefused;
+use crate::settings::SettingsError;
 use crate::storage::{Completed, WriteBatch};
+use crate::system::{CallRefused, Reply};
 use crate::types::{Ballot, ClusterId, Digest, Index, MemberId, RequestId, Slot};
-use crate::value::CallError;
+use crate::value::{CallError, Operation};
 use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
+use core::time::Duration;
 
 /// Everything the core reacts to.
 #[derive(Debug)]
@@ -33,20 +37,22 @@ pub enum Input {
         /// The view holds no row behind these.
         end: bool,
     },
-    /// A client appends.
-    Append {
+    /// A client calls: answered by [`Output::CallReply`].
+    Call {
         /// Chosen by the driver, unique while this incarnation lives.
         request: RequestId,
-        /// See [`crate::value::Call::expected_index`].
-        expected_index: Option<Index>,
-        /// The payloads.
-        entries: Vec<Bytes>,
+        /// What it asks for.
+        operation: Operation,
     },
-    /// The client of an append, a read or an admin call gave up. An append that was not proposed yet never
-    /// will be.
+    /// The client of a call, a read or an admin call gave up. A call that was not proposed yet never will be.
     Cancel(RequestId),
-    /// A client wants to read linearizably: answered by [`Output::ReadReady`].
-    Read(RequestId),
+    /// A client wants to read: answered by [`Output::ReadReady`].
+    Read {
+        /// Chosen by the driver, unique while this incarnation lives.
+        request: RequestId,
+        /// How fresh it must be.
+        consistency: Consistency,
+    },
     /// An administrator's call: answered by [`Output::AdminReply`].
     Admin {
         /// Chosen by the driver, unique while this incarnation lives.
@@ -54,6 +60,15 @@ pub enum Input {
         /// The call.
         command: AdminCommand,
     },
+}
+
+/// How fresh a read must be. A *sequential* read needs no word of the core: it reads what is applied here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consistency {
+    /// It sees every append acknowledged before it began.
+    Linearizable,
+    /// It sees every append acknowledged this long before it began (docs: decisions/0005).
+    StaleBounded(Duration),
 }
 
 /// What an administrator may ask.
@@ -135,6 +150,15 @@ pub enum Refusal {
     /// Not appended: the call is beyond its bounds.
     #[error(transparent)]
     Call(#[from] CallError),
+    /// Not appended: its session or key does not let it in.
+    #[error(transparent)]
+    Identity(#[from] IdentityRefused),
+    /// Settings that have no effect.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// A cursor that cannot stand there.
+    #[error("{0}")]
+    Cursor(CallRefused),
     /// This member belongs to no cluster, or takes no part in it.
     #[error("{0}")]
     NotActive(String),
@@ -175,6 +199,20 @@ pub enum Refusal {
     NotTransferred,
 }
 
+impl From<CallRefused> for Refusal {
+    fn from(refused: CallRefused) -> Refusal {
+        match refused {
+            CallRefused::UnexpectedIndex { tail } => Refusal::UnexpectedIndex { tail },
+            CallRefused::Identity(why) => Refusal::Identity(why),
+            CallRefused::Call(why) => Refusal::Call(why),
+            CallRefused::Settings(why) => Refusal::Settings(why),
+            CallRefused::Compacted { .. } | CallRefused::BeyondTail { .. } | CallRefused::TooManyCursors => {
+                Refusal::Cursor(refused)
+            }
+        }
+    }
+}
+
 /// Everything the core asks for.
 #[derive(Debug)]
 pub enum Output {
@@ -201,12 +239,26 @@ pub enum Output {
     CloseView(ViewId),
     /// A slot was applied; slots come in order, without a gap.
     Applied(Applied),
-    /// The answer to [`Input::Append`].
-    AppendReply {
+    /// The system state was replaced by a snapshot: the entries up to its index are not in this member's log.
+    Installed {
+        /// The snapshot's slot.
+        slot: Slot,
+        /// The last index in it.
+        index: Index,
+    },
+    /// The log begins behind this mark now; rows up to it may be deleted here.
+    Trimmed {
+        /// The mark's slot.
+        slot: Slot,
+        /// The last index that is gone.
+        index: Index,
+    },
+    /// The answer to [`Input::Call`].
+    CallReply {
         /// Which.
         request: RequestId,
-        /// First and last index.
-        outcome: Result<(Index, Index), Refusal>,
+        /// What came of it.
+        outcome: Result<Reply, Refusal>,
     },
     /// The answer to [`Input::Read`]: what is applied now covers every append acknowledged before the read.
     ReadReady {
@@ -231,7 +283,7 @@ pub enum Output {
     Notice(Notice),
 }
 
-/// A slot as it was applied.
+/// A slot as it was applied. The entries it added are those of [`crate::value::entries_added`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
     /// Which.
@@ -240,6 +292,8 @@ pub struct Applied {
     pub first: Index,
     /// The application entries it added to the log.
     pub entries: Vec<Bytes>,
+    /// Calls of its batch, by place, whose entries were not added: refused, or repeats.
+    pub skipped: Vec<u32>,
 }
 
 /// Events worth a line in the log.
@@ -273,6 +327,18 @@ pub enum Notice {
         slot: Slot,
         /// From whom, if not from this disk.
         from: Option<MemberId>,
+    },
+    /// The members' chains differ: somewhere the same log was applied to another result.
+    Diverged {
+        /// At which slot.
+        slot: Slot,
+    },
+    /// A snapshot was taken in place of the log up to there.
+    Installed {
+        /// Its slot.
+        slot: Slot,
+        /// From whom.
+        from: MemberId,
     },
     /// A value that cannot be decoded was chosen: this member halts rather than guess.
     Undecodable {

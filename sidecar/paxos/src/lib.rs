@@ -39,19 +39,24 @@ mod node;
 #[cfg(synod_planted)]
 pub mod planted;
 pub mod row;
+pub mod sessions;
+pub mod settings;
 pub mod status;
 pub mod storage;
 pub mod system;
 pub mod types;
 pub mod value;
 
-pub use genesis::{ElectionSettings, Genesis};
-pub use io::{AdminCommand, AdminOutcome, Applied, Input, Notice, Output, Refusal};
+pub use genesis::Genesis;
+pub use io::{AdminCommand, AdminOutcome, Applied, Consistency, Input, Notice, Output, Refusal};
 pub use message::{Incoming, Message, Outgoing};
 pub use node::Node;
 pub use row::Row;
+pub use settings::{ElectionSettings, Settings};
 pub use status::Status;
 pub use storage::{Completed, DurableState, Storage, Write, WriteBatch};
+pub use system::{CallRefused, Reply, SystemState};
 pub use types::{
-    Ballot, ClusterId, Digest, Incarnation, Index, Instant, MemberId, RequestId, Slot, WriteCounter,
+    Ballot, ClusterId, Digest, Incarnation, Index, Instant, MemberId, RequestId, SessionId, Slot,
+    WriteCounter,
 };

@@ -1,5 +1,5 @@
-//! Bounds on everything that comes from outside. Those that decide what an entry means are part of the
-//! replicated configuration later; these are the ceilings no configuration can pass.
+//! Bounds on everything that comes from outside. Those that decide what an entry means are replicated
+//! ([`crate::settings::Limits`]); these are the ceilings that no settings can pass.
 
 /// An application entry's payload, in bytes.
 pub const ENTRY_BYTES: usize = 1 << 20;
@@ -9,6 +9,18 @@ pub const BATCH_BYTES: usize = 1 << 20;
 pub const BATCH_ENTRIES: usize = 4_096;
 /// An encoded value: a full batch and what stands around its entries.
 pub const VALUE_BYTES: usize = BATCH_BYTES + BATCH_ENTRIES * 64 + 1_024;
+/// Rows of the session table.
+pub const SESSION_ROWS: usize = 1_000_000;
+/// Calls of one session whose outcomes are remembered until the client says that it has them.
+pub const SESSION_WINDOW: usize = 4_096;
+/// An idempotency key, in bytes; at least 1.
+pub const KEY_BYTES: usize = 64;
+/// Named cursors.
+pub const CURSORS: usize = 1_024;
+/// Marks: slots at which every member takes a snapshot, kept until the log is trimmed past them.
+pub const MARKS: usize = 64;
+/// An encoded system state, which is a snapshot: bounds what is put together in memory while it is fetched.
+pub const SNAPSHOT_BYTES: u64 = 512 << 20;
 /// Members of one configuration, learners included.
 pub const MEMBERS: usize = 31;
 /// A member's name, in bytes.

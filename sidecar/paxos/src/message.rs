@@ -1,10 +1,13 @@
 //! What members say to each other.
 
 use crate::row::Row;
-use crate::types::{Ballot, ClusterId, Digest, Incarnation, Index, MemberId, RequestId, Slot, WriteCounter};
+use crate::types::{
+    Ballot, ClusterId, Digest, Incarnation, Index, MemberId, RequestId, SessionId, Slot, WriteCounter,
+};
 use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
+use core::time::Duration;
 
 /// Names a storage view at the member that opened it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,6 +126,13 @@ pub enum Message {
         /// The one that stands in its way.
         promised: Ballot,
     },
+    /// The sender has granted a lease that is still alive: it promises nobody else anything until then.
+    Busy {
+        /// The ballot that must wait.
+        ballot: Ballot,
+        /// How long, by the sender's clock.
+        wait: Duration,
+    },
     /// Phase 2a.
     Accept {
         /// The leader's.
@@ -162,6 +172,10 @@ pub enum Message {
         chosen_through: Slot,
         /// Whether the leader has a quorum's answers.
         has_quorum: bool,
+        /// How long a lease it asks for; zero: none.
+        lease: Duration,
+        /// The newest slot at which the leader's chain is compared, and its chain there.
+        chain: Option<ChainPoint>,
     },
     /// The answer to [`Message::Heartbeat`]: under this ballot nobody has been promised a higher one here.
     HeartbeatReply {
@@ -173,6 +187,14 @@ pub enum Message {
         chosen_through: Slot,
         /// The prefix that the sender holds on disk and knows, on disk, to be chosen.
         durable_through: Slot,
+        /// The lease is granted: nobody else gets a promise from the sender for that long from now.
+        granted: bool,
+        /// The newest mark whose snapshot is on the sender's disk.
+        snapshot_through: Slot,
+        /// The sender's chain at the slot that the heartbeat named, or at its newest point before that.
+        chain: Option<ChainPoint>,
+        /// The newest format level that the sender reads.
+        format_level: u32,
     },
     /// Asks for chosen values.
     LearnRequest {
@@ -191,6 +213,34 @@ pub enum Message {
         chosen_through: Slot,
         /// Ascending, each marked chosen.
         rows: Vec<Row>,
+    },
+    /// Asks for a snapshot, because the log begins behind what the sender has.
+    SnapshotRequest {
+        /// The one that is being fetched; 0: whichever the receiver's log begins with.
+        slot: Slot,
+        /// From which byte on.
+        offset: u64,
+    },
+    /// A part of a snapshot.
+    SnapshotChunk {
+        /// Whose state.
+        slot: Slot,
+        /// Bytes in all.
+        total: u64,
+        /// xxh3-128 of all.
+        digest: u128,
+        /// Where `bytes` begin.
+        offset: u64,
+        /// The part.
+        bytes: Bytes,
+    },
+    /// The chains differ. Where `agreed` is a quorum, the receiver compares its own and is fenced if it is the
+    /// one that differs; without a quorum, everybody stops.
+    Diverged {
+        /// At which slot.
+        at: ChainPoint,
+        /// Who holds that chain there; empty: no quorum agrees on any.
+        agreed: Vec<MemberId>,
     },
     /// A client's call on its way to the leader.
     Forward {
@@ -243,7 +293,16 @@ pub enum Message {
     },
 }
 
-/// What became of a forwarded call.
+/// The chain at one of the slots at which members compare it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChainPoint {
+    /// Which slot.
+    pub slot: Slot,
+    /// The chain there.
+    pub chain: u128,
+}
+
+/// What became of a forwarded call. Outcomes without a place here the origin sees when it applies the slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ForwardOutcome {
     /// Applied.
@@ -252,9 +311,11 @@ pub enum ForwardOutcome {
         first: Index,
         /// The last entry's.
         last: Index,
-        /// Where.
-        slot: Slot,
+        /// It repeats an earlier call.
+        repeat: bool,
     },
+    /// Applied: a session is open.
+    SessionOpened(SessionId),
     /// Applied, and refused there: the last index was another.
     UnexpectedIndex {
         /// The last index.
@@ -275,6 +336,9 @@ impl Message {
             | Message::Prepare { .. }
             | Message::PromiseMore { .. }
             | Message::Nack { .. }
+            | Message::Busy { .. }
+            | Message::SnapshotRequest { .. }
+            | Message::Diverged { .. }
             | Message::AlreadyChosen { .. }
             | Message::Heartbeat { .. }
             | Message::HeartbeatReply { .. }
@@ -287,7 +351,7 @@ impl Message {
             | Message::Accepted { .. }
             | Message::Forward { .. }
             | Message::ForwardReply { .. } => Lane::Data,
-            Message::Promise { .. } | Message::Learned { .. } => Lane::Bulk,
+            Message::Promise { .. } | Message::Learned { .. } | Message::SnapshotChunk { .. } => Lane::Bulk,
         }
     }
 

@@ -1,5 +1,6 @@
 //! What the core tells about itself, for status calls and metrics.
 
+use crate::settings::Settings;
 use crate::types::{Ballot, ClusterId, Digest, Incarnation, Index, MemberId, Slot};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -16,8 +17,11 @@ pub enum MemberState {
     Recovering,
     /// Takes part.
     Active,
-    /// Its disk shows less than its peers remember.
+    /// Its disk shows less than its peers remember, or its log differs from a quorum's: it never takes part
+    /// again and is to be replaced.
     Fenced(String),
+    /// It stopped because going on might be wrong, and a person must look: replacing it would help nobody.
+    Halted(String),
     /// A chosen entry removed it.
     Removed,
 }
@@ -98,6 +102,20 @@ pub struct Status {
     pub applied: Slot,
     /// The last application index.
     pub last_index: Index,
+    /// The first application index that is in the log: 1, or what follows the trim.
+    pub first_index: Index,
+    /// The settings in force, once a genesis is known.
+    pub settings: Option<Settings>,
+    /// At the leader: reads need no round of heartbeats now.
+    pub lease: bool,
+    /// Read points that this leader answered under a lease since it started.
+    pub reads_under_lease: u64,
+    /// The newest mark whose snapshot is on disk.
+    pub snapshot_through: Slot,
+    /// Sessions, their remembered calls and keys.
+    pub session_rows: usize,
+    /// The chain at the applied slot.
+    pub chain: u128,
     /// Caught up with a leader once since this start.
     pub caught_up_once: bool,
     /// Other members.

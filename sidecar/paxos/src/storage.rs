@@ -18,6 +18,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
+use core::time::Duration;
 
 /// One durable change. The meaning of each is [`DurableState::apply`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +36,29 @@ pub enum Write {
         /// The encoding.
         state: Bytes,
     },
+    /// The system state at a mark: kept until the log is trimmed past it.
+    Snapshot {
+        /// The mark's slot.
+        slot: Slot,
+        /// The encoded system state there.
+        state: Bytes,
+    },
+    /// Rows up to here are not needed any more, nor are snapshots below.
+    Trim {
+        /// The slot of a mark whose snapshot is on this disk.
+        through: Slot,
+    },
+    /// A snapshot in place of the log up to its slot, in one step: it becomes the system state, and every row
+    /// up to it goes. What was promised, rows above it and the identity stay as they are (docs: protocol.md,
+    /// "Snapshots", install).
+    Install {
+        /// The snapshot's slot.
+        slot: Slot,
+        /// The encoded system state there.
+        state: Bytes,
+    },
+    /// The longest lease that was ever granted: how long a start waits before it promises anything.
+    Lease(Duration),
     /// The cluster that this disk belongs to, in full.
     Genesis(Genesis),
     /// The cluster that this disk will belong to, when its genesis arrives.
@@ -84,12 +108,16 @@ pub struct DurableState {
     pub genesis_confirmed: bool,
     /// See [`Write::ChosenThrough`].
     pub chosen_through: Slot,
-    /// Every slot up to it may be deleted.
+    /// See [`Write::Trim`] and [`Write::Install`].
     pub trim_through: Slot,
     /// See [`Write::System`].
     pub applied: Slot,
     /// See [`Write::System`]; empty before the first.
     pub system: Bytes,
+    /// See [`Write::Snapshot`].
+    pub snapshots: BTreeMap<Slot, Bytes>,
+    /// See [`Write::Lease`].
+    pub lease: Duration,
     /// See [`Write::Row`]. For [`crate::Node::new`] rows above `applied` are enough.
     pub rows: BTreeMap<Slot, Row>,
     /// See [`Write::Peer`].
@@ -115,6 +143,8 @@ impl DurableState {
             trim_through: Slot(0),
             applied: Slot(0),
             system: Bytes::new(),
+            snapshots: BTreeMap::new(),
+            lease: Duration::ZERO,
             rows: BTreeMap::new(),
             peers: BTreeMap::new(),
             tombstone: None,
@@ -140,6 +170,21 @@ impl DurableState {
                 self.applied = *applied;
                 self.system = state.clone();
             }
+            Write::Snapshot { slot, state } => {
+                self.snapshots.insert(*slot, state.clone());
+            }
+            Write::Trim { through } => {
+                self.trim_through = *through;
+                self.rows.retain(|slot, _| slot > through);
+                self.snapshots.retain(|slot, _| slot >= through);
+            }
+            Write::Install { slot, state } => {
+                (self.applied, self.chosen_through, self.trim_through) = (*slot, *slot, *slot);
+                self.system = state.clone();
+                self.snapshots = BTreeMap::from([(*slot, state.clone())]);
+                self.rows.retain(|row, _| row > slot);
+            }
+            Write::Lease(longest) => self.lease = *longest,
             Write::Genesis(genesis) => self.genesis = Some(genesis.clone()),
             Write::Joined { cluster, digest } => self.joined = Some((*cluster, *digest)),
             Write::GenesisConfirmed => self.genesis_confirmed = true,
@@ -170,6 +215,10 @@ pub(crate) enum Gated {
     OwnPromise(Ballot),
     /// The leader's own vote.
     OwnVote(Ballot, Slot),
+    /// A mark's snapshot is on disk.
+    Snapshot(Slot),
+    /// The length of lease that may be granted from then on.
+    Lease(Duration),
     /// The answer to an administrator whose call is on disk then.
     Admin(RequestId, AdminOutcome),
 }

@@ -127,6 +127,12 @@ counter!(
     "r"
 );
 
+counter!(
+    /// A client's session, named by the log when it was opened; never used again.
+    SessionId,
+    "session"
+);
+
 /// A proposer's number: totally ordered, and of one member only, so that equal ballots have equal values
 /// (*Paxos Made Simple*, section 2.2).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

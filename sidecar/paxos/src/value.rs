@@ -3,9 +3,13 @@
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::configuration::{Change, ConfigurationEntry};
 use crate::limits;
-use crate::types::{Ballot, Incarnation, Index, MemberId, RequestId};
+use crate::settings::Settings;
+use crate::types::{Ballot, Incarnation, Index, MemberId, RequestId, SessionId, Slot};
+use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
+use core::time::Duration;
+use xxhash_rust::xxh3::Xxh3;
 
 /// Version of the encoding, the first byte of every value.
 const VERSION: u8 = 1;
@@ -14,7 +18,20 @@ const NO_OP: u8 = 0;
 const LEADER_START: u8 = 1;
 const BATCH: u8 = 2;
 const CONFIGURATION: u8 = 3;
-// Kinds 4 to 15 have their place: sessions, settings, trim, cursors, log time, checkpoints.
+const MARK: u8 = 4;
+const TRIM: u8 = 5;
+
+const APPEND: u8 = 0;
+const OPEN_SESSION: u8 = 1;
+const CLOSE_SESSION: u8 = 2;
+const SET_CURSOR: u8 = 3;
+const REMOVE_CURSOR: u8 = 4;
+const CHANGE_SETTINGS: u8 = 5;
+
+const EXPECTED_INDEX: u8 = 1;
+const WITH_SESSION: u8 = 2;
+const WITH_KEY: u8 = 4;
+const MINTED_AT: u8 = 8;
 
 const ADD_LEARNER: u8 = 0;
 const PROMOTE: u8 = 1;
@@ -31,44 +48,223 @@ pub struct Origin {
     pub request: RequestId,
 }
 
-/// One append call: its entries share one slot and get neighbouring indexes.
+/// One client's call: what it asks for, and who answers it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
     /// Who answers it.
     pub origin: Origin,
+    /// What it asks for.
+    pub operation: Operation,
+}
+
+/// What a call asks for; decided when it is applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Entries.
+    Append(Append),
+    /// A new session, under an id that the log gives.
+    OpenSession,
+    /// The end of a session.
+    CloseSession {
+        /// Which.
+        session: SessionId,
+    },
+    /// Registers a cursor or moves it on; it never goes back. The log is not trimmed past it.
+    SetCursor {
+        /// Its name, 1 to [`limits::NAME_BYTES`] bytes.
+        name: String,
+        /// What its owner is done with.
+        index: Index,
+    },
+    /// Removes a cursor.
+    RemoveCursor {
+        /// Its name.
+        name: String,
+    },
+    /// New settings in place of those of a version.
+    ChangeSettings {
+        /// The version that the change was planned from.
+        expected_version: u64,
+        /// All of them; the version within is ignored.
+        settings: Settings,
+    },
+}
+
+/// Entries that share one slot and get neighbouring indexes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Append {
+    /// How a repeat of this call is told from a new one.
+    pub identity: Identity,
     /// The last index before the call, where the client demands one; decided at apply.
     pub expected_index: Option<Index>,
     /// The payloads; at least one.
     pub entries: Vec<Bytes>,
 }
 
-impl Call {
-    /// Payload bytes in all.
-    pub fn payload_bytes(&self) -> usize {
-        self.entries.iter().map(Bytes::len).sum()
+/// How a repeat is told from a new call (docs: protocol.md, "Sessions: exactly once").
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Identity {
+    /// Not at all: such a call is never sent again by us.
+    #[default]
+    None,
+    /// By its number in a session.
+    Session {
+        /// Which.
+        session: SessionId,
+        /// 1 for the session's first call, +1 for each.
+        sequence: u64,
+        /// The client has the answers of all calls up to this one: their rows may be forgotten.
+        acknowledged: u64,
+    },
+    /// By a key of the client's choice.
+    Key {
+        /// 1 to [`limits::KEY_BYTES`] bytes.
+        key: Bytes,
+        /// An index that the client had seen when it chose the key: a retry after the key was evicted is then
+        /// refused rather than appended again.
+        minted_at: Option<Index>,
+    },
+}
+
+impl Append {
+    /// Entries without an identity or a condition.
+    pub fn plain(entries: Vec<Bytes>) -> Append {
+        Append { identity: Identity::None, expected_index: None, entries }
     }
 
-    /// Checks the bounds that the log holds calls to.
-    ///
-    /// # Errors
-    /// What is too large, or that there is no entry at all.
-    pub fn validate(&self) -> Result<(), CallError> {
+    /// Tells another content under the same key or number from a repeat: xxh3-128 over the condition and the
+    /// payloads with their lengths.
+    pub fn digest(&self) -> u128 {
+        let mut hash = Xxh3::new();
+        hash.update(&self.expected_index.map_or(u64::MAX, |index| index.0).to_le_bytes());
+        for entry in &self.entries {
+            hash.update(&(entry.len() as u64).to_le_bytes());
+            hash.update(entry);
+        }
+        hash.digest128()
+    }
+
+    fn validate(&self) -> Result<(), CallError> {
         if self.entries.is_empty() {
             return Err(CallError::Empty);
         }
         if let Some(bytes) = self.entries.iter().map(Bytes::len).find(|&n| n > limits::ENTRY_BYTES) {
-            return Err(CallError::EntryTooLarge { bytes });
+            return Err(CallError::EntryTooLarge { bytes, limit: limits::ENTRY_BYTES });
         }
-        let bytes = self.payload_bytes();
+        let bytes: usize = self.entries.iter().map(Bytes::len).sum();
         if bytes > limits::BATCH_BYTES || self.entries.len() > limits::BATCH_ENTRIES {
-            return Err(CallError::CallTooLarge { bytes, entries: self.entries.len() });
+            let limit = limits::BATCH_BYTES;
+            return Err(CallError::CallTooLarge { bytes, entries: self.entries.len(), limit });
         }
-        Ok(())
+        match &self.identity {
+            Identity::Key { key, .. } if key.is_empty() || key.len() > limits::KEY_BYTES => {
+                Err(CallError::Key { bytes: key.len() })
+            }
+            Identity::Session { sequence: 0, .. } => Err(CallError::Sequence),
+            _ => Ok(()),
+        }
     }
 
-    /// The call alone, as a forwarded append carries it.
+    fn write(&self, w: &mut Writer) {
+        let identity = match &self.identity {
+            Identity::None => 0,
+            Identity::Session { .. } => WITH_SESSION,
+            Identity::Key { minted_at, .. } => WITH_KEY | if minted_at.is_some() { MINTED_AT } else { 0 },
+        };
+        w.u8(identity | if self.expected_index.is_some() { EXPECTED_INDEX } else { 0 });
+        if let Some(index) = self.expected_index {
+            w.u64(index.0);
+        }
+        match &self.identity {
+            Identity::None => {}
+            Identity::Session { session, sequence, acknowledged } => {
+                w.u64(session.0);
+                w.u64(*sequence);
+                w.u64(*acknowledged);
+            }
+            Identity::Key { key, minted_at } => {
+                w.bytes(key);
+                if let Some(index) = minted_at {
+                    w.u64(index.0);
+                }
+            }
+        }
+        w.length(self.entries.len());
+        for entry in &self.entries {
+            w.bytes(entry);
+        }
+    }
+
+    fn read(r: &mut Reader) -> Result<Append, DecodeError> {
+        let flags = r.u8()?;
+        let unknown = || DecodeError::Unknown { what: "call option", found: u64::from(flags) };
+        let expected_index = if flags & EXPECTED_INDEX != 0 { Some(Index(r.u64()?)) } else { None };
+        let identity = match flags & !EXPECTED_INDEX {
+            0 => Identity::None,
+            WITH_SESSION => {
+                Identity::Session { session: SessionId(r.u64()?), sequence: r.u64()?, acknowledged: r.u64()? }
+            }
+            WITH_KEY => Identity::Key { key: r.bytes("key", limits::KEY_BYTES)?, minted_at: None },
+            other if other == WITH_KEY | MINTED_AT => {
+                let key = r.bytes("key", limits::KEY_BYTES)?;
+                Identity::Key { key, minted_at: Some(Index(r.u64()?)) }
+            }
+            _ => return Err(unknown()),
+        };
+        let count = r.length("entries", limits::BATCH_ENTRIES, 4)?;
+        let mut entries = Vec::with_capacity(count);
+        for _ in 0..count {
+            entries.push(r.bytes("entry", limits::ENTRY_BYTES)?);
+        }
+        Ok(Append { identity, expected_index, entries })
+    }
+}
+
+impl Call {
+    /// Payload bytes in all.
+    pub fn payload_bytes(&self) -> usize {
+        match &self.operation {
+            Operation::Append(append) => append.entries.iter().map(Bytes::len).sum(),
+            _ => 0,
+        }
+    }
+
+    /// How many entries it adds if it is not refused.
+    pub fn entry_count(&self) -> usize {
+        match &self.operation {
+            Operation::Append(append) => append.entries.len(),
+            _ => 0,
+        }
+    }
+
+    /// About how many bytes it takes in a batch.
+    fn encoded_bytes(&self) -> usize {
+        let name = match &self.operation {
+            Operation::SetCursor { name, .. } | Operation::RemoveCursor { name } => name.len(),
+            _ => 0,
+        };
+        192 + name + self.payload_bytes() + 4 * self.entry_count()
+    }
+
+    /// Checks the bounds that no settings can pass.
+    ///
+    /// # Errors
+    /// What is too large, or that there is no entry at all.
+    pub fn validate(&self) -> Result<(), CallError> {
+        match &self.operation {
+            Operation::Append(append) => append.validate(),
+            Operation::SetCursor { name, .. } | Operation::RemoveCursor { name }
+                if name.is_empty() || name.len() > limits::NAME_BYTES =>
+            {
+                Err(CallError::Name { bytes: name.len() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The call alone, as a forwarded one travels.
     pub fn encode(&self) -> Bytes {
-        let mut w = Writer::with_capacity(64 + self.payload_bytes() + 4 * self.entries.len());
+        let mut w = Writer::with_capacity(self.encoded_bytes());
         self.write(&mut w);
         w.finish()
     }
@@ -88,14 +284,30 @@ impl Call {
         w.u64(self.origin.member.0);
         w.u64(self.origin.incarnation.0);
         w.u64(self.origin.request.0);
-        // Bit 0: an expected index. The other bits have their place: session, key.
-        w.u8(u8::from(self.expected_index.is_some()));
-        if let Some(index) = self.expected_index {
-            w.u64(index.0);
-        }
-        w.length(self.entries.len());
-        for entry in &self.entries {
-            w.bytes(entry);
+        match &self.operation {
+            Operation::Append(append) => {
+                w.u8(APPEND);
+                append.write(w);
+            }
+            Operation::OpenSession => w.u8(OPEN_SESSION),
+            Operation::CloseSession { session } => {
+                w.u8(CLOSE_SESSION);
+                w.u64(session.0);
+            }
+            Operation::SetCursor { name, index } => {
+                w.u8(SET_CURSOR);
+                w.bytes(name.as_bytes());
+                w.u64(index.0);
+            }
+            Operation::RemoveCursor { name } => {
+                w.u8(REMOVE_CURSOR);
+                w.bytes(name.as_bytes());
+            }
+            Operation::ChangeSettings { expected_version, settings } => {
+                w.u8(CHANGE_SETTINGS);
+                w.u64(*expected_version);
+                settings.write(w);
+            }
         }
     }
 
@@ -105,17 +317,21 @@ impl Call {
             incarnation: Incarnation(r.u64()?),
             request: RequestId(r.u64()?),
         };
-        let expected_index = match r.u8()? {
-            0 => None,
-            1 => Some(Index(r.u64()?)),
-            found => return Err(DecodeError::Unknown { what: "call option", found: u64::from(found) }),
+        let operation = match r.u8()? {
+            APPEND => Operation::Append(Append::read(r)?),
+            OPEN_SESSION => Operation::OpenSession,
+            CLOSE_SESSION => Operation::CloseSession { session: SessionId(r.u64()?) },
+            SET_CURSOR => {
+                let name = r.text("cursor", limits::NAME_BYTES)?;
+                Operation::SetCursor { name, index: Index(r.u64()?) }
+            }
+            REMOVE_CURSOR => Operation::RemoveCursor { name: r.text("cursor", limits::NAME_BYTES)? },
+            CHANGE_SETTINGS => {
+                Operation::ChangeSettings { expected_version: r.u64()?, settings: Settings::read(r)? }
+            }
+            found => return Err(DecodeError::Unknown { what: "operation", found: u64::from(found) }),
         };
-        let count = r.length("entries", limits::BATCH_ENTRIES, 4)?;
-        let mut entries = Vec::with_capacity(count);
-        for _ in 0..count {
-            entries.push(r.bytes("entry", limits::ENTRY_BYTES)?);
-        }
-        let call = Call { origin, expected_index, entries };
+        let call = Call { origin, operation };
         match call.validate() {
             Ok(()) => Ok(call),
             Err(_) => Err(DecodeError::OutOfBounds { what: "call", found: call.payload_bytes() as u64 }),
@@ -131,24 +347,41 @@ pub enum CallError {
     Empty,
     /// One entry over its bound.
     #[error(
-        "an entry of {bytes} bytes is over the limit of {}: keep large data elsewhere and log where it is",
-        limits::ENTRY_BYTES
+        "an entry of {bytes} bytes is over the limit of {limit}: keep large data elsewhere and log where it is"
     )]
     EntryTooLarge {
         /// Its size.
         bytes: usize,
+        /// The limit in force.
+        limit: usize,
     },
     /// The whole call over its bound.
     #[error(
-        "a call of {entries} entries and {bytes} bytes is over the limit of {} entries and {} bytes: send several calls",
-        limits::BATCH_ENTRIES,
-        limits::BATCH_BYTES
+        "a call of {entries} entries and {bytes} bytes is over the limit of {} entries and {limit} bytes: send several calls",
+        limits::BATCH_ENTRIES
     )]
     CallTooLarge {
         /// Payload bytes.
         bytes: usize,
         /// Entries.
         entries: usize,
+        /// The limit of bytes in force.
+        limit: usize,
+    },
+    /// An idempotency key out of its bounds.
+    #[error("an idempotency key has 1 to {} bytes, not {bytes}", limits::KEY_BYTES)]
+    Key {
+        /// Its size.
+        bytes: usize,
+    },
+    /// A session's calls are numbered from 1.
+    #[error("the calls of a session are numbered from 1")]
+    Sequence,
+    /// A cursor's name out of its bounds.
+    #[error("a cursor's name has 1 to {} bytes, not {bytes}", limits::NAME_BYTES)]
+    Name {
+        /// Its size.
+        bytes: usize,
     },
 }
 
@@ -167,20 +400,27 @@ pub enum Value {
         /// The ballot of the leader that took them. Behind a LeaderStart of a higher ballot the batch is void
         /// (docs: decisions/0002).
         ballot: Ballot,
+        /// How much log time passes with it: the leader's clock since its previous batch, 0 for its first.
+        advance: Duration,
         /// The calls.
         calls: Vec<Call>,
     },
     /// A membership change.
     Configuration(ConfigurationEntry),
+    /// Every member takes a snapshot of its system state at this slot: the log may be trimmed to here later.
+    Mark,
+    /// Slots up to a mark may be deleted.
+    Trim {
+        /// The mark's slot.
+        through: Slot,
+    },
 }
 
 impl Value {
     /// The bytes that are proposed, stored and chained.
     pub fn encode(&self) -> Bytes {
         let payload = match self {
-            Value::Batch { calls, .. } => {
-                calls.iter().map(|c| 64 + c.payload_bytes() + 4 * c.entries.len()).sum()
-            }
+            Value::Batch { calls, .. } => calls.iter().map(Call::encoded_bytes).sum(),
             _ => 64,
         };
         let mut w = Writer::with_capacity(32 + payload);
@@ -192,10 +432,11 @@ impl Value {
                 w.u64(ballot.round);
                 w.u64(ballot.member.0);
             }
-            Value::Batch { ballot, calls } => {
+            Value::Batch { ballot, advance, calls } => {
                 w.u8(BATCH);
                 w.u64(ballot.round);
                 w.u64(ballot.member.0);
+                w.u64(crate::settings::nanos(*advance));
                 w.length(calls.len());
                 calls.iter().for_each(|call| call.write(&mut w));
             }
@@ -213,6 +454,11 @@ impl Value {
                 if let Change::AddLearner { name, .. } = &entry.change {
                     w.bytes(name.as_bytes());
                 }
+            }
+            Value::Mark => w.u8(MARK),
+            Value::Trim { through } => {
+                w.u8(TRIM);
+                w.u64(through.0);
             }
         }
         w.finish()
@@ -235,12 +481,13 @@ impl Value {
             }
             BATCH => {
                 let ballot = Ballot { round: r.u64()?, member: MemberId(r.u64()?) };
-                let count = r.length("calls", limits::BATCH_ENTRIES, 29)?;
+                let advance = Duration::from_nanos(r.u64()?);
+                let count = r.length("calls", limits::BATCH_ENTRIES, 25)?;
                 let mut calls = Vec::with_capacity(count);
                 for _ in 0..count {
                     calls.push(Call::read(&mut r)?);
                 }
-                Value::Batch { ballot, calls }
+                Value::Batch { ballot, advance, calls }
             }
             CONFIGURATION => {
                 let expected_version = r.u64()?;
@@ -255,9 +502,29 @@ impl Value {
                 };
                 Value::Configuration(ConfigurationEntry { expected_version, operation, change })
             }
+            MARK => Value::Mark,
+            TRIM => Value::Trim { through: Slot(r.u64()?) },
             found => return Err(DecodeError::Unknown { what: "entry kind", found: u64::from(found) }),
         };
         r.end()?;
         Ok(value)
     }
+}
+
+/// The entries that a batch added to the log: all but those of the calls in `skipped`, which are named by their
+/// place in it (see [`crate::Applied::skipped`]). Other values add none.
+///
+/// # Errors
+/// Where the bytes are not a value.
+pub fn entries_added(value: Bytes, skipped: &[u32]) -> Result<Vec<Bytes>, DecodeError> {
+    let Value::Batch { calls, .. } = Value::decode(value)? else { return Ok(Vec::new()) };
+    let mut entries = Vec::new();
+    for (place, call) in (0..).zip(calls) {
+        if let Operation::Append(append) = call.operation
+            && !skipped.contains(&place)
+        {
+            entries.extend(append.entries);
+        }
+    }
+    Ok(entries)
 }

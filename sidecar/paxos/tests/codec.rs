@@ -4,23 +4,71 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::time::Duration;
 use synod_paxos::configuration::{Change, ConfigurationEntry};
+use synod_paxos::settings::{Limits, Retention};
 use synod_paxos::system::SystemState;
-use synod_paxos::value::{Call, Origin, Value};
-use synod_paxos::{Ballot, ClusterId, Genesis, Incarnation, Index, MemberId, RequestId, Slot, limits, row};
+use synod_paxos::value::{Append, Call, Identity, Operation, Origin, Value};
+use synod_paxos::{
+    Ballot, ClusterId, Genesis, Incarnation, Index, MemberId, RequestId, SessionId, Settings, Slot, limits,
+    row,
+};
 
 fn ballot() -> impl Strategy<Value = Ballot> {
     (any::<u64>(), any::<u64>()).prop_map(|(round, member)| Ballot { round, member: MemberId(member) })
 }
 
-fn call() -> impl Strategy<Value = Call> {
+fn identity() -> impl Strategy<Value = Identity> {
+    let key = prop::collection::vec(any::<u8>(), 1..limits::KEY_BYTES);
+    prop_oneof![
+        Just(Identity::None),
+        (any::<u64>(), 1..u64::MAX, any::<u64>()).prop_map(|(session, sequence, acknowledged)| {
+            Identity::Session { session: SessionId(session), sequence, acknowledged }
+        }),
+        (key, prop::option::of(any::<u64>()))
+            .prop_map(|(key, minted)| Identity::Key { key: key.into(), minted_at: minted.map(Index) }),
+    ]
+}
+
+fn settings() -> impl Strategy<Value = Settings> {
+    (any::<u64>(), any::<bool>(), prop::option::of(0..u64::MAX), 16..1_000_000_u32).prop_map(
+        |(version, leases, entries, session_rows)| Settings {
+            version,
+            leases,
+            limits: Limits { session_rows, ..Limits::default() },
+            retention: Retention { entries, bytes: entries, age: entries.map(Duration::from_nanos) },
+            ..Settings::default()
+        },
+    )
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
     let entries = prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 1..6);
-    (any::<[u64; 3]>(), prop::option::of(any::<u64>()), entries).prop_map(|([m, i, r], expected, entries)| {
-        Call {
-            origin: Origin { member: MemberId(m), incarnation: Incarnation(i), request: RequestId(r) },
-            expected_index: expected.map(Index),
-            entries: entries.into_iter().map(Bytes::from).collect(),
-        }
+    let append =
+        (identity(), prop::option::of(any::<u64>()), entries).prop_map(|(identity, expected, entries)| {
+            Append {
+                identity,
+                expected_index: expected.map(Index),
+                entries: entries.into_iter().map(Bytes::from).collect(),
+            }
+        });
+    prop_oneof![
+        4 => append.prop_map(Operation::Append),
+        1 => Just(Operation::OpenSession),
+        1 => any::<u64>().prop_map(|id| Operation::CloseSession { session: SessionId(id) }),
+        1 => ("[a-z0-9-]{1,40}", any::<u64>())
+            .prop_map(|(name, index)| Operation::SetCursor { name, index: Index(index) }),
+        1 => "[a-z0-9-]{1,40}".prop_map(|name| Operation::RemoveCursor { name }),
+        1 => (any::<u64>(), settings()).prop_map(|(expected_version, settings)| {
+            Operation::ChangeSettings { expected_version, settings }
+        }),
+    ]
+}
+
+fn call() -> impl Strategy<Value = Call> {
+    (any::<[u64; 3]>(), operation()).prop_map(|([m, i, r], operation)| Call {
+        origin: Origin { member: MemberId(m), incarnation: Incarnation(i), request: RequestId(r) },
+        operation,
     })
 }
 
@@ -37,8 +85,11 @@ fn value() -> impl Strategy<Value = Value> {
     prop_oneof![
         Just(Value::NoOp),
         ballot().prop_map(|ballot| Value::LeaderStart { ballot }),
-        (ballot(), prop::collection::vec(call(), 0..4))
-            .prop_map(|(ballot, calls)| Value::Batch { ballot, calls }),
+        (ballot(), any::<u64>(), prop::collection::vec(call(), 0..4)).prop_map(|(ballot, nanos, calls)| {
+            Value::Batch { ballot, advance: Duration::from_nanos(nanos), calls }
+        }),
+        Just(Value::Mark),
+        any::<u64>().prop_map(|slot| Value::Trim { through: Slot(slot) }),
         (any::<u64>(), any::<[u8; 16]>(), change()).prop_map(|(expected_version, operation, change)| {
             Value::Configuration(ConfigurationEntry { expected_version, operation, change })
         }),
@@ -102,8 +153,7 @@ proptest! {
 fn an_empty_entry_is_valid_and_a_large_one_is_not() {
     let call = |entries: Vec<Bytes>| Call {
         origin: Origin { member: MemberId(1), incarnation: Incarnation(1), request: RequestId(1) },
-        expected_index: None,
-        entries,
+        operation: Operation::Append(Append::plain(entries)),
     };
     assert_eq!(call(vec![Bytes::new()]).validate(), Ok(()));
     assert!(call(Vec::new()).validate().is_err());

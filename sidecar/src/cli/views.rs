@@ -28,6 +28,7 @@ fn state(state: v1::MemberState) -> &'static str {
         v1::MemberState::Recovering => "recovering",
         v1::MemberState::Active => "active",
         v1::MemberState::Fenced => "fenced",
+        v1::MemberState::Halted => "halted",
         v1::MemberState::Removed => "removed",
     }
 }

@@ -254,6 +254,11 @@ impl Handle {
         self.window.position()
     }
 
+    /// The first index that can be read here: what is before was trimmed.
+    pub fn first_index(&self) -> Index {
+        self.window.first_index()
+    }
+
     /// Changes of the position.
     pub fn watch(&self) -> watch::Receiver<Position> {
         self.window.watch()

@@ -27,10 +27,11 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, mpsc as blocking};
 use std::time::Duration;
 use synod_paxos::codec::DecodeError;
-use synod_paxos::system::SystemState;
+use synod_paxos::system::{Reply as Answered, SystemState};
+use synod_paxos::value::{Append, Operation};
 use synod_paxos::{
-    AdminOutcome, Applied, Incoming, Index, Input, Instant, MemberId, Node, Notice, Output, Refusal,
-    RequestId, Slot, Write, WriteBatch,
+    AdminOutcome, Applied, Consistency, Incoming, Index, Input, Instant, MemberId, Node, Notice, Output,
+    Refusal, RequestId, Slot, Write, WriteBatch,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
@@ -87,10 +88,17 @@ struct Marks {
 }
 
 impl Marks {
+    /// A snapshot took the place of the log up to `slot`: what was noted below is void.
+    fn install(&mut self, slot: Slot) {
+        self.new.clear();
+        self.noted = slot;
+    }
+
     fn note(&mut self, applied: &Applied) {
         self.noted = applied.slot;
         if let Ok(count @ 1..) = u32::try_from(applied.entries.len()) {
-            self.new.push(Mark { first: applied.first, slot: applied.slot, count });
+            let skipped = applied.skipped.clone();
+            self.new.push(Mark { first: applied.first, slot: applied.slot, count, skipped });
         }
     }
 }
@@ -134,7 +142,7 @@ impl Driver {
             }
         };
         let node = Node::new(state, clock::now(), clock::seed()?)?;
-        let window = Arc::new(Window::new(position));
+        let window = Arc::new(Window::new(position, node.status(clock::now()).first_index));
         let (commands, command_queue) = mpsc::unbounded_channel();
         let (messages, message_queue) = mpsc::channel(INPUTS);
         let answer = {
@@ -223,11 +231,12 @@ impl Driver {
                 self.metrics.append_calls.inc();
                 self.metrics.append_entries.inc_by(entries.len() as u64);
                 self.pending.insert(request, Pending::Append(reply, permit));
-                self.handle(Input::Append { request, expected_index, entries });
+                let append = Append { expected_index, ..Append::plain(entries) };
+                self.handle(Input::Call { request, operation: Operation::Append(append) });
             }
             Command::Read(request, reply) => {
                 self.pending.insert(request, Pending::Read(reply));
-                self.handle(Input::Read(request));
+                self.handle(Input::Read { request, consistency: Consistency::Linearizable });
             }
             Command::Admin(request, command, reply) => {
                 self.pending.insert(request, Pending::Admin(reply));
@@ -292,7 +301,20 @@ impl Driver {
                     self.marks.note(&slot);
                     applied.push(slot);
                 }
-                Output::AppendReply { request, outcome } => replies.push((request, Reply::Append(outcome))),
+                Output::CallReply { request, outcome } => {
+                    let outcome = outcome.map(|reply| match reply {
+                        Answered::Appended { first, last, .. } => (first, last),
+                        other => unreachable!("the core answered an append with {other:?}"),
+                    });
+                    replies.push((request, Reply::Append(outcome)));
+                }
+                Output::Installed { slot, index } => {
+                    // What was applied before lies below it; the log goes on behind it.
+                    applied.clear();
+                    self.marks.install(slot);
+                    self.window.install(Position { slot, index });
+                }
+                Output::Trimmed { index, .. } => self.window.trim(index),
                 Output::ReadReady { request, outcome } => replies.push((request, Reply::Read(outcome))),
                 Output::AdminReply { request, outcome } => replies.push((request, Reply::Admin(outcome))),
                 Output::LeaderChanged { leader } => match leader {
@@ -315,7 +337,7 @@ impl Driver {
         }
         if self.window.is_over() {
             // Both the rows and the marks must be on disk before an entry can be read from there.
-            self.window.evict(self.node.status(now).durable_through.min(self.marks.durable));
+            self.window.evict(self.node.durable_through().min(self.marks.durable));
         }
         Ok(())
     }
@@ -405,6 +427,15 @@ fn tell(notice: Notice) -> Result<(), Fatal> {
         Notice::Damaged { slot, from } => {
             let from = from.map(|member| member.to_string());
             tracing::error!(slot = slot.0, from, "a row fails its checksum");
+        }
+        Notice::Diverged { slot } => {
+            tracing::error!(
+                slot = slot.0,
+                "the members' chains differ: the same log led to different states"
+            );
+        }
+        Notice::Installed { slot, from } => {
+            tracing::info!(slot = slot.0, %from, "installed a snapshot in place of the log up to there");
         }
         Notice::Undecodable { slot } => return Err(Fatal::Undecodable { slot }),
     }

@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use synod_paxos::{Applied, Index, Slot};
 use tokio::sync::watch;
@@ -43,12 +44,18 @@ struct Kept {
 pub struct Window {
     kept: Mutex<Kept>,
     position: watch::Sender<Position>,
+    /// The last index that is not in this member's log any more.
+    trimmed: AtomicU64,
 }
 
 impl Window {
-    /// An empty window behind what a disk had applied.
-    pub fn new(position: Position) -> Window {
-        Window { kept: Mutex::default(), position: watch::Sender::new(position) }
+    /// An empty window behind what a disk had applied; its log begins at `first`.
+    pub fn new(position: Position, first: Index) -> Window {
+        Window {
+            kept: Mutex::default(),
+            position: watch::Sender::new(position),
+            trimmed: AtomicU64::new(first.previous().0),
+        }
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -67,13 +74,30 @@ impl Window {
     }
 
     /// Adds applied slots, then moves the position: whoever sees an index can read it.
+    /// A snapshot took the place of the log up to `position`: what was kept lies below it.
+    pub(super) fn install(&self, position: Position) {
+        *self.kept() = Kept::default();
+        self.trimmed.store(position.index.0, Ordering::Release);
+        self.position.send_replace(position);
+    }
+
+    /// The log begins behind `index` now.
+    pub(super) fn trim(&self, index: Index) {
+        self.trimmed.fetch_max(index.0, Ordering::Release);
+    }
+
+    /// The first index that can be read here.
+    pub fn first_index(&self) -> Index {
+        Index(self.trimmed.load(Ordering::Acquire)).next()
+    }
+
     pub(super) fn extend(&self, applied: &mut Vec<Applied>) {
         let Some(last) = applied.last() else { return };
         let slot = last.slot;
         let mut index = self.position().index;
         {
             let mut kept = self.kept();
-            for Applied { slot, first, entries } in applied.drain(..).filter(|a| !a.entries.is_empty()) {
+            for Applied { slot, first, entries, .. } in applied.drain(..).filter(|a| !a.entries.is_empty()) {
                 assert!(first == index.next(), "applied {first:?} behind {index:?}");
                 index = index.plus(entries.len() as u64);
                 kept.entries += entries.len();
@@ -147,7 +171,7 @@ mod tests {
 
     fn applied(slot: u64, first: u64, count: usize, size: usize) -> Applied {
         let entries = (0..count).map(|_| Bytes::from(vec![7; size])).collect();
-        Applied { slot: Slot(slot), first: Index(first), entries }
+        Applied { slot: Slot(slot), first: Index(first), entries, skipped: Vec::new() }
     }
 
     fn span(from: u64, through: u64) -> (Index, Index) {
@@ -156,7 +180,7 @@ mod tests {
 
     #[test]
     fn an_index_is_in_the_window_or_on_the_disk() {
-        let window = Window::new(Position { slot: Slot(3), index: Index(10) });
+        let window = Window::new(Position { slot: Slot(3), index: Index(10) }, Index(1));
         assert_eq!(window.entries(span(4, 10), 9, 99), Err(Index(10)));
         window.extend(&mut vec![applied(4, 11, 2, 1), applied(5, 13, 0, 0), applied(6, 13, 3, 1)]);
         assert_eq!(window.position(), Position { slot: Slot(6), index: Index(15) });
@@ -169,7 +193,7 @@ mod tests {
 
     #[test]
     fn what_is_not_durable_stays() {
-        let window = Window::new(Position::default());
+        let window = Window::new(Position::default(), Index(1));
         let mut all = (0..6).map(|i| applied(i + 1, 4 * i + 1, 4, 1 << 20)).collect();
         window.extend(&mut all);
         assert!(window.is_over());

@@ -152,10 +152,10 @@ fn genesis(request: InitializeRequest) -> Result<Genesis, Status> {
         genesis.alpha = request.alpha;
     }
     if request.heartbeat_ms != 0 {
-        genesis.election.heartbeat = Duration::from_millis(u64::from(request.heartbeat_ms));
+        genesis.settings.election.heartbeat = Duration::from_millis(u64::from(request.heartbeat_ms));
     }
     if request.election_timeout_ms != 0 {
-        genesis.election.timeout = Duration::from_millis(u64::from(request.election_timeout_ms));
+        genesis.settings.election.timeout = Duration::from_millis(u64::from(request.election_timeout_ms));
     }
     Ok(genesis)
 }

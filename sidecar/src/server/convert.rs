@@ -48,6 +48,7 @@ pub(super) fn readiness(status: &Status) -> Result<(), String> {
         MemberState::Joining => Err("waits for its peers, or for the log".to_owned()),
         MemberState::Recovering => Err("waits for a quorum to answer its handshake".to_owned()),
         MemberState::Fenced(why) => Err(format!("fenced: {why}")),
+        MemberState::Halted(why) => Err(format!("halted: {why}")),
         MemberState::Removed => Err("was removed from its cluster".to_owned()),
     }
 }
@@ -59,6 +60,7 @@ fn state(state: &MemberState) -> v1::MemberState {
         MemberState::Recovering => v1::MemberState::Recovering,
         MemberState::Active => v1::MemberState::Active,
         MemberState::Fenced(_) => v1::MemberState::Fenced,
+        MemberState::Halted(_) => v1::MemberState::Halted,
         MemberState::Removed => v1::MemberState::Removed,
     }
 }

@@ -4,9 +4,11 @@
 use crate::driver::Unanswered;
 use crate::storage::StorageError;
 use prost::Message;
-use synod_paxos::Refusal;
 use synod_paxos::configuration::ChangeRefused;
+use synod_paxos::sessions::IdentityRefused;
+use synod_paxos::settings::SettingsError;
 use synod_paxos::value::CallError;
+use synod_paxos::{CallRefused, Refusal};
 use synod_proto::v1::Failure;
 use tonic::{Code, Status};
 
@@ -56,6 +58,9 @@ pub fn disk_full() -> Failure {
 fn call(error: &CallError) -> Failure {
     match error {
         CallError::Empty => refused(Code::InvalidArgument, "empty-call", error),
+        CallError::Key { .. } | CallError::Sequence | CallError::Name { .. } => {
+            refused(Code::InvalidArgument, "invalid", error)
+        }
         CallError::EntryTooLarge { .. } => refused(Code::ResourceExhausted, "entry-too-large", error),
         CallError::CallTooLarge { .. } => refused(Code::ResourceExhausted, "call-too-large", error),
     }
@@ -72,6 +77,23 @@ fn change(error: &ChangeRefused) -> Failure {
         ChangeRefused::TooMany => (Code::FailedPrecondition, "too-many-members"),
     };
     refused(code, reason, error)
+}
+
+fn identity(error: &IdentityRefused) -> Failure {
+    let (code, reason) = match error {
+        // What the session had in flight may have been appended.
+        IdentityRefused::SessionExpired => (Code::FailedPrecondition, "session-expired"),
+        IdentityRefused::SequenceGap { .. } => (Code::FailedPrecondition, "sequence-gap"),
+        IdentityRefused::SequenceForgotten => (Code::FailedPrecondition, "sequence-forgotten"),
+        IdentityRefused::Reused => (Code::AlreadyExists, "key-reused"),
+        IdentityRefused::KeyExpired => (Code::FailedPrecondition, "key-expired"),
+        IdentityRefused::TooManySessions => (Code::ResourceExhausted, "too-many-sessions"),
+    };
+    let unknown = matches!(
+        error,
+        IdentityRefused::SessionExpired | IdentityRefused::SequenceForgotten | IdentityRefused::KeyExpired
+    );
+    Failure { not_appended: !unknown, ..refused(code, reason, error) }
 }
 
 /// The core's refusal.
@@ -92,6 +114,14 @@ pub fn refusal(refusal: &Refusal) -> Failure {
             ..plain(Code::ResourceExhausted, "backpressure")
         },
         Refusal::Call(error) => call(error),
+        Refusal::Identity(error) => identity(error),
+        Refusal::Settings(SettingsError::VersionMoved { .. }) => {
+            plain(Code::FailedPrecondition, "version-moved")
+        }
+        Refusal::Settings(_) => plain(Code::InvalidArgument, "invalid-settings"),
+        Refusal::Cursor(CallRefused::Compacted { .. }) => plain(Code::OutOfRange, "compacted"),
+        Refusal::Cursor(CallRefused::TooManyCursors) => plain(Code::ResourceExhausted, "too-many-cursors"),
+        Refusal::Cursor(_) => plain(Code::OutOfRange, "beyond-tail"),
         Refusal::NotActive(_) => plain(Code::FailedPrecondition, "not-active"),
         Refusal::Change(error) => change(error),
         Refusal::NotCaughtUp { .. } => plain(Code::FailedPrecondition, "not-caught-up"),

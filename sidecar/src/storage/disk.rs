@@ -1,6 +1,6 @@
 //! Opening a data directory, and the one writer.
 
-use super::encoding::{self, FORMAT, MARKS, META, PEERS, ROW_HEAD, ROWS, name};
+use super::encoding::{self, FORMAT, MARKS, META, PEERS, ROW_HEAD, ROWS, SKIPPED, SNAPSHOTS, name};
 use super::read::LogReader;
 use super::{FILE, StorageError};
 use bytes::Bytes;
@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use synod_paxos::{
     Ballot, ClusterId, DurableState, Genesis, Incarnation, Index, MemberId, Slot, Storage, Write,
     WriteCounter,
@@ -19,7 +20,7 @@ const CACHE_BYTES: usize = 8 << 20;
 
 /// What a slot added to the log. True for ever once the slot is applied; a slot without a mark added nothing,
 /// whatever value it holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
     /// The index of the slot's first entry.
     pub first: Index,
@@ -27,6 +28,8 @@ pub struct Mark {
     pub slot: Slot,
     /// How many entries; at least one.
     pub count: u32,
+    /// Calls of its batch, by place, whose entries were not added.
+    pub skipped: Vec<u32>,
 }
 
 /// A data directory that this process holds.
@@ -143,6 +146,8 @@ impl Disk {
             transaction.open_table(ROWS)?;
             transaction.open_table(PEERS)?;
             transaction.open_table(MARKS)?;
+            transaction.open_table(SKIPPED)?;
+            transaction.open_table(SNAPSHOTS)?;
             if meta.get(name::MEMBER)?.is_none() {
                 meta.insert(name::FORMAT, encoding::number(FORMAT).as_slice())?;
                 meta.insert(name::MEMBER, encoding::number(mint_member()?.0).as_slice())?;
@@ -182,6 +187,12 @@ impl Disk {
         state.chosen_through = Slot(number(name::CHOSEN_THROUGH)?);
         state.applied = Slot(number(name::APPLIED)?);
         state.system = get(name::SYSTEM)?.unwrap_or_default();
+        state.trim_through = Slot(number(name::TRIM_THROUGH)?);
+        state.lease = Duration::from_nanos(number(name::LEASE)?);
+        for snapshot in transaction.open_table(SNAPSHOTS)?.iter()? {
+            let (slot, system) = snapshot?;
+            state.snapshots.insert(Slot(slot.value()), Bytes::copy_from_slice(system.value()));
+        }
         state.tombstone = pair(name::TOMBSTONE)?.map(|(version, slot)| (version, Slot(slot)));
         state.fenced = get(name::FENCED)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         for peer in transaction.open_table(PEERS)?.iter()? {
@@ -270,6 +281,28 @@ impl Storage for RedbStorage {
                     Write::Promised(ballot) => last.promised = Some(*ballot),
                     Write::ChosenThrough(slot) => last.chosen_through = Some(*slot),
                     Write::System { applied, state } => last.system = Some((*applied, state)),
+                    Write::Snapshot { slot, state } => {
+                        transaction.open_table(SNAPSHOTS)?.insert(slot.0, state.as_ref())?;
+                    }
+                    Write::Trim { through } => {
+                        rows = None;
+                        trim(&transaction, *through)?;
+                        meta.insert(name::TRIM_THROUGH, encoding::number(through.0).as_slice())?;
+                    }
+                    Write::Install { slot, state } => {
+                        rows = None;
+                        trim(&transaction, *slot)?;
+                        let mut snapshots = transaction.open_table(SNAPSHOTS)?;
+                        snapshots.retain(|_, _| false)?;
+                        snapshots.insert(slot.0, state.as_ref())?;
+                        meta.insert(name::TRIM_THROUGH, encoding::number(slot.0).as_slice())?;
+                        last.chosen_through = Some(*slot);
+                        last.system = Some((*slot, state));
+                    }
+                    Write::Lease(longest) => {
+                        let nanos = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
+                        meta.insert(name::LEASE, encoding::number(nanos).as_slice())?;
+                    }
                     Write::Genesis(genesis) => {
                         meta.insert(name::GENESIS, genesis.encode().as_ref())?;
                     }
@@ -304,8 +337,12 @@ impl Storage for RedbStorage {
             meta.insert(name::WRITTEN, encoding::number(written.0).as_slice())?;
             if !self.marks.is_empty() {
                 let mut marks = transaction.open_table(MARKS)?;
+                let mut skipped = transaction.open_table(SKIPPED)?;
                 for mark in self.marks.drain(..) {
                     marks.insert(mark.first.0, (mark.slot.0, mark.count))?;
+                    if !mark.skipped.is_empty() {
+                        skipped.insert(mark.slot.0, encoding::places(&mark.skipped).as_slice())?;
+                    }
                 }
             }
         }
@@ -313,4 +350,20 @@ impl Storage for RedbStorage {
         self.marked = self.noted;
         Ok(())
     }
+}
+
+/// Deletes the rows up to `through`, what is known of them, and the snapshots below.
+fn trim(transaction: &WriteTransaction, through: Slot) -> Result<(), StorageError> {
+    transaction.open_table(ROWS)?.retain_in(..=through.0, |_, _| false)?;
+    transaction.open_table(SKIPPED)?.retain_in(..=through.0, |_, _| false)?;
+    transaction.open_table(SNAPSHOTS)?.retain_in(..through.0, |_, _| false)?;
+    // Marks are by index, in order of their slots.
+    let mut marks = transaction.open_table(MARKS)?;
+    let behind = marks
+        .iter()?
+        .filter_map(Result::ok)
+        .find(|(_, place)| place.value().0 > through.0)
+        .map_or(u64::MAX, |(first, _)| first.value());
+    marks.retain_in(..behind, |_, _| false)?;
+    Ok(())
 }

@@ -11,6 +11,10 @@ pub(super) const ROWS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("r
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 pub(super) const PEERS: TableDefinition<'_, u64, (u64, u64)> = TableDefinition::new("peers");
 pub(super) const MARKS: TableDefinition<'_, u64, (u64, u32)> = TableDefinition::new("marks");
+/// Slot -> the places, four bytes each, of calls whose entries were not added.
+pub(super) const SKIPPED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("skipped");
+/// Slot of a mark -> the encoded system state there.
+pub(super) const SNAPSHOTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("snapshots");
 
 /// The version of everything in this file; the row `format` of the table `meta`.
 pub(super) const FORMAT: u64 = 1;
@@ -30,6 +34,8 @@ pub(super) mod name {
     pub(crate) const CONFIRMED: &str = "genesis_confirmed";
     pub(crate) const TOMBSTONE: &str = "tombstone";
     pub(crate) const FENCED: &str = "fenced";
+    pub(crate) const TRIM_THROUGH: &str = "trim_through";
+    pub(crate) const LEASE: &str = "lease";
 }
 
 /// ballot (16), chosen (1), checksum (8).
@@ -107,4 +113,12 @@ pub(super) fn read_joined(bytes: &[u8]) -> Result<(ClusterId, Digest), StorageEr
 
 pub(super) fn counters((incarnation, written): (u64, u64)) -> Counters {
     Counters { incarnation: Incarnation(incarnation), written: WriteCounter(written) }
+}
+
+pub(super) fn places(skipped: &[u32]) -> Vec<u8> {
+    skipped.iter().flat_map(|place| place.to_le_bytes()).collect()
+}
+
+pub(super) fn read_places(stored: &[u8]) -> Vec<u32> {
+    stored.as_chunks().0.iter().map(|place| u32::from_le_bytes(*place)).collect()
 }

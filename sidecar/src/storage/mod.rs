@@ -5,6 +5,8 @@
 //!  meta   name        -> identity, promise, watermarks, system state, genesis ...
 //!  peers  member      -> the most that was seen of its counters
 //!  marks  first index -> slot, count                         which slots added entries to the log
+//!  skipped    slot    -> places of calls in the batch           whose entries were not added
+//!  snapshots  slot    -> system state                           at marks, from the trim on
 //! ```
 //! Each commit is one transaction with redb's two-phase commit (docs: decisions/0003). After a failed commit
 //! nothing is tried again on the same handle: the process ends (docs: protocol.md, "Integrity").

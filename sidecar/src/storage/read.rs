@@ -1,11 +1,11 @@
 //! Reading: views for the core, entries by index for clients.
 
 use super::StorageError;
-use super::encoding::{self, MARKS, META, ROWS, name};
+use super::encoding::{self, MARKS, META, ROWS, SKIPPED, name};
 use bytes::Bytes;
 use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase};
 use std::sync::Arc;
-use synod_paxos::value::Value;
+use synod_paxos::value::entries_added;
 use synod_paxos::{ClusterId, Genesis, Index, Row, Slot};
 
 /// Rows as they were durable when the view was opened.
@@ -71,6 +71,7 @@ impl LogReader {
     ) -> Result<Vec<Bytes>, StorageError> {
         let transaction = self.database.begin_read()?;
         let (marks, rows) = (transaction.open_table(MARKS)?, transaction.open_table(ROWS)?);
+        let skipped = transaction.open_table(SKIPPED)?;
         let cluster = cluster(&transaction)?;
         let begin = match marks.range(..=from.0)?.next_back().transpose()? {
             Some((first, _)) => first.value(),
@@ -87,7 +88,9 @@ impl LogReader {
             if !cluster.is_some_and(|cluster| row.is_intact(cluster)) {
                 return Err(StorageError::damaged("a row", format!("slot {slot} fails its checksum")));
             }
-            let added = added_entries(row.value, first)?;
+            let skipped = skipped.get(slot)?.map(|places| encoding::read_places(places.value()));
+            let added = entries_added(row.value, &skipped.unwrap_or_default())
+                .map_err(|e| StorageError::damaged("a value", e))?;
             if added.len() as u64 != u64::from(count) {
                 let why = format!("slot {slot} holds {} entries, not {count}", added.len());
                 return Err(StorageError::damaged("the log", why));
@@ -113,23 +116,4 @@ fn cluster(transaction: &ReadTransaction) -> Result<Option<ClusterId>, StorageEr
     let Some(genesis) = meta.get(name::GENESIS)? else { return Ok(None) };
     let genesis = Genesis::decode(Bytes::copy_from_slice(genesis.value()));
     Ok(Some(genesis.map_err(|e| StorageError::damaged("the genesis", e))?.cluster))
-}
-
-/// The entries of a batch that was applied where `first` was the next index: all but those of calls that
-/// demanded another last index. The rule is that of [`synod_paxos::system::SystemState::apply`].
-fn added_entries(value: Bytes, first: Index) -> Result<Vec<Bytes>, StorageError> {
-    let Value::Batch { ballot: _, calls } =
-        Value::decode(value).map_err(|e| StorageError::damaged("a value", e))?
-    else {
-        return Ok(Vec::new());
-    };
-    let mut last = first.previous();
-    let mut entries = Vec::new();
-    for call in calls {
-        if call.expected_index.is_none_or(|expected| expected == last) {
-            last = last.plus(call.entries.len() as u64);
-            entries.extend(call.entries);
-        }
-    }
-    Ok(entries)
 }

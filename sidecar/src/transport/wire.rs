@@ -1,9 +1,10 @@
 //! The mapping between the core's messages and the wire's. Both directions are complete: a new kind of
 //! message does not compile until it is here.
 
-use synod_paxos::message::{Counters, ForwardOutcome, Incoming, Message, Outgoing, ViewId};
+use std::time::Duration;
+use synod_paxos::message::{ChainPoint, Counters, ForwardOutcome, Incoming, Message, Outgoing, ViewId};
 use synod_paxos::{
-    Ballot, ClusterId, Digest, Incarnation, Index, MemberId, RequestId, Row, Slot, WriteCounter,
+    Ballot, ClusterId, Digest, Incarnation, Index, MemberId, RequestId, Row, SessionId, Slot, WriteCounter,
 };
 use synod_proto::v1::{self, envelope::Message as Wire, forward_reply};
 
@@ -66,6 +67,26 @@ fn counters_out(member: MemberId, counters: Counters) -> v1::PeerCounter {
 
 fn counters(wire: v1::PeerCounter) -> Counters {
     Counters { incarnation: Incarnation(wire.incarnation), written: WriteCounter(wire.written) }
+}
+
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn number(bytes: &[u8]) -> Result<u128, Malformed> {
+    bytes.try_into().map(u128::from_le_bytes).map_err(|_| Malformed("hash of 16 bytes"))
+}
+
+fn chain_out(point: ChainPoint) -> v1::ChainPoint {
+    v1::ChainPoint { slot: point.slot.0, chain: bytes::Bytes::copy_from_slice(&point.chain.to_le_bytes()) }
+}
+
+fn chain(wire: &v1::ChainPoint) -> Result<ChainPoint, Malformed> {
+    Ok(ChainPoint { slot: Slot(wire.slot), chain: number(&wire.chain)? })
+}
+
+fn maybe_chain(wire: Option<&v1::ChainPoint>) -> Result<Option<ChainPoint>, Malformed> {
+    wire.map(chain).transpose()
 }
 
 /// The envelope of a message that may leave.
@@ -154,22 +175,54 @@ fn encode_message(outgoing: &Outgoing) -> Wire {
             ballot: Some(ballot_out(*ballot)),
             trim_through: trim_through.0,
         }),
-        Message::Heartbeat { ballot, sequence, chosen_through, has_quorum } => {
+        Message::Heartbeat { ballot, sequence, chosen_through, has_quorum, lease, chain } => {
             Wire::Heartbeat(v1::Heartbeat {
                 ballot: Some(ballot_out(*ballot)),
                 sequence: *sequence,
                 chosen_through: chosen_through.0,
                 has_quorum: *has_quorum,
+                lease_nanos: nanos(*lease),
+                chain: chain.map(chain_out),
             })
         }
-        Message::HeartbeatReply { ballot, sequence, chosen_through, durable_through } => {
-            Wire::HeartbeatReply(v1::HeartbeatReply {
-                ballot: Some(ballot_out(*ballot)),
-                sequence: *sequence,
-                chosen_through: chosen_through.0,
-                durable_through: durable_through.0,
+        Message::HeartbeatReply {
+            ballot,
+            sequence,
+            chosen_through,
+            durable_through,
+            granted,
+            snapshot_through,
+            chain,
+            format_level,
+        } => Wire::HeartbeatReply(v1::HeartbeatReply {
+            ballot: Some(ballot_out(*ballot)),
+            sequence: *sequence,
+            chosen_through: chosen_through.0,
+            durable_through: durable_through.0,
+            granted: *granted,
+            snapshot_through: snapshot_through.0,
+            chain: chain.map(chain_out),
+            format_level: *format_level,
+        }),
+        Message::Busy { ballot, wait } => {
+            Wire::Busy(v1::Busy { ballot: Some(ballot_out(*ballot)), wait_nanos: nanos(*wait) })
+        }
+        Message::SnapshotRequest { slot, offset } => {
+            Wire::SnapshotRequest(v1::SnapshotRequest { slot: slot.0, offset: *offset })
+        }
+        Message::SnapshotChunk { slot, total, digest, offset, bytes } => {
+            Wire::SnapshotChunk(v1::SnapshotChunk {
+                slot: slot.0,
+                total: *total,
+                digest: bytes::Bytes::copy_from_slice(&digest.to_le_bytes()),
+                offset: *offset,
+                bytes: bytes.clone(),
             })
         }
+        Message::Diverged { at, agreed } => Wire::Diverged(v1::Diverged {
+            at: Some(chain_out(*at)),
+            agreed: agreed.iter().map(|member| member.0).collect(),
+        }),
         Message::LearnRequest { from, through } => {
             Wire::LearnRequest(v1::LearnRequest { from: from.0, through: through.0 })
         }
@@ -207,11 +260,12 @@ fn encode_message(outgoing: &Outgoing) -> Wire {
 
 fn outcome_out(outcome: &ForwardOutcome) -> forward_reply::Outcome {
     match outcome {
-        ForwardOutcome::Appended { first, last, slot } => forward_reply::Outcome::Appended(v1::Appended {
+        ForwardOutcome::Appended { first, last, repeat } => forward_reply::Outcome::Appended(v1::Appended {
             first_index: first.0,
             last_index: last.0,
-            slot: slot.0,
+            repeat: *repeat,
         }),
+        ForwardOutcome::SessionOpened(session) => forward_reply::Outcome::SessionOpened(session.0),
         ForwardOutcome::UnexpectedIndex { tail } => forward_reply::Outcome::UnexpectedTail(tail.0),
         ForwardOutcome::Refused(why) => forward_reply::Outcome::Refused(why.clone()),
     }
@@ -299,12 +353,33 @@ fn decode_message(wire: Wire) -> Result<Message, Malformed> {
             sequence: m.sequence,
             chosen_through: Slot(m.chosen_through),
             has_quorum: m.has_quorum,
+            lease: Duration::from_nanos(m.lease_nanos),
+            chain: maybe_chain(m.chain.as_ref())?,
         },
         Wire::HeartbeatReply(m) => Message::HeartbeatReply {
             ballot: ballot(m.ballot)?,
             sequence: m.sequence,
             chosen_through: Slot(m.chosen_through),
             durable_through: Slot(m.durable_through),
+            granted: m.granted,
+            snapshot_through: Slot(m.snapshot_through),
+            chain: maybe_chain(m.chain.as_ref())?,
+            format_level: m.format_level,
+        },
+        Wire::Busy(m) => {
+            Message::Busy { ballot: ballot(m.ballot)?, wait: Duration::from_nanos(m.wait_nanos) }
+        }
+        Wire::SnapshotRequest(m) => Message::SnapshotRequest { slot: Slot(m.slot), offset: m.offset },
+        Wire::SnapshotChunk(m) => Message::SnapshotChunk {
+            slot: Slot(m.slot),
+            total: m.total,
+            digest: number(&m.digest)?,
+            offset: m.offset,
+            bytes: m.bytes,
+        },
+        Wire::Diverged(m) => Message::Diverged {
+            at: chain(&m.at.ok_or(Malformed("chain point"))?)?,
+            agreed: m.agreed.into_iter().map(MemberId).collect(),
         },
         Wire::LearnRequest(m) => Message::LearnRequest { from: Slot(m.from), through: Slot(m.through) },
         Wire::Learned(m) => Message::Learned {
@@ -339,8 +414,9 @@ fn outcome(wire: forward_reply::Outcome) -> ForwardOutcome {
         forward_reply::Outcome::Appended(m) => ForwardOutcome::Appended {
             first: Index(m.first_index),
             last: Index(m.last_index),
-            slot: Slot(m.slot),
+            repeat: m.repeat,
         },
+        forward_reply::Outcome::SessionOpened(session) => ForwardOutcome::SessionOpened(SessionId(session)),
         forward_reply::Outcome::UnexpectedTail(tail) => ForwardOutcome::UnexpectedIndex { tail: Index(tail) },
         forward_reply::Outcome::Refused(why) => ForwardOutcome::Refused(why),
     }
@@ -375,6 +451,7 @@ mod tests {
             sequence: 6,
             chosen_through: 7,
             has_quorum: true,
+            ..Default::default()
         };
         let incoming = decode(envelope(Some(Wire::Heartbeat(beat)))).unwrap();
         assert_eq!(
@@ -383,7 +460,14 @@ mod tests {
         );
         assert_eq!(incoming.counters.written, WriteCounter(4));
         let ballot = Ballot { round: 5, member: MemberId(1) };
-        let expected = Message::Heartbeat { ballot, sequence: 6, chosen_through: Slot(7), has_quorum: true };
+        let expected = Message::Heartbeat {
+            ballot,
+            sequence: 6,
+            chosen_through: Slot(7),
+            has_quorum: true,
+            lease: Duration::ZERO,
+            chain: None,
+        };
         assert_eq!(incoming.message, expected);
     }
 }

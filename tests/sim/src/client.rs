@@ -5,7 +5,8 @@ use crate::oracle::{Outcome, Violation};
 use crate::world::{Event, World};
 use bytes::Bytes;
 use std::time::Duration;
-use synod_paxos::{Index, Input, MemberId, Refusal, RequestId};
+use synod_paxos::value::{self, Append};
+use synod_paxos::{Consistency, Index, Input, MemberId, Refusal, RequestId};
 
 /// What a client asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,9 +73,10 @@ impl World {
         let floor = self.oracle.floor();
         let input = match &operation {
             Operation::Append { entries, expected } => {
-                Input::Append { request, expected_index: *expected, entries: entries.clone() }
+                let append = Append { expected_index: *expected, ..Append::plain(entries.clone()) };
+                Input::Call { request, operation: value::Operation::Append(append) }
             }
-            Operation::Read => Input::Read(request),
+            Operation::Read => Input::Read { request, consistency: Consistency::Linearizable },
         };
         self.trace.line(self.now, || format!("client {client} at {at:?} {request:?}: {operation:?}"));
         self.clients[client].open = Some(Open { at, request, operation, begun: self.now, floor });

@@ -155,7 +155,7 @@ pub fn recover(topology: Topology, seed: u64) -> Result<Recovery, Violation> {
     let after = Duration::from_nanos(world.now - cut);
     let before = epochs(&world);
     world.settling = true;
-    world.pass(world.genesis.election.timeout * 10)?;
+    world.pass(world.genesis.settings.election.timeout * 10)?;
     Ok(Recovery { after, later_leaders: (epochs(&world) - before) as u64 })
 }
 

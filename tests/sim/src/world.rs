@@ -17,7 +17,8 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 use synod_paxos::message::ViewId;
 use synod_paxos::{
-    AdminCommand, ClusterId, Genesis, Incoming, Input, MemberId, Node, Output, Refusal, RequestId, Slot,
+    AdminCommand, ClusterId, Genesis, Incoming, Input, MemberId, Node, Output, Refusal, Reply, RequestId,
+    Slot,
 };
 
 /// Something that will happen.
@@ -398,9 +399,16 @@ impl World {
                 self.trace.line(self.now, || format!("{id:?} applies {:?}", applied.slot));
                 self.oracle.applied(id, &applied)?;
             }
-            Output::AppendReply { request, outcome } => {
+            Output::Installed { slot, index } => {
+                self.trace.line(self.now, || format!("{id:?} installs a snapshot at {slot:?}, {index:?}"));
+            }
+            Output::Trimmed { slot, index } => {
+                self.trace.line(self.now, || format!("{id:?} trims to {slot:?}, {index:?}"));
+            }
+            Output::CallReply { request, outcome } => {
                 let outcome = match outcome {
-                    Ok((first, last)) => Outcome::Appended(first, last),
+                    Ok(Reply::Appended { first, last, .. }) => Outcome::Appended(first, last),
+                    Ok(_) => Outcome::Unknown,
                     Err(Refusal::OutcomeUnknown) => Outcome::Unknown,
                     Err(refusal) => Outcome::Refused(refusal),
                 };

@@ -57,7 +57,14 @@ impl Views {
 
 impl Node {
     /// Phase 1a. A repeat of what was promised is answered again: the first answer may have been lost.
-    pub(super) fn handle_prepare(&mut self, now: Instant, from: MemberId, ballot: Ballot, slot: Slot) {
+    pub(super) fn handle_prepare(
+        &mut self,
+        now: Instant,
+        from: MemberId,
+        ballot: Ballot,
+        slot: Slot,
+        hand_over: Option<Ballot>,
+    ) {
         if !self.is_active() || ballot.member != from {
             return;
         }
@@ -68,6 +75,9 @@ impl Node {
         if !self.damaged.is_empty() {
             // A damaged row must not be read as empty: no promise until it heals.
             return;
+        }
+        if let Some(wait) = self.lease_wait(now, from, hand_over) {
+            return self.send(from, Message::Busy { ballot, wait });
         }
         if ballot > self.promised {
             self.promise(now, ballot);
@@ -192,6 +202,23 @@ impl Node {
         let old = self.views.open.iter().filter(|(_, view)| now.since(view.opened) > patience);
         let closing: Vec<ViewId> = old.map(|(id, _)| *id).collect();
         closing.into_iter().for_each(|view| self.close_view(view));
+    }
+
+    /// The member has trimmed the slot: it is chosen there, and this is no vote.
+    pub(super) fn handle_already_chosen(
+        &mut self,
+        now: Instant,
+        from: MemberId,
+        ballot: Ballot,
+        trim_through: Slot,
+    ) {
+        if planted!(AlreadyChosenVotes)
+            && let Some(proposer) = &self.proposer
+        {
+            let slots: Vec<Slot> = proposer.in_flight.range(..=trim_through).map(|(s, _)| *s).collect();
+            self.handle_accepted(now, from, ballot, &slots);
+        }
+        self.note_chosen_elsewhere(from, trim_through);
     }
 
     /// Phase 2a. Accepts may come in any order and more than once.

@@ -15,10 +15,11 @@ use super::Node;
 use super::proposer::QueuedCall;
 use crate::io::{Output, Refusal};
 use crate::message::{ForwardOutcome, Message};
+use crate::settings::SettingsError;
 use crate::status::MemberState;
-use crate::system::CallOutcome;
-use crate::types::{Ballot, Index, Instant, MemberId, RequestId, Slot};
-use crate::value::{Call, Origin};
+use crate::system::{CallOutcome, CallRefused, Reply};
+use crate::types::{Ballot, Instant, MemberId, RequestId};
+use crate::value::{Call, Operation, Origin};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -63,7 +64,7 @@ impl Appends {
         self.calls.len()
     }
 
-    pub(super) fn note_proposed(&mut self, request: RequestId, ballot: Ballot, _slot: Slot) {
+    pub(super) fn note_proposed(&mut self, request: RequestId, ballot: Ballot) {
         if let Some(own) = self.calls.get_mut(&request) {
             own.stage = Stage::Proposed(ballot);
         }
@@ -71,19 +72,18 @@ impl Appends {
 }
 
 impl Node {
-    pub(super) fn handle_append(
-        &mut self,
-        request: RequestId,
-        expected_index: Option<Index>,
-        entries: Vec<Bytes>,
-    ) {
+    pub(super) fn handle_call(&mut self, request: RequestId, operation: Operation) {
         let origin = Origin { member: self.me, incarnation: self.incarnation, request };
-        let call = Call { origin, expected_index, entries };
-        if let Err(error) = call.validate() {
-            return self.answer_append(request, Err(Refusal::Call(error)));
+        let call = Call { origin, operation };
+        let within = call.validate().and_then(|()| match &self.system {
+            Some(system) => system.check_limits(&call),
+            None => Ok(()),
+        });
+        if let Err(error) = within {
+            return self.answer_call(request, Err(Refusal::Call(error)));
         }
         let why = match &self.life {
-            MemberState::Fenced(why) => Some(why.clone()),
+            MemberState::Fenced(why) | MemberState::Halted(why) => Some(why.clone()),
             MemberState::Removed => Some("this member was removed from its cluster".into()),
             MemberState::Uninitialized => {
                 Some("this member belongs to no cluster yet: initialize it, or add it to one".into())
@@ -91,14 +91,36 @@ impl Node {
             MemberState::Joining | MemberState::Recovering | MemberState::Active => None,
         };
         if let Some(why) = why {
-            return self.answer_append(request, Err(Refusal::NotActive(why)));
+            return self.answer_call(request, Err(Refusal::NotActive(why)));
+        }
+        if let Some(refusal) = self.check_format_level(&call.operation) {
+            return self.answer_call(request, Err(refusal));
         }
         self.appends.calls.insert(request, OwnCall { call, stage: Stage::Queued });
         self.appends.queued.push_back(request);
     }
 
-    fn answer_append(&mut self, request: RequestId, outcome: Result<(Index, Index), Refusal>) {
-        self.outputs.push_back(Output::AppendReply { request, outcome });
+    /// The format level rises when every member has said that it can read the next one; only the leader knows.
+    fn check_format_level(&self, operation: &Operation) -> Option<Refusal> {
+        let Operation::ChangeSettings { settings, .. } = operation else { return None };
+        let actual = self.system.as_ref()?.settings.format_level;
+        if settings.format_level == actual {
+            return None;
+        }
+        let Some(proposer) = self.proposer.as_ref().filter(|p| p.is_serving()) else {
+            let leader = self.election.leader.map(|b| b.member);
+            return Some(leader.map_or(Refusal::NoLeader, |leader| Refusal::NotLeader { leader }));
+        };
+        let reads = |member: &MemberId| {
+            *member == self.me
+                || proposer.progress.get(member).is_some_and(|p| p.format_level >= settings.format_level)
+        };
+        let all = self.state().configurations.latest().members.keys().all(reads);
+        (!all).then_some(Refusal::Settings(SettingsError::FormatLevel { actual }))
+    }
+
+    fn answer_call(&mut self, request: RequestId, outcome: Result<Reply, Refusal>) {
+        self.outputs.push_back(Output::CallReply { request, outcome });
     }
 
     /// Hands queued calls to the leader, wherever it is.
@@ -117,7 +139,7 @@ impl Node {
             let call = own.call.clone();
             if !self.enqueue(QueuedCall { call, forwarded: false }) {
                 self.appends.calls.remove(&request);
-                self.answer_append(request, Err(Refusal::Backpressure));
+                self.answer_call(request, Err(Refusal::Backpressure));
             }
         }
     }
@@ -232,18 +254,22 @@ impl Node {
         let Stage::Forwarded { ballot, .. } = own.stage else { return };
         match outcome {
             ForwardOutcome::Refused(_) if ballot != under => {}
-            ForwardOutcome::Appended { first, last, slot: _ } => {
+            ForwardOutcome::Appended { first, last, repeat } => {
                 self.appends.calls.remove(&request);
-                self.answer_append(request, Ok((first, last)));
+                self.answer_call(request, Ok(Reply::Appended { first, last, repeat }));
+            }
+            ForwardOutcome::SessionOpened(session) => {
+                self.appends.calls.remove(&request);
+                self.answer_call(request, Ok(Reply::SessionOpened(session)));
             }
             ForwardOutcome::UnexpectedIndex { tail } => {
                 self.appends.calls.remove(&request);
-                self.answer_append(request, Err(Refusal::UnexpectedIndex { tail }));
+                self.answer_call(request, Err(Refusal::UnexpectedIndex { tail }));
             }
             ForwardOutcome::Refused(_) if self.election.leader == Some(ballot) => {
                 // The leader's queue is full: never proposed.
                 self.appends.calls.remove(&request);
-                self.answer_append(request, Err(Refusal::Backpressure));
+                self.answer_call(request, Err(Refusal::Backpressure));
             }
             ForwardOutcome::Refused(_) => {
                 // Never proposed: it waits for the next leader.
@@ -255,22 +281,38 @@ impl Node {
 
     /// A call was applied: whoever took it from its client answers; the leader tells it to a follower at
     /// once, before that one applies the slot itself.
-    pub(super) fn answer_call(&mut self, slot: Slot, outcome: CallOutcome) {
+    pub(super) fn conclude_call(&mut self, outcome: CallOutcome) {
         let CallOutcome { origin, result } = outcome;
         if origin.member != self.me {
-            if let Some(ballot) = self.proposer.as_ref().filter(|p| p.is_leading()).map(|p| p.ballot) {
-                let outcome = match result {
-                    Ok((first, last)) => ForwardOutcome::Appended { first, last, slot },
-                    Err(tail) => ForwardOutcome::UnexpectedIndex { tail },
-                };
-                let Origin { member, incarnation, request } = origin;
-                self.send(member, Message::ForwardReply { request, incarnation, ballot, outcome });
-            }
-            return;
+            let Some(ballot) = self.proposer.as_ref().filter(|p| p.is_leading()).map(|p| p.ballot) else {
+                return;
+            };
+            let outcome = match result {
+                Ok(Reply::Appended { first, last, repeat }) => {
+                    ForwardOutcome::Appended { first, last, repeat }
+                }
+                Ok(Reply::SessionOpened(session)) => ForwardOutcome::SessionOpened(session),
+                Err(CallRefused::UnexpectedIndex { tail }) => ForwardOutcome::UnexpectedIndex { tail },
+                // The origin answers when it applies the slot itself.
+                Ok(_) | Err(_) => return,
+            };
+            let Origin { member, incarnation, request } = origin;
+            return self.send(member, Message::ForwardReply { request, incarnation, ballot, outcome });
         }
         if origin.incarnation == self.incarnation && self.appends.calls.remove(&origin.request).is_some() {
-            let outcome = result.map_err(|tail| Refusal::UnexpectedIndex { tail });
-            self.answer_append(origin.request, outcome);
+            self.answer_call(origin.request, result.map_err(Refusal::from));
+        }
+    }
+
+    /// A snapshot took the place of slots that may hold calls of this member: what is forwarded or proposed is
+    /// answered with `refusal`.
+    pub(super) fn refuse_calls_under_way(&mut self, refusal: &Refusal) {
+        let under_way = |own: &OwnCall| matches!(own.stage, Stage::Forwarded { .. } | Stage::Proposed(_));
+        let requests: Vec<RequestId> =
+            self.appends.calls.iter().filter(|(_, own)| under_way(own)).map(|(r, _)| *r).collect();
+        for request in requests {
+            self.appends.calls.remove(&request);
+            self.answer_call(request, Err(refusal.clone()));
         }
     }
 
@@ -285,7 +327,7 @@ impl Node {
             self.appends.calls.iter().filter(|(_, own)| settled(own)).map(|(request, _)| *request).collect();
         for request in requests {
             self.appends.calls.remove(&request);
-            self.answer_append(request, Err(Refusal::NoLeader));
+            self.answer_call(request, Err(Refusal::NoLeader));
         }
     }
 
@@ -319,7 +361,7 @@ impl Node {
             }
             Stage::Forwarded { .. } | Stage::Proposed(_) => Refusal::OutcomeUnknown,
         };
-        self.answer_append(request, Err(outcome));
+        self.answer_call(request, Err(outcome));
     }
 
     /// This member takes no part any more: everything that waits is answered.
@@ -330,7 +372,7 @@ impl Node {
                 Stage::Queued | Stage::Waiting(_) => Refusal::NotActive(String::from(why)),
                 Stage::Forwarded { .. } | Stage::Proposed(_) => Refusal::OutcomeUnknown,
             };
-            self.answer_append(request, Err(refusal));
+            self.answer_call(request, Err(refusal));
         }
         self.refuse_all_reads(why);
     }

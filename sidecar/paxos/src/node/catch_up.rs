@@ -139,7 +139,10 @@ impl Node {
             }
             self.learn(row);
         }
-        if answers && slot > trim_through && gained {
+        if answers && trim_through > self.chosen_through {
+            self.catch_up.asked = None;
+            self.request_snapshot(now, from);
+        } else if answers && slot > trim_through && gained {
             // Self-clocked: the next request goes out when this answer is in.
             self.catch_up.asked = None;
             if self.catch_up.known > self.chosen_through {

@@ -7,10 +7,13 @@ use crate::storage::{Completed, DurableState, Gated, Write, WriteBatch};
 use crate::types::{Instant, MemberId, Slot, WriteCounter};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 /// The system state rides with a write at most every so many applied slots: what lies between is applied
 /// again from its rows at the next start.
 const SYSTEM_EVERY: u64 = 256;
+/// However large it is, it is written every so many slots.
+const SYSTEM_AT_LEAST_EVERY: u64 = 8_192;
 
 /// What was issued to the disk and what is known to be on it.
 #[derive(Debug)]
@@ -31,6 +34,11 @@ pub(super) struct Disk {
     system_issued: Slot,
     /// The system state holds something (a configuration, a leadership) worth writing with the next write.
     system_changed: bool,
+    /// How large the system state was, and how many bytes of values were written since.
+    system_bytes: usize,
+    value_bytes: usize,
+    /// Since when a write is under way without any completing.
+    waiting_since: Option<Instant>,
     /// Beats since the watermark was last issued while it lagged.
     idle_beats: u32,
 }
@@ -51,6 +59,9 @@ impl Disk {
             issued_watermarks: Vec::new(),
             system_issued: state.applied,
             system_changed: false,
+            waiting_since: None,
+            system_bytes: state.system.len(),
+            value_bytes: 0,
             idle_beats: 0,
         }
     }
@@ -70,6 +81,16 @@ impl Disk {
         self.completed_sequence + 1 == self.next_sequence
     }
 
+    /// A write has been under way for `span` and none completed: the disk hangs.
+    pub(super) fn is_stalled(&self, now: Instant, span: Duration) -> bool {
+        self.waiting_since.is_some_and(|since| now.since(since) >= span)
+    }
+
+    /// A snapshot took the place of the log up to `slot`.
+    pub(super) fn note_installed(&mut self, slot: Slot) {
+        (self.chosen_issued, self.system_issued) = (slot, slot);
+    }
+
     pub(super) fn note_beat(&mut self) {
         self.idle_beats += 1;
     }
@@ -85,6 +106,9 @@ impl Disk {
 
 impl Node {
     pub(super) fn write(&mut self, write: Write) {
+        if let Write::Row(row) = &write {
+            self.disk.value_bytes += row.value.len();
+        }
         self.disk.writes.push(write);
     }
 
@@ -99,7 +123,7 @@ impl Node {
 
     /// Issues what has gathered. The chosen watermark rides along; alone it goes only when nothing else has
     /// been written for a whole beat, so that an idle cluster's disks know what is chosen.
-    pub(super) fn flush_disk(&mut self) {
+    pub(super) fn flush_disk(&mut self, now: Instant) {
         let lagging = self.chosen_through > self.disk.chosen_issued || self.disk.system_changed;
         let idle = lagging && self.disk.idle_beats >= 2 && self.disk.is_idle();
         let waiting =
@@ -114,6 +138,7 @@ impl Node {
             self.disk.written = self.disk.written.next();
             self.disk.idle_beats = 0;
         }
+        self.disk.waiting_since.get_or_insert(now);
         let sequence = self.disk.next_sequence;
         self.disk.next_sequence += 1;
         if real {
@@ -146,11 +171,17 @@ impl Node {
             self.disk.chosen_issued = self.chosen_through;
             self.disk.writes.push(Write::ChosenThrough(self.chosen_through));
         }
-        let due = self.chosen_through.0 >= self.disk.system_issued.0 + SYSTEM_EVERY;
+        // A large state is written less often, so that it stays a part of what values cost; a start then applies
+        // more slots again, up to a bound.
+        let behind = self.chosen_through.0.saturating_sub(self.disk.system_issued.0);
+        let worth = self.disk.value_bytes >= 2 * self.disk.system_bytes;
+        let due = behind >= SYSTEM_EVERY && (worth || behind >= SYSTEM_AT_LEAST_EVERY);
         if (due || self.disk.system_changed)
             && let Some(system) = &self.system
         {
-            let write = Write::System { applied: system.applied, state: system.encode() };
+            let state = system.encode();
+            (self.disk.system_bytes, self.disk.value_bytes) = (state.len(), 0);
+            let write = Write::System { applied: system.applied, state };
             self.disk.system_issued = system.applied;
             self.disk.system_changed = false;
             self.disk.writes.push(write);
@@ -172,6 +203,7 @@ impl Node {
         );
         self.disk.completed_sequence = through;
         self.disk.durable_written = written;
+        self.disk.waiting_since = (!self.disk.is_idle()).then_some(now);
         let done = self.disk.issued_watermarks.partition_point(|(sequence, _)| *sequence <= through);
         let newest = self.disk.issued_watermarks.drain(..done).next_back();
         if let Some((_, slot)) = newest {
@@ -189,6 +221,8 @@ impl Node {
             Gated::Promise { to, ballot, from } => self.open_promise(now, to, ballot, from),
             Gated::OwnPromise(ballot) => self.handle_own_promise(now, ballot),
             Gated::OwnVote(ballot, slot) => self.handle_accepted(now, self.me, ballot, &[slot]),
+            Gated::Snapshot(slot) => self.note_snapshot_durable(slot),
+            Gated::Lease(span) => self.note_lease_durable(span),
             Gated::Admin(request, outcome) => {
                 self.outputs.push_back(Output::AdminReply { request, outcome: Ok(outcome) });
             }

@@ -87,11 +87,12 @@ impl Node {
         now.since(self.election.heard) < self.settings().timeout
     }
 
-    /// Whether this member may campaign: a voter of conf(chosen_through + 1), everything chosen applied.
-    fn may_campaign(&self) -> bool {
+    /// Whether this member may campaign: no lease that it granted to another lives, and it is a voter of conf(chosen_through + 1), everything chosen applied.
+    fn may_campaign(&self, now: Instant, hand_over: Option<Ballot>) -> bool {
         self.is_active()
             && !self.election.barred
             && self.damaged.is_empty()
+            && self.lease_wait(now, self.me, hand_over).is_none()
             && self.system.as_ref().is_some_and(|s| {
                 s.applied == self.chosen_through
                     && s.configurations.at(self.chosen_through.next()).is_voter(self.me)
@@ -105,7 +106,7 @@ impl Node {
             Some(_) => self.step_down("phase 1 took too long"),
             None => {}
         }
-        if !self.may_campaign() {
+        if !self.may_campaign(now, None) {
             return;
         }
         self.forget_leader();
@@ -148,7 +149,8 @@ impl Node {
         }
         let handed_over = hand_over.is_some() && hand_over == self.election.leader;
         let heard = !handed_over && (self.has_heard(now) || self.leads_with_quorum(now));
-        let willing = !heard && ballot > self.promised && self.damaged.is_empty();
+        let leased = self.lease_wait(now, from, hand_over).is_some();
+        let willing = !heard && !leased && ballot > self.promised && self.damaged.is_empty();
         let (promised, chosen_through) = (self.promised, self.chosen_through);
         self.send(from, Message::CanvassReply { id, willing, promised, chosen_through });
     }
@@ -189,7 +191,7 @@ impl Node {
     /// Raises a ballot. `Prepare` leaves only after the promise to itself is durable.
     pub(super) fn campaign(&mut self, now: Instant, hand_over: Option<Ballot>) {
         self.election.canvass = None;
-        if !self.may_campaign() {
+        if !self.may_campaign(now, hand_over) {
             return;
         }
         let ballot = self.next_ballot();
@@ -197,7 +199,7 @@ impl Node {
         self.promise(now, ballot);
         self.notice(Notice::Campaigning(ballot));
         let from = self.chosen_through.next();
-        self.proposer = Some(Proposer::new(ballot, from, now));
+        self.proposer = Some(Proposer::new(ballot, from, hand_over, now));
         self.gate(Gated::OwnPromise(ballot));
         for voter in self.phase_one_voters() {
             if planted!(PrepareBeforeSync) {

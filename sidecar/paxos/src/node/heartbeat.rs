@@ -2,10 +2,13 @@
 //! connectivity", "Leases and reads").
 
 use super::Node;
-use crate::message::Message;
+use super::lease;
+use crate::message::{ChainPoint, Message};
+use crate::settings::Settings;
 use crate::types::{Ballot, Instant, MemberId, Slot};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
+use core::time::Duration;
 
 /// What a leader knows of one peer.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +23,36 @@ pub(super) struct PeerProgress {
     round: Option<(Instant, Slot)>,
     /// Its last catch-up round took less than an election timeout.
     pub(super) caught_up: bool,
+    /// Until when, by this member's clock, its lease lives.
+    pub(super) lease_until: Instant,
+    /// The newest mark whose snapshot is on its disk.
+    pub(super) snapshot_through: Slot,
+    /// The chain that it last answered with.
+    pub(super) chain: Option<ChainPoint>,
+    /// The newest format level that it reads; 0 until it has answered.
+    pub(super) format_level: u32,
+}
+
+/// What a heartbeat says.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Beat {
+    pub(super) sequence: u64,
+    pub(super) chosen_through: Slot,
+    pub(super) has_quorum: bool,
+    pub(super) lease: Duration,
+    pub(super) chain: Option<ChainPoint>,
+}
+
+/// What the answer to one says.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answer {
+    pub(super) sequence: u64,
+    pub(super) chosen_through: Slot,
+    pub(super) durable_through: Slot,
+    pub(super) granted: bool,
+    pub(super) snapshot_through: Slot,
+    pub(super) chain: Option<ChainPoint>,
+    pub(super) format_level: u32,
 }
 
 impl PeerProgress {
@@ -54,8 +87,8 @@ impl PeerProgress {
     }
 }
 
-/// Heartbeats under way: when each was sent.
-pub(super) type SentHeartbeats = BTreeMap<u64, Instant>;
+/// Heartbeats under way: when each was sent, and the lease that it asked for.
+pub(super) type SentHeartbeats = BTreeMap<u64, (Instant, Duration)>;
 
 impl Node {
     pub(super) fn beat_proposer(&mut self, now: Instant) {
@@ -63,8 +96,14 @@ impl Node {
             return;
         }
         if self.proposer.as_ref().is_some_and(|p| p.is_leading()) {
-            if !self.quorum_answered_within(now, self.settings().timeout) {
-                self.step_down("no answers from a quorum");
+            let timeout = self.settings().timeout;
+            let why = if !self.quorum_answered_within(now, timeout) {
+                Some("no answers from a quorum")
+            } else {
+                self.disk.is_stalled(now, timeout).then_some("its disk does not answer")
+            };
+            if let Some(why) = why {
+                self.step_down(why);
                 self.reset_election_timer(now);
                 return;
             }
@@ -89,38 +128,41 @@ impl Node {
         let targets = self.heartbeat_targets();
         let chosen_through = self.chosen_through;
         let timeout = self.settings().timeout;
+        let (lease, chain) = (self.lease_wanted(), self.newest_chain_point());
         let Some(proposer) = self.proposer.as_mut() else { return };
         proposer.sequence += 1;
         let (ballot, sequence) = (proposer.ballot, proposer.sequence);
-        proposer.reads.sent.insert(sequence, now);
-        proposer.reads.sent.retain(|_, sent| now.since(*sent) <= timeout);
+        proposer.reads.sent.insert(sequence, (now, lease));
+        proposer.reads.sent.retain(|_, (sent, _)| now.since(*sent) <= timeout);
         for to in targets {
-            self.send(to, Message::Heartbeat { ballot, sequence, chosen_through, has_quorum });
+            self.send(to, Message::Heartbeat { ballot, sequence, chosen_through, has_quorum, lease, chain });
         }
     }
 
-    pub(super) fn handle_heartbeat(
-        &mut self,
-        now: Instant,
-        from: MemberId,
-        ballot: Ballot,
-        sequence: u64,
-        chosen_through: Slot,
-        has_quorum: bool,
-    ) {
+    pub(super) fn handle_heartbeat(&mut self, now: Instant, from: MemberId, ballot: Ballot, beat: Beat) {
         if ballot.member != from {
             return;
         }
         if !self.is_active() {
-            return self.note_chosen_elsewhere(from, chosen_through);
+            return self.note_chosen_elsewhere(from, beat.chosen_through);
         }
         if ballot < self.promised {
             return self.send(from, Message::Nack { ballot, promised: self.promised });
         }
-        self.hear(now, ballot, has_quorum);
-        self.note_chosen_by_leader(ballot, chosen_through);
-        let (chosen_through, durable_through) = (self.chosen_through, self.disk.chosen_durable());
-        self.send(from, Message::HeartbeatReply { ballot, sequence, chosen_through, durable_through });
+        self.hear(now, ballot, beat.has_quorum);
+        self.note_chosen_by_leader(ballot, beat.chosen_through);
+        let granted = self.grant_lease(now, ballot, beat.lease);
+        let answer = Message::HeartbeatReply {
+            ballot,
+            sequence: beat.sequence,
+            chosen_through: self.chosen_through,
+            durable_through: self.disk.chosen_durable(),
+            granted,
+            snapshot_through: self.snapshots.durable_through(),
+            chain: self.chain_point_for(beat.chain),
+            format_level: Settings::FORMAT_LEVEL,
+        };
+        self.send(from, answer);
     }
 
     pub(super) fn handle_heartbeat_reply(
@@ -128,22 +170,31 @@ impl Node {
         now: Instant,
         from: MemberId,
         ballot: Ballot,
-        sequence: u64,
-        chosen_through: Slot,
-        durable_through: Slot,
+        answer: Answer,
     ) {
         let (timeout, chosen) = (self.settings().timeout, self.chosen_through);
         let Some(proposer) = self.proposer.as_mut().filter(|p| p.ballot == ballot) else { return };
-        // Contact counts from when the heartbeat was sent: a late answer proves no more than that.
-        let sent = proposer.reads.sent.get(&sequence).copied();
+        // Contact counts from when the heartbeat was sent: a late answer proves no more than that. So does a
+        // lease.
+        let sent = proposer.reads.sent.get(&answer.sequence).copied();
         let progress = proposer.progress.entry(from).or_default();
-        if let Some(sent) = sent {
+        if let Some((sent, lease)) = sent {
             progress.answered(sent);
+            if answer.granted {
+                let from = if planted!(LeaseFromReceipt) { now } else { sent };
+                progress.lease_until = progress.lease_until.max(from.after(lease::counted(lease)));
+            }
         }
-        progress.sequence = progress.sequence.max(sequence);
-        progress.chosen_through = progress.chosen_through.max(chosen_through);
-        progress.note_durable(now, durable_through, chosen, timeout);
-        self.note_chosen_elsewhere(from, chosen_through);
+        progress.sequence = progress.sequence.max(answer.sequence);
+        progress.chosen_through = progress.chosen_through.max(answer.chosen_through);
+        progress.snapshot_through = progress.snapshot_through.max(answer.snapshot_through);
+        progress.format_level = answer.format_level;
+        progress.chain = answer.chain;
+        progress.note_durable(now, answer.durable_through, chosen, timeout);
+        self.note_chosen_elsewhere(from, answer.chosen_through);
+        if let Some(point) = answer.chain {
+            self.compare_chains(now, point);
+        }
     }
 
     fn quorum_answered_within(&self, now: Instant, span: core::time::Duration) -> bool {

@@ -39,7 +39,9 @@ impl Node {
                 continue;
             }
             if !row.is_intact(cluster) {
-                self.damaged.insert(slot);
+                if !planted!(DamagedReadAsEmpty) {
+                    self.damaged.insert(slot);
+                }
                 self.notice(Notice::Damaged { slot, from: None });
                 continue;
             }
@@ -52,7 +54,7 @@ impl Node {
     pub(super) fn start_life(&mut self, removed: bool, fenced: Option<String>) {
         self.handshake.nonce = self.random.next();
         self.life = match (&self.genesis, fenced) {
-            _ if removed => MemberState::Removed,
+            _ if removed && !planted!(TombstoneIgnored) => MemberState::Removed,
             (_, Some(why)) => MemberState::Fenced(why),
             (None, None) if self.joined.is_some() => MemberState::Joining,
             (None, None) => MemberState::Uninitialized,
@@ -120,7 +122,7 @@ impl Node {
     /// Notes the sender's counters; false: the message is of an earlier life of the sender and is dropped.
     pub(super) fn note_counters(&mut self, from: MemberId, counters: Counters) -> bool {
         let known = self.peers.get(&from).copied().unwrap_or_default();
-        if counters.incarnation < known.incarnation {
+        if counters.incarnation < known.incarnation && !planted!(IncarnationUnchecked) {
             return false;
         }
         self.remember(from, counters);
@@ -238,7 +240,8 @@ impl Node {
     fn fence_if_less(&mut self, by: MemberId, remembered: Counters) {
         let shown = Counters { incarnation: self.incarnation, written: self.disk.durable_written() };
         let less = remembered.incarnation > shown.incarnation || remembered.written > shown.written;
-        if !less || matches!(self.life, MemberState::Fenced(_) | MemberState::Removed) {
+        let out = matches!(self.life, MemberState::Fenced(_) | MemberState::Halted(_) | MemberState::Removed);
+        if !less || out || planted!(IncarnationUnchecked) {
             return;
         }
         let why = format!(
@@ -284,6 +287,7 @@ impl Node {
             MemberState::Uninitialized
             | MemberState::Active
             | MemberState::Fenced(_)
+            | MemberState::Halted(_)
             | MemberState::Removed => {}
         }
     }
@@ -320,7 +324,7 @@ impl Node {
     }
 
     /// Ends every role and answers everything that waits.
-    fn end_part(&mut self, why: &'static str) {
+    pub(super) fn end_part(&mut self, why: &'static str) {
         self.step_down(why);
         self.forget_leader();
         self.refuse_all_waiting(why);

@@ -45,7 +45,9 @@ impl Node {
                 // Guessing would diverge: this member stops here and says so.
                 self.step_down("an undecodable value was chosen");
                 self.halted = true;
-                self.life = MemberState::Fenced("it met a chosen entry that it cannot read".into());
+                self.life = MemberState::Halted(
+                    "it met a chosen entry that it cannot read: run the version that wrote it, or a newer one".into(),
+                );
                 return self.notice(Notice::Undecodable { slot });
             }
         };
@@ -54,19 +56,21 @@ impl Node {
         if let Some(proposer) = self.proposer.as_mut() {
             proposer.in_flight.remove(&slot);
         }
-        let (mut first, mut entries) = (Index(0), Vec::new());
+        let (mut first, mut entries, mut skipped) = (Index(0), Vec::new(), Vec::new());
         match effect {
             Effect::None => {}
             Effect::LeaderStart(ballot) => self.apply_leader_start(slot, ballot),
-            Effect::Batch { first: index, entries: added, calls } => {
-                (first, entries) = (index, added);
+            Effect::Batch { first: index, entries: added, skipped: not_added, calls } => {
+                (first, entries, skipped) = (index, added, not_added);
                 for call in calls {
-                    self.answer_call(slot, call);
+                    self.conclude_call(call);
                 }
             }
             Effect::Configuration { operation, result } => self.apply_configuration(operation, result),
+            Effect::Mark => self.take_snapshot(slot),
+            Effect::Trim(mark) => self.apply_trim(mark),
         }
-        self.outputs.push_back(Output::Applied(Applied { slot, first, entries }));
+        self.outputs.push_back(Output::Applied(Applied { slot, first, entries, skipped }));
         self.answer_ready_reads();
     }
 

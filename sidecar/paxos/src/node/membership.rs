@@ -115,6 +115,9 @@ impl Node {
         self.disk.note_system_changed();
         if let Ok(configuration) = &result {
             self.notice(Notice::Configured(configuration.clone()));
+            if planted!(RemovedStopsEarly) && configuration.removed.as_ref().is_some_and(|r| r.0 == self.me) {
+                self.life = MemberState::Removed;
+            }
         }
         let Some(proposer) = self.proposer.as_mut() else { return };
         if proposer.pending_change.as_ref().is_none_or(|pending| pending.entry.operation != operation) {
@@ -214,6 +217,8 @@ impl Node {
         };
         let Some(ballot) = self.proposer.as_ref().map(|p| p.ballot) else { return };
         self.membership.transfer.extend(asker);
+        // For the rest of this ballot: what the successor may override must not be relied on.
+        self.give_up_leases();
         if self.membership.hand_over.as_ref().is_none_or(|h| h.ballot != ballot || h.to != to) {
             let deadline = now.after(self.settings().timeout);
             self.membership.hand_over =

@@ -12,6 +12,10 @@
 //! | `catch_up` | fetching chosen values |
 //! | `appends` | clients' calls, forwarded or proposed |
 //! | `reads` | read rounds |
+//! | `lease` | grants, and reading under them |
+//! | `snapshots` | taking, serving, fetching, installing |
+//! | `retention` | marks and trims |
+//! | `divergence` | comparing chains |
 //! | `membership` | changes, retirement, hand-over |
 //! | `disk` | the persist-before-send gate |
 
@@ -19,23 +23,28 @@ mod acceptor;
 mod appends;
 mod catch_up;
 mod disk;
+mod divergence;
 mod election;
 mod heartbeat;
 mod identity;
 mod invariants;
 mod learner;
+mod lease;
 mod membership;
 mod phase_one;
 mod proposer;
 mod random;
 mod reads;
 mod report;
+mod retention;
+mod snapshots;
 
 use crate::codec::DecodeError;
-use crate::genesis::{ElectionSettings, Genesis};
+use crate::genesis::Genesis;
 use crate::io::{AdminCommand, Input, Notice, Output, Refusal};
 use crate::message::{Counters, Incoming, Message, Outgoing, ViewId};
 use crate::row::Row;
+use crate::settings::ElectionSettings;
 use crate::status::MemberState;
 use crate::storage::DurableState;
 use crate::system::SystemState;
@@ -71,6 +80,8 @@ pub struct Node {
     /// Slots whose stored row does not fit its checksum: until they heal, this member does not promise.
     damaged: BTreeSet<Slot>,
     views: acceptor::Views,
+    leases: lease::Leases,
+    snapshots: snapshots::Snapshots,
 
     chosen_through: Slot,
     system: Option<SystemState>,
@@ -117,6 +128,8 @@ impl Node {
             rows: BTreeMap::new(),
             damaged: BTreeSet::new(),
             views: acceptor::Views::default(),
+            leases: lease::Leases::new(now, disk.lease),
+            snapshots: snapshots::Snapshots::new(disk.snapshots),
             chosen_through: applied,
             system,
             halted: false,
@@ -149,11 +162,9 @@ impl Node {
             }
             Input::Persisted(completed) => self.handle_persisted(now, completed),
             Input::ViewRows { view, rows, end } => self.handle_view_rows(view, rows, end),
-            Input::Append { request, expected_index, entries } => {
-                self.handle_append(request, expected_index, entries);
-            }
+            Input::Call { request, operation } => self.handle_call(request, operation),
             Input::Cancel(request) => self.handle_cancel(request),
-            Input::Read(request) => self.handle_read(now, request),
+            Input::Read { request, consistency } => self.handle_read(now, request, consistency),
             Input::Admin { request, command } => self.handle_admin(now, request, command),
         }
     }
@@ -162,7 +173,7 @@ impl Node {
     pub fn poll_output(&mut self, now: Instant) -> Option<Output> {
         if self.outputs.is_empty() && !self.halted {
             self.drive(now);
-            self.flush_disk();
+            self.flush_disk(now);
         }
         self.outputs.pop_front()
     }
@@ -173,7 +184,10 @@ impl Node {
             return None;
         }
         match self.life {
-            MemberState::Fenced(_) | MemberState::Removed | MemberState::Uninitialized => None,
+            MemberState::Fenced(_)
+            | MemberState::Halted(_)
+            | MemberState::Removed
+            | MemberState::Uninitialized => None,
             _ => Some(self.next_beat.min(self.election.deadline)),
         }
     }
@@ -202,6 +216,7 @@ impl Node {
         self.expire_views(now);
         self.beat_proposer(now);
         self.beat_hand_over(now);
+        self.beat_retention();
         self.beat_catch_up(now);
         self.resend_forwarded(now);
         self.beat_reads(now);
@@ -228,7 +243,7 @@ impl Node {
         if Some(cluster) != self.cluster() || to != self.me || from == self.me {
             return;
         }
-        if matches!(self.life, MemberState::Fenced(_) | MemberState::Removed) {
+        if matches!(self.life, MemberState::Fenced(_) | MemberState::Halted(_) | MemberState::Removed) {
             return;
         }
         if !self.note_counters(from, counters) {
@@ -260,7 +275,9 @@ impl Node {
             Message::CanvassReply { id, willing, promised, chosen_through } => {
                 self.handle_canvass_reply(now, from, id, willing, promised, chosen_through);
             }
-            Message::Prepare { ballot, from: slot, .. } => self.handle_prepare(now, from, ballot, slot),
+            Message::Prepare { ballot, from: slot, hand_over } => {
+                self.handle_prepare(now, from, ballot, slot, hand_over);
+            }
             Message::Promise { ballot, view, chunk, last, trim_through, chosen_through, rows, .. } => {
                 let part = phase_one::PromisePart { view, chunk, last, trim_through, chosen_through, rows };
                 self.handle_promise(now, from, ballot, part);
@@ -268,20 +285,41 @@ impl Node {
             Message::PromiseMore { ballot, view, chunk } => {
                 self.handle_promise_more(from, ballot, view, chunk)
             }
+            // Asked again by the timer until the lease is over.
+            Message::Busy { .. } => {}
             Message::Nack { ballot: _, promised } => self.handle_nack(now, promised),
             Message::Accept { ballot, slot, value, checksum, chosen_through, has_quorum } => {
                 let row = Row { slot, ballot, chosen: false, value, checksum };
                 self.handle_accept(now, from, row, chosen_through, has_quorum);
             }
             Message::Accepted { ballot, slots } => self.handle_accepted(now, from, ballot, &slots),
-            Message::AlreadyChosen { ballot: _, trim_through } => {
-                self.note_chosen_elsewhere(from, trim_through)
+            Message::AlreadyChosen { ballot, trim_through } => {
+                self.handle_already_chosen(now, from, ballot, trim_through);
             }
-            Message::Heartbeat { ballot, sequence, chosen_through, has_quorum } => {
-                self.handle_heartbeat(now, from, ballot, sequence, chosen_through, has_quorum);
+            Message::Heartbeat { ballot, sequence, chosen_through, has_quorum, lease, chain } => {
+                let beat = heartbeat::Beat { sequence, chosen_through, has_quorum, lease, chain };
+                self.handle_heartbeat(now, from, ballot, beat);
             }
-            Message::HeartbeatReply { ballot, sequence, chosen_through, durable_through } => {
-                self.handle_heartbeat_reply(now, from, ballot, sequence, chosen_through, durable_through);
+            Message::HeartbeatReply {
+                ballot,
+                sequence,
+                chosen_through,
+                durable_through,
+                granted,
+                snapshot_through,
+                chain,
+                format_level,
+            } => {
+                let answer = heartbeat::Answer {
+                    sequence,
+                    chosen_through,
+                    durable_through,
+                    granted,
+                    snapshot_through,
+                    chain,
+                    format_level,
+                };
+                self.handle_heartbeat_reply(now, from, ballot, answer);
             }
             Message::LearnRequest { from: slot, through } => {
                 self.handle_learn_request(now, from, slot, through)
@@ -289,6 +327,11 @@ impl Node {
             Message::Learned { from: slot, trim_through, chosen_through, rows } => {
                 self.handle_learned(now, from, slot, trim_through, chosen_through, rows);
             }
+            Message::SnapshotRequest { slot, offset } => self.handle_snapshot_request(from, slot, offset),
+            Message::SnapshotChunk { slot, total, digest, offset, bytes } => {
+                self.handle_snapshot_chunk(now, from, slot, (total, digest), offset, &bytes);
+            }
+            Message::Diverged { at, agreed } => self.handle_diverged(at, &agreed),
             Message::Forward { request, ballot, sequence, call } => {
                 self.handle_forward(from, request, ballot, sequence, call);
             }
@@ -316,14 +359,17 @@ impl Node {
         }
     }
 
-    /// After an undecodable value every request is refused: this member can serve nobody.
+    /// After a halt every request is refused: this member can serve nobody.
     fn refuse_halted(&mut self, input: Input) {
-        let why = || Refusal::NotActive("this member met an entry that it cannot read, and halted".into());
+        let why = || match &self.life {
+            MemberState::Fenced(why) | MemberState::Halted(why) => Refusal::NotActive(why.clone()),
+            _ => Refusal::NotActive("this member halted".into()),
+        };
         match input {
-            Input::Append { request, .. } => {
-                self.outputs.push_back(Output::AppendReply { request, outcome: Err(why()) });
+            Input::Call { request, .. } => {
+                self.outputs.push_back(Output::CallReply { request, outcome: Err(why()) });
             }
-            Input::Read(request) => {
+            Input::Read { request, .. } => {
                 self.outputs.push_back(Output::ReadReady { request, outcome: Err(why()) })
             }
             Input::Admin { request, .. } => {
@@ -344,7 +390,7 @@ impl Node {
     }
 
     fn settings(&self) -> ElectionSettings {
-        self.genesis.as_ref().map_or_else(ElectionSettings::default, |g| g.election)
+        self.system.as_ref().map_or_else(ElectionSettings::default, |s| s.settings.election)
     }
 
     /// The replicated state of a member that has a genesis; callers are reached only then.

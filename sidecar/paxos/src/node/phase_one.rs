@@ -55,7 +55,7 @@ impl Node {
         partial.next_chunk += 1;
         partial.touched = now;
         partial.rows.extend(rows);
-        if last {
+        if last || planted!(LastChunkOptional) {
             let rows = proposer.partial.remove(&from).map(|p| p.rows).unwrap_or_default();
             self.complete_promise(now, from, ballot, trim_through, chosen_through, rows);
         } else {
@@ -78,7 +78,12 @@ impl Node {
         // Once LeaderStart is proposed, every configuration that an earlier ballot could have proposed in has
         // promised: what a late promise reports was not chosen, and adopting it would overturn what LeaderStart
         // has told (docs: decisions/0002).
-        if matches!(proposer.start, Start::Preparing | Start::Recovering) || planted!(LateReport) {
+        let recovers = match proposer.start {
+            Start::Preparing => true,
+            Start::Recovering => !planted!(LaterReportsIgnored),
+            Start::Proposed(_) | Start::Serving(_) => planted!(LateReport),
+        };
+        if recovers {
             proposer.report(rows);
         }
         proposer.progress.entry(from).or_default().answered(now);
@@ -99,7 +104,8 @@ impl Node {
         if asks && self.disk_has_own_promise() {
             let from = if proposer.is_leading() { from } else { proposer.from };
             // The promise to itself is on disk, so this Prepare waits for nothing more than the order of writes.
-            self.gate(Gated::Send(member, Message::Prepare { ballot, from, hand_over: None }));
+            let hand_over = self.proposer.as_ref().and_then(|p| p.hand_over);
+            self.gate(Gated::Send(member, Message::Prepare { ballot, from, hand_over }));
         }
         for slot in slots {
             if let Some(row) = self.rows.get(&slot).cloned()

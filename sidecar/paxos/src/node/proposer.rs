@@ -14,6 +14,7 @@ use crate::value::{Call, Value};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use bytes::Bytes;
+use core::time::Duration;
 
 /// Where a proposer stands with its first new entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub(super) struct QueuedCall {
 pub(super) struct Proposer {
     pub(super) ballot: Ballot,
     pub(super) from: Slot,
+    /// The ballot whose leader asked for this candidacy.
+    pub(super) hand_over: Option<Ballot>,
     pub(super) since: Instant,
     pub(super) start: Start,
     pub(super) partial: BTreeMap<MemberId, PartialPromise>,
@@ -69,13 +72,20 @@ pub(super) struct Proposer {
     pub(super) reads: LeaderReads,
     /// A configuration entry that is proposed or waits to be.
     pub(super) pending_change: Option<super::membership::PendingChange>,
+    /// A mark or a trim that waits to be proposed.
+    pub(super) housekeeping: Option<Value>,
+    /// When the previous batch was formed: log time advances by what passed since.
+    pub(super) stamped: Option<Instant>,
+    /// Since when members' chains differ.
+    pub(super) diverged_since: Option<Instant>,
 }
 
 impl Proposer {
-    pub(super) fn new(ballot: Ballot, from: Slot, now: Instant) -> Proposer {
+    pub(super) fn new(ballot: Ballot, from: Slot, hand_over: Option<Ballot>, now: Instant) -> Proposer {
         Proposer {
             ballot,
             from,
+            hand_over,
             since: now,
             start: Start::Preparing,
             partial: BTreeMap::new(),
@@ -91,6 +101,9 @@ impl Proposer {
             sequence: 0,
             reads: LeaderReads::default(),
             pending_change: None,
+            housekeeping: None,
+            stamped: None,
+            diverged_since: None,
         }
     }
 
@@ -240,8 +253,12 @@ impl Node {
             self.propose(now, value);
             return true;
         }
+        if !handing_over && let Some(value) = proposer.housekeeping.take() {
+            self.propose(now, value.encode());
+            return true;
+        }
         if !proposer.queue.is_empty() && self.disk.is_idle() && !handing_over {
-            let value = self.form_batch(slot);
+            let value = self.form_batch(now);
             self.propose(now, value);
             // One batch for each write of this member's own disk: the next forms while this one is written.
             return false;
@@ -254,12 +271,12 @@ impl Node {
     }
 
     /// Takes whatever waits, up to one slot's bounds.
-    fn form_batch(&mut self, slot: Slot) -> Bytes {
+    fn form_batch(&mut self, now: Instant) -> Bytes {
         let Some(proposer) = self.proposer.as_mut() else { return Value::NoOp.encode() };
         let (mut calls, mut bytes, mut entries) = (Vec::new(), 0, 0);
         while let Some(queued) = proposer.queue.front() {
             bytes += queued.call.payload_bytes();
-            entries += queued.call.entries.len();
+            entries += queued.call.entry_count().max(1);
             if !calls.is_empty() && (bytes > limits::BATCH_BYTES || entries > limits::BATCH_ENTRIES) {
                 break;
             }
@@ -268,15 +285,19 @@ impl Node {
             calls.push(queued.call);
         }
         let ballot = proposer.ballot;
+        // A new leader's first batch adds nothing: no clock has seen the time before it.
+        let advance = proposer.stamped.map_or(Duration::ZERO, |stamped| now.since(stamped));
+        proposer.stamped = Some(now);
         for call in calls.iter().filter(|call| call.origin.member == self.me) {
-            self.appends.note_proposed(call.origin.request, ballot, slot);
+            self.appends.note_proposed(call.origin.request, ballot);
             if planted!(AcknowledgedEarly) {
                 let tail = self.system.as_ref().map(|s| s.last_index).unwrap_or_default();
-                let outcome = Ok((tail.next(), tail.plus(call.entries.len() as u64)));
-                self.outputs.push_back(crate::Output::AppendReply { request: call.origin.request, outcome });
+                let (first, last) = (tail.next(), tail.plus(call.entry_count() as u64));
+                let outcome = Ok(crate::Reply::Appended { first, last, repeat: false });
+                self.outputs.push_back(crate::Output::CallReply { request: call.origin.request, outcome });
             }
         }
-        Value::Batch { ballot, calls }.encode()
+        Value::Batch { ballot, advance, calls }.encode()
     }
 
     /// Phase 2a in the next slot: the sends run beside this member's own write.

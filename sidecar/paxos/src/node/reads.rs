@@ -7,7 +7,7 @@
 use super::Node;
 use super::heartbeat::SentHeartbeats;
 use super::proposer::Proposer;
-use crate::io::{Output, Refusal};
+use crate::io::{Consistency, Output, Refusal};
 use crate::message::Message;
 use crate::types::{Ballot, Incarnation, Instant, MemberId, RequestId, Slot};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -43,6 +43,10 @@ pub(super) struct Reads {
     /// Wait until a slot is applied.
     ready_at: BTreeMap<Slot, Vec<RequestId>>,
     last_request: u64,
+    /// Read points answered under a lease, without a round.
+    pub(super) under_lease: u64,
+    /// The newest read point, and when it was asked for: what a read of bounded staleness may use.
+    known: Option<(Slot, Instant)>,
 }
 
 impl Reads {
@@ -56,10 +60,19 @@ impl Reads {
 }
 
 impl Node {
-    pub(super) fn handle_read(&mut self, _now: Instant, request: RequestId) {
+    pub(super) fn handle_read(&mut self, now: Instant, request: RequestId, consistency: Consistency) {
         if !self.is_active() {
             let why = Refusal::NotActive("this member takes no part in a cluster now".into());
             return self.outputs.push_back(Output::ReadReady { request, outcome: Err(why) });
+        }
+        if let (Consistency::StaleBounded(bound), Some((point, asked))) = (consistency, self.reads.known)
+            && now.since(asked) <= bound
+            && point <= self.chosen_through
+        {
+            // The point was read at the leader after it was asked for, and this member's clock alone tells how
+            // long ago that was.
+            self.reads.ready_at.entry(point).or_default().push(request);
+            return self.answer_ready_reads();
         }
         self.reads.fresh.push(request);
     }
@@ -83,7 +96,11 @@ impl Node {
         let request = RequestId(self.reads.last_request);
         self.reads.asking.append(&mut self.reads.fresh);
         self.reads.asked = Some((request, now, leader));
-        if leader.member == self.me {
+        if leader.member == self.me && self.has_lease(now) {
+            // Checked after the reads arrived: nobody else can have got anything chosen by now.
+            self.reads.under_lease += 1;
+            self.read_point_known(self.chosen_through);
+        } else if leader.member == self.me {
             self.queue_leader_read(Reader::Own);
         } else {
             self.send(leader.member, Message::ReadPointRequest { request, ballot: leader });
@@ -99,7 +116,12 @@ impl Node {
         ballot: Ballot,
     ) {
         let ready = |p: &Proposer| p.is_serving() || planted!(ReadBeforeStart);
-        if self.proposer.as_ref().is_some_and(|p| p.ballot == ballot && ready(p)) {
+        let leads = self.proposer.as_ref().is_some_and(|p| p.ballot == ballot && ready(p));
+        if leads && self.has_lease(now) {
+            self.reads.under_lease += 1;
+            let slot = Some(self.chosen_through);
+            self.send(from, Message::ReadPoint { request, slot });
+        } else if leads {
             self.queue_leader_read(Reader::Peer(from, request));
             self.confirm_reads(now);
         } else {
@@ -171,7 +193,9 @@ impl Node {
 
     /// The reads behind the answered request wait for that slot now.
     fn read_point_known(&mut self, point: Slot) {
-        self.reads.asked = None;
+        if let Some((_, asked, _)) = self.reads.asked.take() {
+            self.reads.known = Some((point, asked));
+        }
         let reads = core::mem::take(&mut self.reads.asking);
         self.reads.ready_at.entry(point).or_default().extend(reads);
         self.answer_ready_reads();

@@ -26,12 +26,32 @@ impl Node {
             durable_through: self.disk.chosen_durable(),
             applied: system.map_or(Slot(0), |s| s.applied),
             last_index: system.map_or(Index(0), |s| s.last_index),
+            first_index: self.first_index(),
+            settings: system.map(|s| s.settings),
+            lease: self.proposer.is_some() && self.has_lease(now),
+            reads_under_lease: self.reads.under_lease,
+            snapshot_through: self.snapshots.durable_through(),
+            session_rows: system.map_or(0, |s| s.sessions.rows()),
+            chain: system.map_or(0, |s| s.chain),
             caught_up_once: self.catch_up.caught_up_once()
                 || self.proposer.as_ref().is_some_and(|p| p.is_serving()),
             peers: self.peer_statuses(now),
             removed: self.removed_members(),
             waiting_appends: self.appends.len(),
         }
+    }
+
+    /// The first index whose row this member has not deleted.
+    fn first_index(&self) -> Index {
+        let Some(system) = &self.system else { return Index(1) };
+        // A snapshot that was installed stands at a mark; the trim to it is applied a few slots later.
+        let mark = system.marks.iter().find(|mark| mark.slot == self.trim_through);
+        mark.map_or(system.trim.index, |mark| mark.index).next()
+    }
+
+    /// The prefix that is on disk and known there to be chosen; cheaper than the whole status.
+    pub fn durable_through(&self) -> Slot {
+        self.disk.chosen_durable()
     }
 
     fn role(&self) -> Role {

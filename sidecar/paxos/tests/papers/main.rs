@@ -16,14 +16,15 @@ mod window;
 
 use lab::{CLUSTER, Lab, ballot, m};
 use synod_paxos::message::Counters;
-use synod_paxos::value::{Call, Origin, Value};
+use synod_paxos::value::{Append, Call, Operation, Origin, Value};
 use synod_paxos::{Ballot, Incarnation, Incoming, Input, Message, RequestId, Slot, row};
 
 /// A batch with one entry, as the leader of `under` took it.
 fn batch(text: &str, under: Ballot) -> Value {
     let origin = Origin { member: under.member, incarnation: Incarnation(1), request: RequestId(1) };
     let entries = vec![bytes::Bytes::from(text.to_string())];
-    Value::Batch { ballot: under, calls: vec![Call { origin, expected_index: None, entries }] }
+    let call = Call { origin, operation: Operation::Append(Append::plain(entries)) };
+    Value::Batch { ballot: under, advance: std::time::Duration::ZERO, calls: vec![call] }
 }
 
 /// Hands a message to a member as if another had sent it.
@@ -44,7 +45,8 @@ fn accept(ballot: Ballot, slot: u64, value: &Value) -> Message {
 
 fn append(lab: &mut Lab, at: u64, request: u64, text: &str) {
     let entries = vec![bytes::Bytes::from(text.to_string())];
-    lab.input(at, Input::Append { request: RequestId(request), expected_index: None, entries });
+    let operation = Operation::Append(Append::plain(entries));
+    lab.input(at, Input::Call { request: RequestId(request), operation });
 }
 
 /// What a member answered last, and nobody has read: its kind, taken out of the mail.

@@ -8,13 +8,21 @@ use bytes::Bytes;
 use lab::{Lab, accepted, ballot, m};
 use std::time::Duration;
 use synod_paxos::status::Role;
-use synod_paxos::value::{Call, Origin, Value};
-use synod_paxos::{Incarnation, Index, Input, Message, Output, Refusal, RequestId, Slot};
+use synod_paxos::value::{Append, Call, Operation, Origin, Value};
+use synod_paxos::{Incarnation, Index, Input, Message, Output, Refusal, Reply, RequestId, Slot};
 
 fn batch(text: &'static str, round: u64, member: u64) -> Value {
     let origin = Origin { member: m(member), incarnation: Incarnation(1), request: RequestId(1) };
-    let call = Call { origin, expected_index: None, entries: vec![Bytes::from_static(text.as_bytes())] };
-    Value::Batch { ballot: ballot(round, member), calls: vec![call] }
+    let append = Append::plain(vec![Bytes::from_static(text.as_bytes())]);
+    let call = Call { origin, operation: Operation::Append(append) };
+    Value::Batch { ballot: ballot(round, member), advance: Duration::ZERO, calls: vec![call] }
+}
+
+/// A client's append of one entry.
+fn append(request: u64, expected: Option<u64>, text: &'static str) -> Input {
+    let entries = vec![Bytes::from(text)];
+    let append = Append { expected_index: expected.map(Index), ..Append::plain(entries) };
+    Input::Call { request: RequestId(request), operation: Operation::Append(append) }
 }
 
 fn texts(lab: &mut Lab, n: u64) -> Vec<String> {
@@ -62,10 +70,7 @@ fn the_leaders_own_vote_waits_for_its_disk() {
     lab.settle();
     assert_eq!(lab.status(1).role, Role::Leader);
     let before = lab.status(1).chosen_through;
-    lab.input(
-        1,
-        Input::Append { request: RequestId(1), expected_index: None, entries: vec![Bytes::from("x")] },
-    );
+    lab.input(1, append(1, None, "x"));
     assert!(lab.deliver(|i| i.to == m(2) && matches!(i.message, Message::Accept { .. })));
     lab.sync(2);
     assert!(lab.deliver(|i| i.from == m(2) && matches!(i.message, Message::Accepted { .. })));
@@ -160,10 +165,7 @@ fn an_older_ballots_row_is_not_taken_as_chosen() {
     // 1 leads with 3 and chooses two slots; 2 hears nothing of it.
     lab.campaign(1);
     lab.settle_without(2);
-    lab.input(
-        1,
-        Input::Append { request: RequestId(1), expected_index: None, entries: vec![Bytes::from("new")] },
-    );
+    lab.input(1, append(1, None, "new"));
     lab.settle_without(2);
     assert_eq!(lab.status(1).chosen_through, Slot(2));
     // Now 2 hears a heartbeat that says that slot 1 is chosen; its own row there is another ballot's.
@@ -202,28 +204,22 @@ fn an_unexpected_index_is_refused_at_apply() {
     let mut lab = Lab::new(1, |_, _| {});
     lab.campaign(1);
     lab.settle();
-    let append = |lab: &mut Lab, request: u64, expected: Option<u64>| {
-        let entries = vec![Bytes::from("x")];
-        lab.input(
-            1,
-            Input::Append { request: RequestId(request), expected_index: expected.map(Index), entries },
-        );
-    };
-    append(&mut lab, 1, Some(0));
-    append(&mut lab, 2, Some(0));
-    append(&mut lab, 3, Some(1));
+    lab.input(1, append(1, Some(0), "x"));
+    lab.input(1, append(2, Some(0), "x"));
+    lab.input(1, append(3, Some(1), "x"));
     lab.settle();
     let replies: Vec<_> = lab
         .seat(1)
         .other
         .iter()
         .filter_map(|output| match output {
-            Output::AppendReply { request, outcome } => Some((request.0, outcome.clone())),
+            Output::CallReply { request, outcome } => Some((request.0, outcome.clone())),
             _ => None,
         })
         .collect();
     let refused = Err(Refusal::UnexpectedIndex { tail: Index(1) });
-    assert_eq!(replies, [(1, Ok((Index(1), Index(1)))), (2, refused), (3, Ok((Index(2), Index(2))))]);
+    let at = |index| Ok(Reply::Appended { first: Index(index), last: Index(index), repeat: false });
+    assert_eq!(replies, [(1, at(1)), (2, refused), (3, at(2))]);
 }
 
 /// "Configurations": a member promises nothing until it knows that every listed member holds this genesis.

@@ -8,8 +8,8 @@
 use synod_paxos::configuration::Change;
 use synod_paxos::io::Applied;
 use synod_paxos::message::ForwardOutcome;
-use synod_paxos::value::Value;
-use synod_paxos::{Ballot, Incoming, Message, Notice, Output, Row, Write};
+use synod_paxos::value::{Call, Operation, Value};
+use synod_paxos::{Ballot, Incoming, Message, Notice, Output, Reply, Row, Write};
 
 /// `1>2 Prepare b1.1 from s1`
 pub(crate) fn incoming(incoming: &Incoming) -> String {
@@ -67,8 +67,8 @@ fn message(message: &Message) -> String {
             format!("{request:?} under {ballot:?} number {sequence}")
         }
         Message::ForwardReply { request, outcome, .. } => match outcome {
-            ForwardOutcome::Appended { first, last, slot } => {
-                format!("{request:?} appended {first:?}..{last:?} in {slot:?}")
+            ForwardOutcome::Appended { first, last, .. } => {
+                format!("{request:?} appended {first:?}..{last:?}")
             }
             other => format!("{request:?} {other:?}"),
         },
@@ -101,7 +101,7 @@ fn value(bytes: &bytes::Bytes, under: Ballot) -> String {
         Ok(Value::NoOp) => "no-op".into(),
         Ok(Value::LeaderStart { ballot, .. }) => format!("start {ballot:?}"),
         Ok(Value::Batch { ballot, calls, .. }) => {
-            let texts: Vec<_> = calls.iter().flat_map(|c| &c.entries).map(|e| text(e)).collect();
+            let texts: Vec<_> = calls.iter().flat_map(entries).map(|e| text(e)).collect();
             let of = if ballot == under { String::new() } else { format!(" of {ballot:?}") };
             format!("[{}]{of}", texts.join(" "))
         }
@@ -115,6 +115,14 @@ fn value(bytes: &bytes::Bytes, under: Ballot) -> String {
         }
         Ok(other) => format!("{other:?}"),
         Err(error) => format!("unreadable: {error}"),
+    }
+}
+
+/// The payloads of a call.
+fn entries(call: &Call) -> &[bytes::Bytes] {
+    match &call.operation {
+        Operation::Append(append) => &append.entries,
+        _ => &[],
     }
 }
 
@@ -142,10 +150,13 @@ pub(crate) fn output(member: u64, output: &Output) -> Option<String> {
             let texts: Vec<_> = entries.iter().map(|e| text(e)).collect();
             format!("{member} applies {slot:?}: {first:?} [{}]", texts.join(" "))
         }
-        Output::AppendReply { request, outcome: Ok((first, last)), .. } => {
+        Output::CallReply { request, outcome: Ok(Reply::Appended { first, last, .. }) } => {
             format!("{member} answers {request:?}: appended {first:?}..{last:?}")
         }
-        Output::AppendReply { request, outcome: Err(refusal), .. } => {
+        Output::CallReply { request, outcome: Ok(reply) } => {
+            format!("{member} answers {request:?}: {reply:?}")
+        }
+        Output::CallReply { request, outcome: Err(refusal) } => {
             format!("{member} answers {request:?}: {refusal}")
         }
         Output::ReadReady { request, outcome: Ok(index), .. } => {

@@ -26,8 +26,10 @@ use super::show;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use synod_paxos::configuration::Change;
-use synod_paxos::value::{Call, Origin, Value};
-use synod_paxos::{AdminCommand, Ballot, DurableState, Incarnation, Incoming, Index, Input, RequestId, Slot};
+use synod_paxos::value::{Append, Call, Operation, Origin, Value};
+use synod_paxos::{
+    AdminCommand, Ballot, Consistency, DurableState, Incarnation, Incoming, Index, Input, RequestId, Slot,
+};
 
 struct Engine {
     lab: Lab,
@@ -122,7 +124,8 @@ impl Engine {
             "persist" => rest.iter().for_each(|n| self.lab.sync(number(n))),
             "read" => {
                 let request = self.next_request();
-                self.lab.input(number(rest[0]), Input::Read(request));
+                self.lab
+                    .input(number(rest[0]), Input::Read { request, consistency: Consistency::Linearizable });
             }
             "cancel" => self.lab.input(number(rest[0]), Input::Cancel(RequestId(number(rest[1])))),
             "state" => rest.iter().for_each(|n| self.state(number(n))),
@@ -155,7 +158,8 @@ impl Engine {
     fn append(&mut self, at: u64, texts: &[&str], expected: Option<u64>) {
         let request = self.next_request();
         let entries = texts.iter().map(|text| bytes::Bytes::from(text.to_string())).collect();
-        self.lab.input(at, Input::Append { request, expected_index: expected.map(Index), entries });
+        let append = Append { expected_index: expected.map(Index), ..Append::plain(entries) };
+        self.lab.input(at, Input::Call { request, operation: Operation::Append(append) });
     }
 
     fn network(&mut self, verb: &str, rest: &[&str]) {
@@ -281,7 +285,8 @@ fn prepare(disk: &mut DurableState, fact: &str) {
 fn batch(text: &str, under: Ballot) -> Value {
     let origin = Origin { member: under.member, incarnation: Incarnation(1), request: RequestId(1) };
     let entries = vec![bytes::Bytes::from(text.to_string())];
-    Value::Batch { ballot: under, calls: vec![Call { origin, expected_index: None, entries }] }
+    let call = Call { origin, operation: Operation::Append(Append::plain(entries)) };
+    Value::Batch { ballot: under, advance: std::time::Duration::ZERO, calls: vec![call] }
 }
 
 #[test]

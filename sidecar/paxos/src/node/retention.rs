@@ -1,0 +1,92 @@
+//! What a leader may trim, and when it says so in the log (docs: protocol.md, "Snapshots, checkpoints, trim").
+
+use super::Node;
+use crate::settings::Retention;
+use crate::system::Mark;
+use crate::types::{MemberId, Slot};
+use crate::value::Value;
+use alloc::collections::BTreeSet;
+use core::time::Duration;
+
+/// A mark stands about every so many parts of what is retained.
+const PARTS: u64 = 8;
+/// A member that catches up holds back the trim until this many times what retention keeps is held.
+const PATIENCE: u64 = 2;
+
+impl Node {
+    /// Marks and trims are decided once a beat, and proposed with the next slots.
+    pub(super) fn beat_retention(&mut self) {
+        let Some(proposer) = self.proposer.as_ref().filter(|p| p.is_serving()) else { return };
+        if proposer.housekeeping.is_some() || proposer.next_slot != self.chosen_through.next() {
+            return;
+        }
+        let due = self.due_trim().map(|mark| Value::Trim { through: mark.slot });
+        let due = due.or_else(|| self.is_mark_due().then_some(Value::Mark));
+        if let Some(proposer) = self.proposer.as_mut() {
+            proposer.housekeeping = due;
+        }
+    }
+
+    fn is_mark_due(&self) -> bool {
+        let system = self.state();
+        if system.marks.len() >= crate::limits::MARKS / 2 {
+            return false;
+        }
+        let last = system.marks.last().copied().unwrap_or(system.trim);
+        if system.last_index == last.index {
+            return false;
+        }
+        let Retention { entries, bytes, age } = system.settings.retention;
+        entries.is_some_and(|n| system.last_index.0 - last.index.0 >= (n / PARTS).max(1))
+            || bytes.is_some_and(|n| system.payload_bytes - last.payload_bytes >= (n / PARTS).max(1))
+            || age.is_some_and(|n| system.log_time.saturating_sub(last.log_time) >= n / 8)
+    }
+
+    /// The furthest mark that retention, the slowest cursor, durable snapshots on a quorum, and members that
+    /// are catching up all allow.
+    fn due_trim(&self) -> Option<Mark> {
+        let system = self.state();
+        let beyond = |mark: &&Mark| self.is_beyond(mark, 1);
+        let uncursored = |mark: &&Mark| {
+            system.cursors.values().all(|cursor| *cursor >= mark.index) || planted!(TrimPastCursor)
+        };
+        let mut marks = system.marks.iter().filter(beyond).filter(uncursored);
+        marks.rfind(|mark| self.is_held_by_a_quorum(mark.slot) && !self.is_pinned(mark)).copied()
+    }
+
+    /// More than `times` what retention keeps lies behind `mark`.
+    fn is_beyond(&self, mark: &Mark, times: u64) -> bool {
+        let system = self.state();
+        let Retention { entries, bytes, age } = system.settings.retention;
+        let times_age = u32::try_from(times).unwrap_or(u32::MAX);
+        entries.is_some_and(|n| system.last_index.0 - mark.index.0 >= n.saturating_mul(times))
+            || bytes.is_some_and(|n| system.payload_bytes - mark.payload_bytes >= n.saturating_mul(times))
+            || age.is_some_and(|n: Duration| {
+                system.log_time.saturating_sub(mark.log_time) >= n.saturating_mul(times_age)
+            })
+    }
+
+    /// A quorum of the newest configuration has its snapshot at or behind `slot` on disk.
+    fn is_held_by_a_quorum(&self, slot: Slot) -> bool {
+        let Some(proposer) = &self.proposer else { return false };
+        let mut holding: BTreeSet<MemberId> =
+            proposer.progress.iter().filter(|(_, p)| p.snapshot_through >= slot).map(|(m, _)| *m).collect();
+        if self.snapshots.durable_through() >= slot {
+            holding.insert(self.me);
+        }
+        self.state().configurations.latest().has_quorum(&holding)
+    }
+
+    /// A connected member is catching up through the slots that would go: it is waited for, within bounds.
+    fn is_pinned(&self, mark: &Mark) -> bool {
+        let Some(proposer) = &self.proposer else { return false };
+        if planted!(TrimDuringTransfer) || self.is_beyond(mark, PATIENCE) {
+            return false;
+        }
+        let members = self.state().configurations.latest().members.keys();
+        members.filter(|m| **m != self.me && self.connected.contains(m)).any(|member| {
+            let progress = proposer.progress.get(member);
+            progress.is_some_and(|p| p.chosen_through < mark.slot)
+        })
+    }
+}

@@ -1,0 +1,197 @@
+//! Snapshots: taken at marks, fetched by a member that is behind the trim, installed as one step (docs:
+//! protocol.md, "Snapshots, checkpoints, trim").
+//!
+//! Every member takes its snapshot at the same slots, so the bytes are the same everywhere and a fetch may go
+//! on with another member where it broke off. What a member serves is the snapshot that its log begins with:
+//! the receiver then learns every slot that is not trimmed.
+
+use super::Node;
+use crate::io::{Notice, Output, Refusal};
+use crate::limits;
+use crate::message::Message;
+use crate::storage::{Gated, Write};
+use crate::system::{Mark, SystemState};
+use crate::types::{Instant, MemberId, Slot};
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_128;
+
+/// The snapshots of this disk, and the one that is being fetched.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Snapshots {
+    held: BTreeMap<Slot, Bytes>,
+    /// The newest that is on disk.
+    durable: Slot,
+    fetch: Option<Fetch>,
+}
+
+#[derive(Debug, Clone)]
+struct Fetch {
+    slot: Slot,
+    total: u64,
+    digest: u128,
+    bytes: Vec<u8>,
+    /// Who was asked last, and when.
+    from: MemberId,
+    asked: Instant,
+}
+
+impl Snapshots {
+    pub(super) fn new(held: BTreeMap<Slot, Bytes>) -> Snapshots {
+        let durable = held.last_key_value().map_or(Slot(0), |(slot, _)| *slot);
+        Snapshots { held, durable, fetch: None }
+    }
+
+    pub(super) fn durable_through(&self) -> Slot {
+        self.durable
+    }
+}
+
+impl Node {
+    /// A mark was applied: the state here is worth keeping.
+    pub(super) fn take_snapshot(&mut self, slot: Slot) {
+        let Some(system) = &self.system else { return };
+        let state = system.encode();
+        if self.snapshots.held.get(&slot) == Some(&state) {
+            // Applied again after a start; it is on disk.
+            return;
+        }
+        self.snapshots.held.insert(slot, state.clone());
+        self.write(Write::Snapshot { slot, state });
+        self.gate(Gated::Snapshot(slot));
+    }
+
+    pub(super) fn note_snapshot_durable(&mut self, slot: Slot) {
+        self.snapshots.durable = self.snapshots.durable.max(slot);
+    }
+
+    /// The log was trimmed to `mark`: this member deletes what its own snapshot covers, and nothing else.
+    pub(super) fn apply_trim(&mut self, mark: Mark) {
+        if mark.slot <= self.trim_through || !self.snapshots.held.contains_key(&mark.slot) {
+            return;
+        }
+        self.trim_through = mark.slot;
+        self.snapshots.held.retain(|slot, _| *slot >= mark.slot);
+        self.write(Write::Trim { through: mark.slot });
+        self.disk.note_system_changed();
+        self.outputs.push_back(Output::Trimmed { slot: mark.slot, index: mark.index });
+    }
+
+    /// `from` cannot serve the log from where this member stands: asks for a snapshot, one at a time.
+    pub(super) fn request_snapshot(&mut self, now: Instant, from: MemberId) {
+        let patience = self.settings().heartbeat * 3;
+        let (slot, offset) = match &mut self.snapshots.fetch {
+            Some(fetch) if now.since(fetch.asked) < patience => return,
+            Some(fetch) => {
+                (fetch.from, fetch.asked) = (from, now);
+                (fetch.slot, fetch.bytes.len() as u64)
+            }
+            None => (Slot(0), 0),
+        };
+        self.send(from, Message::SnapshotRequest { slot, offset });
+    }
+
+    /// Serves a part of the snapshot that this member's log begins with. One that was asked for and is gone is
+    /// answered with the beginning of the present one.
+    pub(super) fn handle_snapshot_request(&mut self, from: MemberId, slot: Slot, offset: u64) {
+        let Some(state) = self.snapshots.held.get(&self.trim_through).cloned() else { return };
+        let offset = if slot == self.trim_through { offset } else { 0 };
+        let begin = usize::try_from(offset).unwrap_or(usize::MAX).min(state.len());
+        let end = begin.saturating_add(limits::CHUNK_BYTES).min(state.len());
+        let message = Message::SnapshotChunk {
+            slot: self.trim_through,
+            total: state.len() as u64,
+            digest: xxh3_128(&state),
+            offset: begin as u64,
+            bytes: state.slice(begin..end),
+        };
+        self.send(from, message);
+    }
+
+    /// A part came: self-clocked, the next is asked for when it is in.
+    pub(super) fn handle_snapshot_chunk(
+        &mut self,
+        now: Instant,
+        from: MemberId,
+        slot: Slot,
+        (total, digest): (u64, u128),
+        offset: u64,
+        bytes: &Bytes,
+    ) {
+        if slot <= self.chosen_through || total == 0 || total > limits::SNAPSHOT_BYTES {
+            self.snapshots.fetch = self.snapshots.fetch.take().filter(|fetch| fetch.slot != slot);
+            return;
+        }
+        let same = |f: &Fetch| (f.slot, f.total, f.digest) == (slot, total, digest);
+        if !self.snapshots.fetch.as_ref().is_some_and(same) {
+            // A newer one replaces what was begun; an older one is late.
+            if self.snapshots.fetch.as_ref().is_some_and(|fetch| fetch.slot > slot) || offset != 0 {
+                return;
+            }
+            let fetch = Fetch { slot, total, digest, bytes: Vec::new(), from, asked: now };
+            self.snapshots.fetch = Some(fetch);
+        }
+        let Some(fetch) = &mut self.snapshots.fetch else { return };
+        if offset != fetch.bytes.len() as u64 || offset + bytes.len() as u64 > total {
+            return;
+        }
+        fetch.bytes.extend_from_slice(bytes);
+        (fetch.from, fetch.asked) = (from, now);
+        let offset = fetch.bytes.len() as u64;
+        if offset < total {
+            return self.send(from, Message::SnapshotRequest { slot, offset });
+        }
+        let Some(fetch) = self.snapshots.fetch.take() else { return };
+        let state = Bytes::from(fetch.bytes);
+        if xxh3_128(&state) != digest {
+            // Fetched again from another member; nothing of it is used.
+            return self.notice(Notice::Damaged { slot, from: Some(from) });
+        }
+        match SystemState::decode(state.clone()) {
+            Ok(system) if system.applied == slot => self.install(from, system, state),
+            _ => self.notice(Notice::Damaged { slot, from: Some(from) }),
+        }
+    }
+
+    /// The snapshot becomes the state. `promised`, rows above it, identity and incarnation stay as they are.
+    fn install(&mut self, from: MemberId, mut system: SystemState, state: Bytes) {
+        let slot = system.applied;
+        // A leader that is offered a snapshot past what it knows to be chosen does not lead.
+        self.step_down("a snapshot shows that the log went on without this leader");
+        if planted!(SnapshotWithoutSessions) {
+            system.sessions = crate::sessions::Sessions::default();
+        }
+        if planted!(SnapshotWithoutConfiguration) {
+            system.configurations.forget_pending(slot);
+        }
+        if planted!(SessionRowLost) {
+            system.sessions.lose_one();
+        }
+        let index = system.last_index;
+        (self.chosen_through, self.trim_through) = (slot, slot);
+        self.system = Some(system);
+        if !planted!(InstallKeepsBelow) {
+            self.rows.retain(|row, _| *row > slot);
+        }
+        if planted!(InstallClearsAbove) {
+            self.rows.clear();
+        }
+        if planted!(InstallLowersPromised) {
+            self.promised = crate::types::Ballot::ZERO;
+            self.write(Write::Promised(self.promised));
+        }
+        self.damaged.retain(|row| *row > slot);
+        self.snapshots.held = BTreeMap::from([(slot, state.clone())]);
+        self.write(Write::Install { slot, state });
+        self.gate(Gated::Snapshot(slot));
+        self.disk.note_installed(slot);
+        self.catch_up.note_progress();
+        self.notice(Notice::Installed { slot, from });
+        self.outputs.push_back(Output::Installed { slot, index });
+        // What became of calls in the slots that were skipped cannot be seen here.
+        self.refuse_calls_under_way(&Refusal::OutcomeUnknown);
+        self.answer_ready_reads();
+        self.advance();
+    }
+}
