@@ -96,7 +96,8 @@ pub struct DurableState {
     pub member: MemberId,
     /// The boot that reads it: raised durably before the core starts.
     pub incarnation: Incarnation,
-    /// Writes so far, that of the boot included.
+    /// Writes so far of lives that took part; boots and the writes of a handshake do not count, or they could
+    /// make up for writes that a restored copy lacks.
     pub written: WriteCounter,
     /// See [`Write::Promised`].
     pub promised: Ballot,
@@ -134,7 +135,7 @@ impl DurableState {
         DurableState {
             member,
             incarnation: Incarnation(1),
-            written: WriteCounter(1),
+            written: WriteCounter(0),
             promised: Ballot::ZERO,
             genesis: None,
             joined: None,
@@ -155,7 +156,6 @@ impl DurableState {
     /// What every start does before the core reads the disk.
     pub fn boot(&mut self) {
         self.incarnation = self.incarnation.next();
-        self.written = self.written.next();
     }
 
     /// Makes one change.

@@ -137,7 +137,8 @@ impl Disk {
         Ok(joined.map(|bytes| encoding::read_joined(&bytes)).transpose()?.map(|(cluster, _)| cluster))
     }
 
-    /// Raises incarnation and write counter; on an empty disk, mints the member id.
+    /// Raises the incarnation; on an empty disk, mints the member id. The write counter stays: a boot must not
+    /// make up for a write that a restored copy lacks (docs: protocol.md, "Identity and amnesia").
     fn boot(&self) -> Result<(), StorageError> {
         let transaction = self.begin()?;
         {
@@ -152,11 +153,10 @@ impl Disk {
                 meta.insert(name::FORMAT, encoding::number(FORMAT).as_slice())?;
                 meta.insert(name::MEMBER, encoding::number(mint_member()?.0).as_slice())?;
             }
-            for counter in [name::INCARNATION, name::WRITTEN] {
-                let before = meta.get(counter)?.map(|value| encoding::read_number(counter, value.value()));
-                let after = before.transpose()?.unwrap_or(0) + 1;
-                meta.insert(counter, encoding::number(after).as_slice())?;
-            }
+            let counter = name::INCARNATION;
+            let before = meta.get(counter)?.map(|value| encoding::read_number(counter, value.value()));
+            let after = before.transpose()?.unwrap_or(0) + 1;
+            meta.insert(counter, encoding::number(after).as_slice())?;
         }
         Ok(transaction.commit()?)
     }

@@ -135,7 +135,11 @@ impl Node {
         let real = !self.disk.writes.is_empty() || idle;
         if real {
             self.ride_along();
-            self.disk.written = self.disk.written.next();
+            if self.is_active() {
+                // A member that does not take part yet shows what its disk held when it started: what it writes
+                // in the meantime must not hide that a copy was restored.
+                self.disk.written = self.disk.written.next();
+            }
             self.disk.idle_beats = 0;
         }
         self.disk.waiting_since.get_or_insert(now);

@@ -246,7 +246,8 @@ impl Node {
         if matches!(self.life, MemberState::Fenced(_) | MemberState::Halted(_) | MemberState::Removed) {
             return;
         }
-        if !self.note_counters(from, counters) {
+        // A Hello is answered whatever it shows: it may be the first word of a disk restored from an old copy.
+        if !self.note_counters(from, counters) && !matches!(message, Message::Hello { .. }) {
             return;
         }
         match message {
