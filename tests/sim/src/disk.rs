@@ -114,7 +114,12 @@ impl Storage for SimDisk {
                     Rc::make_mut(&mut self.rows).insert(row.slot, row.clone());
                     self.fresh.push(row.clone());
                 }
-                other => self.durable.apply(other),
+                other => {
+                    if let Write::Trim { through } | Write::Install { slot: through, .. } = other {
+                        Rc::make_mut(&mut self.rows).retain(|slot, _| slot > through);
+                    }
+                    self.durable.apply(other);
+                }
             }
         }
         self.durable.written = written;
