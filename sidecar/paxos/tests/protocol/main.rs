@@ -1,8 +1,11 @@
 //! Rules of docs: protocol.md, one test a rule, with every message and every write in the test's hands.
 
+mod chains;
 #[allow(dead_code, reason = "shared with the scripts; each uses a part")]
 mod lab;
+mod leases;
 mod show;
+mod snapshots;
 
 use bytes::Bytes;
 use lab::{Lab, accepted, ballot, m};

@@ -1,0 +1,223 @@
+//! docs: protocol.md, "Snapshots, checkpoints, trim".
+
+use crate::append;
+use crate::lab::{CLUSTER, Lab, accepted, ballot, m};
+use std::time::Duration;
+use synod_paxos::message::Counters;
+use synod_paxos::value::{Operation, Value};
+use synod_paxos::{Incarnation, Incoming, Index, Input, Message, Output, RequestId, Slot};
+
+const BEAT: Duration = Duration::from_millis(100);
+
+/// Three members that keep 4 entries; the first leads.
+fn trimming() -> Lab {
+    let mut lab = Lab::new(3, |_, disk| {
+        if let Some(genesis) = &mut disk.genesis {
+            genesis.settings.retention.entries = Some(4);
+        }
+    });
+    lab.campaign(1);
+    lab.settle();
+    lab
+}
+
+fn beat(lab: &mut Lab, without: Option<u64>) {
+    lab.pass(BEAT);
+    match without {
+        Some(n) => lab.settle_without(n),
+        None => lab.settle(),
+    }
+}
+
+/// Appends `count` entries, each in a slot of its own, with a heartbeat behind each.
+fn fill(lab: &mut Lab, requests: std::ops::Range<u64>, without: Option<u64>) {
+    for request in requests {
+        lab.input(1, append(request, None, "entry"));
+        match without {
+            Some(n) => lab.settle_without(n),
+            None => lab.settle(),
+        }
+        beat(lab, without);
+    }
+}
+
+fn cut_off(lab: &mut Lab, n: u64) {
+    for other in (1..=3).filter(|other| *other != n) {
+        lab.input(other, Input::PeerDisconnected(m(n)));
+        lab.input(n, Input::PeerDisconnected(m(other)));
+    }
+}
+
+/// Retention through the log: each member deletes the same rows, each only what its own durable snapshot covers.
+#[test]
+fn the_log_is_trimmed_to_marks_that_a_quorum_has_on_disk() {
+    let mut lab = trimming();
+    fill(&mut lab, 1..40, None);
+    (0..3).for_each(|_| beat(&mut lab, None));
+    for n in 1..=3 {
+        let status = lab.status(n);
+        assert!(status.trim_through > Slot(0), "{n} has trimmed");
+        assert!(status.last_index.0 - status.first_index.0 + 1 >= 4, "four entries stay at least");
+        let disk = &lab.seat(n).disk.0;
+        assert!(disk.snapshots.contains_key(&disk.trim_through));
+        assert!(disk.rows.keys().all(|slot| *slot > disk.trim_through));
+    }
+    let trims: Vec<Slot> = (1..=3).map(|n| lab.seat(n).disk.0.trim_through).collect();
+    assert!(trims.iter().all(|trim| *trim == trims[0]), "{trims:?}");
+    let snapshots: Vec<_> = (1..=3).map(|n| lab.seat(n).disk.0.snapshots[&trims[0]].clone()).collect();
+    assert!(snapshots.iter().all(|snapshot| *snapshot == snapshots[0]), "the same bytes on every member");
+}
+
+/// "past only what ... the slowest registered cursor ... allow".
+#[test]
+fn a_cursor_holds_the_trim_back() {
+    let mut lab = trimming();
+    fill(&mut lab, 1..6, None);
+    let cursor = |index| Operation::SetCursor { name: "reader".into(), index: Index(index) };
+    let standing = lab.status(1).first_index;
+    lab.input(1, Input::Call { request: RequestId(90), operation: cursor(standing.0) });
+    lab.settle();
+    fill(&mut lab, 100..140, None);
+    assert!(lab.status(1).first_index <= standing.next(), "{:?}", lab.status(1).first_index);
+    let end = lab.status(1).last_index;
+    lab.input(1, Input::Call { request: RequestId(91), operation: cursor(end.0) });
+    lab.settle();
+    fill(&mut lab, 140..150, None);
+    assert!(lab.status(1).first_index > standing.plus(20));
+    // A proposer that trims past it anyway is not obeyed.
+    let system = lab.seat(1).node.system().unwrap().clone();
+    let mut state = system.clone();
+    state.cursors.insert("slow".into(), Index(0));
+    let through = state.marks.last().map(|mark| mark.slot).unwrap();
+    let slot = state.applied.next();
+    state.apply(slot, &Value::Trim { through }.encode()).unwrap();
+    assert_eq!(state.trim, system.trim);
+}
+
+/// A member that was away for longer than the log is kept takes a snapshot, then the rest of the log; what it
+/// applied is what everyone applied.
+#[test]
+fn a_member_behind_the_trim_takes_a_snapshot() {
+    let mut lab = trimming();
+    fill(&mut lab, 1..4, None);
+    cut_off(&mut lab, 3);
+    fill(&mut lab, 4..60, Some(3));
+    assert!(lab.status(1).trim_through > lab.status(3).chosen_through, "it is needed");
+    let promised = lab.status(3).promised;
+    lab.connect(3);
+    lab.settle();
+    for _ in 0..8 {
+        beat(&mut lab, None);
+    }
+    let installed = lab.seat(3).other.iter().any(|o| matches!(o, Output::Installed { .. }));
+    assert!(installed);
+    let (leader, joined) = (lab.status(1), lab.status(3));
+    assert_eq!((joined.applied, joined.chain), (leader.applied, leader.chain));
+    assert_eq!(joined.promised, promised);
+    // It stands on its snapshot after a restart, too.
+    lab.crash(3);
+    lab.restart(3);
+    lab.settle();
+    assert_eq!(lab.status(3).applied, leader.applied);
+}
+
+/// "Install: `promised`, accepted above s, identity and incarnation are never replaced or lowered. s <= applied:
+/// ignored."
+#[test]
+fn an_install_keeps_what_was_promised_and_accepted_above() {
+    let mut lab = trimming();
+    fill(&mut lab, 1..20, None);
+    let slot = lab.seat(1).disk.0.trim_through;
+    let state = lab.seat(1).disk.0.snapshots[&slot].clone();
+    let above = slot.plus(3);
+    // A member that lags behind the trim, has promised 7.2 and accepted in a slot above the snapshot's.
+    let mut late = Lab::new(3, |member, disk| {
+        if let Some(genesis) = &mut disk.genesis {
+            genesis.settings.retention.entries = Some(4);
+        }
+        if member == m(3) {
+            disk.promised = ballot(7, 2);
+            disk.rows.insert(above, accepted(above.0, ballot(7, 2), &Value::NoOp));
+            disk.rows.insert(Slot(1), accepted(1, ballot(1, 1), &Value::NoOp));
+        }
+    });
+    let (total, digest) = (state.len() as u64, xxhash_rust::xxh3::xxh3_128(&state));
+    let chunk = Message::SnapshotChunk { slot, total, digest, offset: 0, bytes: state.clone() };
+    let counters = Counters { incarnation: Incarnation(1), ..Counters::default() };
+    let incoming = Incoming { cluster: CLUSTER, from: m(1), counters, to: m(3), message: chunk };
+    late.input(3, Input::Message(incoming.clone()));
+    late.settle();
+    let disk = late.seat(3).disk.0.clone();
+    assert_eq!((disk.applied, disk.chosen_through, disk.trim_through), (slot, slot, slot));
+    assert_eq!(disk.system, state);
+    assert_eq!(disk.promised, ballot(7, 2));
+    assert_eq!(disk.rows.keys().copied().collect::<Vec<_>>(), [above]);
+    assert_eq!(late.status(3).applied, slot);
+    // A second one, and one that is damaged, change nothing.
+    let written = disk.written;
+    late.input(3, Input::Message(incoming));
+    late.settle();
+    assert_eq!(late.seat(3).disk.0.written, written);
+}
+
+/// reliability.md, fault 5: a damaged snapshot is refused.
+#[test]
+fn a_damaged_snapshot_is_refused() {
+    let mut lab = trimming();
+    fill(&mut lab, 1..20, None);
+    let slot = lab.seat(1).disk.0.trim_through;
+    let state = lab.seat(1).disk.0.snapshots[&slot].clone();
+    let digest = xxhash_rust::xxh3::xxh3_128(&state);
+    let mut late = Lab::new(3, |_, _| {});
+    for at in 0..state.len() {
+        let mut bytes = state.to_vec();
+        bytes[at] ^= 1;
+        let total = bytes.len() as u64;
+        let chunk = Message::SnapshotChunk { slot, total, digest, offset: 0, bytes: bytes.into() };
+        let counters = Counters { incarnation: Incarnation(1), ..Counters::default() };
+        let incoming = Incoming { cluster: CLUSTER, from: m(1), counters, to: m(3), message: chunk };
+        late.input(3, Input::Message(incoming));
+    }
+    late.settle();
+    assert_eq!(late.status(3).applied, Slot(0));
+}
+
+/// "Transfer: it pins entries above its slot until the receiver joins the live stream".
+#[test]
+fn a_connected_member_that_lags_holds_the_trim_back_within_bounds() {
+    let mut lab = trimming();
+    fill(&mut lab, 1..12, None);
+    // It is connected, and answers, but nothing of the log arrives at it.
+    let lag = |lab: &mut Lab, request: u64| {
+        lab.input(1, append(request, None, "entry"));
+        for _ in 0..3 {
+            lab.pass(BEAT);
+            loop {
+                (1..=3).for_each(|n| lab.sync(n));
+                lab.mail.retain(|i| {
+                    i.to != m(3)
+                        || !matches!(
+                            i.message,
+                            Message::Accept { .. } | Message::Learned { .. } | Message::SnapshotChunk { .. }
+                        )
+                });
+                if !lab.deliver(|_| true) {
+                    break;
+                }
+            }
+        }
+    };
+    let end = lab.status(1).last_index;
+    for request in 100..107 {
+        lag(&mut lab, request);
+        let (leader, lagging) = (lab.status(1), lab.status(3));
+        assert!(leader.trim_through <= lagging.chosen_through, "held for the member that lags");
+    }
+    // Twice what is kept is the bound: it is not waited for any longer.
+    for request in 107..112 {
+        lag(&mut lab, request);
+    }
+    let (leader, lagging) = (lab.status(1), lab.status(3));
+    assert!(leader.last_index.0 - end.0 > 8);
+    assert!(leader.trim_through > lagging.chosen_through);
+}
