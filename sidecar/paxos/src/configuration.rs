@@ -226,6 +226,29 @@ impl ConfigurationHistory {
         Ok(self.latest())
     }
 
+    /// A new cluster begins behind `slot` with these voters: whoever was a member before is removed, and what was
+    /// pending never comes into force.
+    pub(crate) fn recover(&mut self, slot: Slot, members: BTreeMap<MemberId, String>) -> &Configuration {
+        let latest = self.latest();
+        let old: Vec<MemberId> = latest.members.keys().copied().collect();
+        let next = Configuration {
+            version: latest.version + 1,
+            slot,
+            effective_from: slot.next(),
+            members: members
+                .into_iter()
+                .map(|(id, name)| (id, ConfiguredMember { name, voter: true }))
+                .collect(),
+            operation: [0; 16],
+            removed: None,
+        };
+        old.into_iter().for_each(|member| {
+            self.removed.insert(member, slot);
+        });
+        self.all.push(next);
+        self.latest()
+    }
+
     /// What `entry` would make in `slot`.
     ///
     /// # Errors

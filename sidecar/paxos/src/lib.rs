@@ -38,6 +38,7 @@ pub mod message;
 mod node;
 #[cfg(synod_planted)]
 pub mod planted;
+pub mod recovery;
 pub mod row;
 pub mod sessions;
 pub mod settings;

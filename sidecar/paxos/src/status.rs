@@ -92,6 +92,8 @@ pub struct Status {
     pub leader: Option<Ballot>,
     /// The slot of the newest applied LeaderStart.
     pub fencing_epoch: Slot,
+    /// How often a quorum was lost for good: fencing epochs are ordered by (recoveries, slot).
+    pub recoveries: u32,
     /// Every slot up to it may be deleted.
     pub trim_through: Slot,
     /// Every slot up to it is chosen and known here. Invariant: `trim <= applied <= chosen_through`.

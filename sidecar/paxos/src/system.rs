@@ -56,6 +56,8 @@ pub struct SystemState {
     pub configurations: ConfigurationHistory,
     /// LeaderStart entries, oldest first: fencing epoch and ballot. The newest `LEADERS` are kept.
     pub leaders: Vec<(Slot, Ballot)>,
+    /// How often a quorum was lost for good. Fencing epochs are ordered by (recoveries, slot).
+    pub recoveries: u32,
     /// What makes appends exactly once.
     pub sessions: Sessions,
     /// Named positions that the log is not trimmed past.
@@ -181,6 +183,7 @@ impl SystemState {
             settings: genesis.settings,
             configurations: ConfigurationHistory::new(genesis),
             leaders: Vec::new(),
+            recoveries: 0,
             sessions: Sessions::default(),
             cursors: BTreeMap::new(),
             marks: Vec::new(),
@@ -221,6 +224,13 @@ impl SystemState {
             },
             Value::Mark => self.apply_mark(slot),
             Value::Trim { through } => self.apply_trim(through),
+            Value::Recovered { members } => {
+                self.recoveries += 1;
+                Effect::Configuration {
+                    operation: [0; 16],
+                    result: Ok(self.configurations.recover(slot, members).clone()),
+                }
+            }
         };
         self.applied = slot;
         self.chain = self.next_chain(slot, bytes, first, &outcomes.finish());
@@ -432,6 +442,7 @@ impl SystemState {
             w.u64(ballot.round);
             w.u64(ballot.member.0);
         }
+        w.u32(self.recoveries);
         w.length(self.cursors.len());
         for (name, index) in &self.cursors {
             w.bytes(name.as_bytes());
@@ -468,6 +479,7 @@ impl SystemState {
             let slot = Slot(r.u64()?);
             leaders.push((slot, Ballot { round: r.u64()?, member: MemberId(r.u64()?) }));
         }
+        let recoveries = r.u32()?;
         let mut cursors = BTreeMap::new();
         for _ in 0..r.length("cursors", limits::CURSORS, 12)? {
             let name = r.text("cursor", limits::NAME_BYTES)?;
@@ -488,6 +500,7 @@ impl SystemState {
             settings,
             configurations,
             leaders,
+            recoveries,
             sessions,
             cursors,
             marks,

@@ -5,6 +5,7 @@ use crate::configuration::{Change, ConfigurationEntry};
 use crate::limits;
 use crate::settings::Settings;
 use crate::types::{Ballot, Incarnation, Index, MemberId, RequestId, SessionId, Slot};
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -20,6 +21,7 @@ const BATCH: u8 = 2;
 const CONFIGURATION: u8 = 3;
 const MARK: u8 = 4;
 const TRIM: u8 = 5;
+const RECOVERED: u8 = 6;
 
 const APPEND: u8 = 0;
 const OPEN_SESSION: u8 = 1;
@@ -414,6 +416,12 @@ pub enum Value {
         /// The mark's slot.
         through: Slot,
     },
+    /// A quorum was lost for good: from the next slot on these vote, and nobody else (docs: protocol.md,
+    /// "Quorum lost for good"). Only [`crate::recovery`] makes one, and no leader proposes it.
+    Recovered {
+        /// The new cluster's voters and their names.
+        members: BTreeMap<MemberId, String>,
+    },
 }
 
 impl Value {
@@ -460,6 +468,14 @@ impl Value {
                 w.u8(TRIM);
                 w.u64(through.0);
             }
+            Value::Recovered { members } => {
+                w.u8(RECOVERED);
+                w.length(members.len());
+                for (member, name) in members {
+                    w.u64(member.0);
+                    w.bytes(name.as_bytes());
+                }
+            }
         }
         w.finish()
     }
@@ -504,6 +520,16 @@ impl Value {
             }
             MARK => Value::Mark,
             TRIM => Value::Trim { through: Slot(r.u64()?) },
+            RECOVERED => {
+                let mut members = BTreeMap::new();
+                for _ in 0..r.length("members", limits::MEMBERS, 12)? {
+                    members.insert(MemberId(r.u64()?), r.text("name", limits::NAME_BYTES)?);
+                }
+                if members.is_empty() {
+                    return Err(DecodeError::OutOfBounds { what: "members", found: 0 });
+                }
+                Value::Recovered { members }
+            }
             found => return Err(DecodeError::Unknown { what: "entry kind", found: u64::from(found) }),
         };
         r.end()?;

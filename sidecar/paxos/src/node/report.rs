@@ -21,6 +21,7 @@ impl Node {
             promised: self.promised,
             leader: self.election.leader,
             fencing_epoch: system.and_then(|s| s.newest_leader()).map_or(Slot(0), |(slot, _)| slot),
+            recoveries: system.map_or(0, |s| s.recoveries),
             trim_through: self.trim_through,
             chosen_through: self.chosen_through,
             durable_through: self.disk.chosen_durable(),

@@ -22,7 +22,7 @@ fn lab(members: u64, differing: &[u64]) -> Lab {
     for n in differing {
         // What a bug or a lying disk would leave behind: a state that was not made from this log.
         let mut disk = lab.seat(*n).disk.0.clone();
-        let mut state = SystemState::decode(disk.system.clone()).unwrap();
+        let mut state = SystemState::decode(disk.system.clone()).expect("it was written by a member");
         state.chain ^= 1;
         disk.system = state.encode();
         lab.crash(*n);

@@ -4,6 +4,7 @@ mod chains;
 #[allow(dead_code, reason = "shared with the scripts; each uses a part")]
 mod lab;
 mod leases;
+mod recovery;
 mod show;
 mod snapshots;
 
