@@ -62,8 +62,11 @@ pub struct Settings {
     pub version: u64,
     /// Election timing.
     pub election: ElectionSettings,
-    /// Leaders read locally under a lease. Default: yes.
+    /// Leaders read locally under a lease. Default: no, since leases trust clocks' rates.
     pub leases: bool,
+    /// How far the rates of two members' clocks may differ, in hundredths; leases are counted shorter by it.
+    /// Default 5, at most 20.
+    pub clock_drift_percent: u32,
     /// Bounds on entries, calls and sessions.
     pub limits: Limits,
     /// What the log keeps.
@@ -79,7 +82,8 @@ impl Default for Settings {
         Settings {
             version: 1,
             election: ElectionSettings::default(),
-            leases: true,
+            leases: false,
+            clock_drift_percent: 5,
             limits: Limits::default(),
             retention: Retention::default(),
             chain_interval: 1_024,
@@ -103,6 +107,9 @@ pub enum SettingsError {
         limits::SESSION_ROWS
     )]
     Limits,
+    /// A drift that no lease survives.
+    #[error("clocks may differ by 0 to 20 hundredths of their rates")]
+    ClockDrift,
     /// The interval of the chain comparison.
     #[error("chains are compared every 1 to 1,048,576 slots")]
     ChainInterval,
@@ -142,6 +149,9 @@ impl Settings {
         if !fits {
             return Err(SettingsError::Limits);
         }
+        if self.clock_drift_percent > 20 {
+            return Err(SettingsError::ClockDrift);
+        }
         if !(1..=1 << 20).contains(&self.chain_interval) {
             return Err(SettingsError::ChainInterval);
         }
@@ -171,6 +181,7 @@ impl Settings {
         w.u64(nanos(self.election.heartbeat));
         w.u64(nanos(self.election.timeout));
         w.bool(self.leases);
+        w.u32(self.clock_drift_percent);
         w.u32(self.limits.entry_bytes);
         w.u32(self.limits.call_bytes);
         w.u32(self.limits.session_rows);
@@ -195,6 +206,7 @@ impl Settings {
             format_level,
             election: ElectionSettings { heartbeat, timeout },
             leases: r.bool()?,
+            clock_drift_percent: r.u32()?,
             limits: Limits {
                 entry_bytes: r.u32()?,
                 call_bytes: r.u32()?,

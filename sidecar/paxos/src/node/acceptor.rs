@@ -170,14 +170,17 @@ impl Node {
     }
 
     /// A damaged row is never read as empty: it is written again from memory, or bars promises until it heals.
-    fn heal_or_mark(&mut self, slot: Slot) {
+    pub(super) fn heal_or_mark(&mut self, slot: Slot) {
         self.notice(Notice::Damaged { slot, from: None });
         match self.rows.get(&slot).cloned() {
             Some(row) => self.write(Write::Row(row)),
             None if slot > self.chosen_through => {
                 self.damaged.insert(slot);
             }
-            None => {}
+            // Applied long ago, and chosen: any other member's row is as good.
+            None => {
+                self.wanted.insert(slot);
+            }
         }
     }
 

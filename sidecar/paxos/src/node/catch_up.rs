@@ -4,6 +4,7 @@ use super::Node;
 use crate::io::Notice;
 use crate::message::Message;
 use crate::row::Row;
+use crate::storage::Write;
 use crate::types::{Instant, MemberId, Slot};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -50,6 +51,7 @@ impl Node {
         if self.system.is_none() {
             return;
         }
+        self.fetch_wanted();
         if self.catch_up.known <= self.chosen_through {
             let hears = self.election.leader.is_some() && self.is_active();
             self.catch_up.caught_up_once |= hears;
@@ -68,13 +70,19 @@ impl Node {
     /// Asks one holder, the leader first, then each in turn.
     pub(super) fn request_missing(&mut self, now: Instant, preferred: Option<MemberId>) {
         let from = self.chosen_through.next();
-        let holders: Vec<MemberId> = self
+        let mut holders: Vec<MemberId> = self
             .catch_up
             .holders
             .iter()
             .filter(|(member, through)| **through >= from && **member != self.me)
             .map(|(member, _)| *member)
             .collect();
+        if self.catch_up.asked.is_some() {
+            // Whoever was asked did not help, a damaged row of its own may be why: everyone else may hold more
+            // than it was heard to say.
+            let others = self.connected.iter().filter(|m| !holders.contains(m)).copied().collect::<Vec<_>>();
+            holders.extend(others);
+        }
         if holders.is_empty() {
             return;
         }
@@ -86,6 +94,17 @@ impl Node {
         self.catch_up.asked = Some((to, now));
         let through = self.catch_up.known;
         self.send(to, Message::LearnRequest { from, through });
+    }
+
+    /// Rows that are damaged on this disk below what is applied are asked for one by one, of each peer in turn.
+    fn fetch_wanted(&mut self) {
+        self.wanted = self.wanted.split_off(&self.trim_through.next());
+        let Some(slot) = self.wanted.first().copied().filter(|_| !self.connected.is_empty()) else { return };
+        self.catch_up.attempts += 1;
+        let turn = usize::try_from(self.catch_up.attempts % self.connected.len() as u64).unwrap_or(0);
+        if let Some(to) = self.connected.iter().nth(turn).copied() {
+            self.send(to, Message::LearnRequest { from: slot, through: slot });
+        }
     }
 
     /// Anyone of this cluster may be told what is chosen; one answer at a time for each.
@@ -110,7 +129,7 @@ impl Node {
                 break;
             }
             if !row.is_intact(cluster) {
-                self.notice(Notice::Damaged { slot: row.slot, from: None });
+                self.heal_or_mark(row.slot);
                 break;
             }
             next = next.next();
@@ -136,6 +155,11 @@ impl Node {
             if !row.chosen || !row.is_intact(cluster) {
                 self.notice(Notice::Damaged { slot: row.slot, from: Some(from) });
                 break;
+            }
+            if self.wanted.remove(&row.slot) {
+                // Chosen here, and chosen there: the same value, so that only the disk has to have it again.
+                self.write(Write::Row(row));
+                continue;
             }
             self.learn(row);
         }

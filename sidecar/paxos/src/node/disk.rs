@@ -86,6 +86,13 @@ impl Disk {
         self.waiting_since.is_some_and(|since| now.since(since) >= span)
     }
 
+    /// What was loaded reaches less far than the stored watermark says, because a row is damaged: no more than
+    /// that is held here, until the row heals.
+    pub(super) fn note_loaded(&mut self, chosen: Slot) {
+        self.chosen_durable = self.chosen_durable.min(chosen);
+        self.chosen_issued = self.chosen_issued.min(chosen);
+    }
+
     /// A snapshot took the place of the log up to `slot`.
     pub(super) fn note_installed(&mut self, slot: Slot) {
         (self.chosen_issued, self.system_issued) = (slot, slot);

@@ -173,6 +173,7 @@ impl Node {
         answer: Answer,
     ) {
         let (timeout, chosen) = (self.settings().timeout, self.chosen_through);
+        let drift = self.state().settings.clock_drift_percent;
         let Some(proposer) = self.proposer.as_mut().filter(|p| p.ballot == ballot) else { return };
         // Contact counts from when the heartbeat was sent: a late answer proves no more than that. So does a
         // lease.
@@ -182,7 +183,7 @@ impl Node {
             progress.answered(sent);
             if answer.granted {
                 let from = if planted!(LeaseFromReceipt) { now } else { sent };
-                progress.lease_until = progress.lease_until.max(from.after(lease::counted(lease)));
+                progress.lease_until = progress.lease_until.max(from.after(lease::counted(lease, drift)));
             }
         }
         progress.sequence = progress.sequence.max(answer.sequence);

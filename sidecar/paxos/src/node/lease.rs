@@ -9,10 +9,6 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-/// A granter's clock runs at most this much faster than the leader's, in hundredths: a lease is counted shorter
-/// by it.
-const DRIFT_HUNDREDTHS: u32 = 2;
-
 /// What this member has granted, and what it gave up as a leader.
 #[derive(Debug, Clone)]
 pub(super) struct Leases {
@@ -34,9 +30,9 @@ impl Leases {
     }
 }
 
-/// How long a lease of `span` lasts for its holder.
-pub(super) fn counted(span: Duration) -> Duration {
-    span.saturating_sub(span * DRIFT_HUNDREDTHS / 100)
+/// How long a lease of `span` lasts for its holder, where clocks' rates differ by at most `drift` hundredths.
+pub(super) fn counted(span: Duration, drift: u32) -> Duration {
+    span.saturating_sub(span * drift / 100)
 }
 
 impl Node {

@@ -79,6 +79,8 @@ pub struct Node {
     rows: BTreeMap<Slot, Row>,
     /// Slots whose stored row does not fit its checksum: until they heal, this member does not promise.
     damaged: BTreeSet<Slot>,
+    /// Damaged rows of slots that are applied: fetched again from others.
+    wanted: BTreeSet<Slot>,
     views: acceptor::Views,
     leases: lease::Leases,
     snapshots: snapshots::Snapshots,
@@ -127,6 +129,7 @@ impl Node {
             trim_through: disk.trim_through,
             rows: BTreeMap::new(),
             damaged: BTreeSet::new(),
+            wanted: BTreeSet::new(),
             views: acceptor::Views::default(),
             leases: lease::Leases::new(now, disk.lease),
             snapshots: snapshots::Snapshots::new(disk.snapshots),
@@ -143,6 +146,7 @@ impl Node {
             genesis: disk.genesis,
         };
         node.load_rows(disk.rows, disk.chosen_through);
+        node.disk.note_loaded(node.chosen_through);
         node.start_life(disk.tombstone.is_some(), disk.fenced);
         node.reset_election_timer(now);
         Ok(node)

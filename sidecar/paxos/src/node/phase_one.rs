@@ -60,6 +60,8 @@ impl Node {
             self.complete_promise(now, from, ballot, trim_through, chosen_through, rows);
         } else {
             self.send(from, Message::PromiseMore { ballot, view, chunk: chunk + 1 });
+            // A long backlog comes in many chunks: as long as they come, this candidacy goes on.
+            self.reset_election_timer(now);
         }
     }
 

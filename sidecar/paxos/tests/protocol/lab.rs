@@ -66,10 +66,7 @@ pub(crate) fn ballot(round: u64, member: u64) -> Ballot {
 }
 
 pub(crate) fn genesis(members: u64) -> Genesis {
-    let mut genesis = Genesis::new(CLUSTER, (1..=members).map(|n| (m(n), format!("log-{n}"))).collect());
-    // Most tests are about something else; those that are about leases turn them on.
-    genesis.settings.leases = false;
-    genesis
+    Genesis::new(CLUSTER, (1..=members).map(|n| (m(n), format!("log-{n}"))).collect())
 }
 
 /// A row as an acceptor stored it.

@@ -85,10 +85,10 @@ fn a_lease_is_counted_from_the_sending_and_shortened() {
     lab.now = sent.after(Duration::from_millis(900));
     lab.settle();
     assert!(lab.status(1).lease);
-    lab.now = sent.after(Duration::from_millis(979));
+    lab.now = sent.after(Duration::from_millis(949));
     assert!(lab.status(1).lease);
-    lab.now = sent.after(Duration::from_millis(981));
-    assert!(!lab.status(1).lease, "two hundredths are the clocks' drift");
+    lab.now = sent.after(Duration::from_millis(951));
+    assert!(!lab.status(1).lease, "five hundredths are the clocks' drift");
 }
 
 /// "the longest T ever granted is durable and is the wait after a restart".

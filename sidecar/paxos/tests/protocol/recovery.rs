@@ -52,7 +52,7 @@ fn survivors() -> Vec<DurableState> {
 fn lab_of(plan: &Plan) -> Lab {
     let members = BTreeMap::from([(m(11), "log-0".to_owned())]);
     let mut lab = Lab::empty();
-    for mut disk in plan.found(NEW, &members).unwrap() {
+    for mut disk in plan.found(NEW, &members).expect("the ids are new") {
         disk.boot();
         lab.place(disk);
     }
