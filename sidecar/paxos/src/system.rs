@@ -10,7 +10,7 @@ use crate::limits;
 use crate::sessions::{IdentityRefused, Lookup, Outcome, Sessions};
 use crate::settings::{Settings, SettingsError};
 use crate::types::{Ballot, Index, MemberId, SessionId, Slot};
-use crate::value::{Append, Call, CallError, Identity, Operation, Origin, Value};
+use crate::value::{Append, Call, CallError, Checkpoint, Identity, Operation, Origin, Value};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -62,6 +62,8 @@ pub struct SystemState {
     pub sessions: Sessions,
     /// Named positions that the log is not trimmed past.
     pub cursors: BTreeMap<String, Index>,
+    /// The application's newest checkpoints, ascending by index.
+    pub checkpoints: Vec<Checkpoint>,
     /// Where the log may be trimmed to: ascending, above `trim`.
     pub marks: Vec<Mark>,
     /// Where it was trimmed to.
@@ -95,6 +97,8 @@ pub enum Reply {
     CursorRemoved,
     /// The settings in force now.
     SettingsChanged(Settings),
+    /// The log knows of the checkpoint.
+    CheckpointSaved,
 }
 
 /// Why a call that was applied changed nothing.
@@ -115,14 +119,14 @@ pub enum CallRefused {
     /// A settings change that has no effect.
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    /// A cursor where the log is trimmed already.
-    #[error("the log begins at index {first} now: a cursor cannot stand before it")]
+    /// A cursor or a checkpoint where the log is trimmed already.
+    #[error("the log begins at index {first} now: what lies before it is gone")]
     Compacted {
         /// The first index.
         first: Index,
     },
-    /// A cursor beyond the log.
-    #[error("the log ends at index {tail}: a cursor cannot stand behind it")]
+    /// A cursor or a checkpoint beyond the log.
+    #[error("the log ends at index {tail}: nothing can stand behind it")]
     BeyondTail {
         /// The last index.
         tail: Index,
@@ -186,6 +190,7 @@ impl SystemState {
             recoveries: 0,
             sessions: Sessions::default(),
             cursors: BTreeMap::new(),
+            checkpoints: Vec::new(),
             marks: Vec::new(),
             trim: Mark::default(),
             chain: 0,
@@ -335,6 +340,7 @@ impl SystemState {
                 self.cursors.remove(&name);
                 Ok(Reply::CursorRemoved)
             }
+            Operation::SaveCheckpoint(checkpoint) => self.save_checkpoint(checkpoint),
             Operation::ChangeSettings { expected_version, settings } => {
                 Ok(Reply::SettingsChanged(self.settings.change(expected_version, settings)?))
             }
@@ -359,6 +365,29 @@ impl SystemState {
         Ok(Reply::CursorSet(index))
     }
 
+    /// "for an index it has applied; above that it is refused" (docs: protocol.md, "Snapshots").
+    fn save_checkpoint(&mut self, checkpoint: Checkpoint) -> Result<Reply, CallRefused> {
+        if checkpoint.index > self.last_index {
+            return Err(CallRefused::BeyondTail { tail: self.last_index });
+        }
+        if checkpoint.index < self.trim.index {
+            return Err(CallRefused::Compacted { first: self.trim.index.next() });
+        }
+        self.checkpoints.retain(|held| held.index != checkpoint.index);
+        self.checkpoints.push(checkpoint);
+        self.checkpoints.sort_by_key(|held| held.index);
+        if self.checkpoints.len() > limits::CHECKPOINTS {
+            self.checkpoints.remove(0);
+        }
+        Ok(Reply::CheckpointSaved)
+    }
+
+    /// The index that nothing is trimmed past: the slowest cursor's, or the newest checkpoint's.
+    pub fn trim_limit(&self) -> Index {
+        let cursor = self.cursors.values().min().copied().unwrap_or(Index(u64::MAX));
+        self.checkpoints.last().map_or(cursor, |newest| newest.index.min(cursor))
+    }
+
     fn apply_mark(&mut self, slot: Slot) -> Effect {
         if self.marks.len() >= limits::MARKS {
             return Effect::None;
@@ -368,13 +397,13 @@ impl SystemState {
         Effect::Mark
     }
 
-    /// The log is trimmed to marks only, and never past a cursor, whatever the proposer thought.
+    /// The log is trimmed to marks only, and never past a cursor or the newest checkpoint, whatever the proposer
+    /// thought.
     fn apply_trim(&mut self, through: Slot) -> Effect {
         let Some(mark) = self.marks.iter().find(|mark| mark.slot == through).copied() else {
             return Effect::None;
         };
-        let held = self.cursors.values().any(|cursor| *cursor < mark.index);
-        if held && !planted!(TrimPastCursor) {
+        if self.trim_limit() < mark.index && !planted!(TrimPastCursor) {
             return Effect::None;
         }
         self.trim = mark;
@@ -448,6 +477,8 @@ impl SystemState {
             w.bytes(name.as_bytes());
             w.u64(index.0);
         }
+        w.length(self.checkpoints.len());
+        self.checkpoints.iter().for_each(|checkpoint| checkpoint.write(&mut w));
         self.trim.write(&mut w);
         w.length(self.marks.len());
         self.marks.iter().for_each(|mark| mark.write(&mut w));
@@ -485,6 +516,10 @@ impl SystemState {
             let name = r.text("cursor", limits::NAME_BYTES)?;
             cursors.insert(name, Index(r.u64()?));
         }
+        let mut checkpoints = Vec::new();
+        for _ in 0..r.length("checkpoints", limits::CHECKPOINTS, 48)? {
+            checkpoints.push(Checkpoint::read(&mut r)?);
+        }
         let trim = Mark::read(&mut r)?;
         let mut marks = Vec::new();
         for _ in 0..r.length("marks", limits::MARKS, 32)? {
@@ -503,6 +538,7 @@ impl SystemState {
             recoveries,
             sessions,
             cursors,
+            checkpoints,
             marks,
             trim,
             chain,
@@ -564,7 +600,7 @@ fn note_outcome(result: &Result<Reply, CallRefused>, w: &mut Writer) {
             w.u8(2);
             w.u64(index.0);
         }
-        Ok(Reply::SessionClosed | Reply::CursorRemoved) => w.u8(3),
+        Ok(Reply::SessionClosed | Reply::CursorRemoved | Reply::CheckpointSaved) => w.u8(3),
         Ok(Reply::SettingsChanged(settings)) => {
             w.u8(4);
             w.u64(settings.version);

@@ -4,7 +4,7 @@ use crate::codec::{DecodeError, Reader, Writer};
 use crate::configuration::{Change, ConfigurationEntry};
 use crate::limits;
 use crate::settings::Settings;
-use crate::types::{Ballot, Incarnation, Index, MemberId, RequestId, SessionId, Slot};
+use crate::types::{Ballot, Digest, Incarnation, Index, MemberId, RequestId, SessionId, Slot};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -29,6 +29,7 @@ const CLOSE_SESSION: u8 = 2;
 const SET_CURSOR: u8 = 3;
 const REMOVE_CURSOR: u8 = 4;
 const CHANGE_SETTINGS: u8 = 5;
+const SAVE_CHECKPOINT: u8 = 6;
 
 const EXPECTED_INDEX: u8 = 1;
 const WITH_SESSION: u8 = 2;
@@ -90,6 +91,19 @@ pub enum Operation {
         /// All of them; the version within is ignored.
         settings: Settings,
     },
+    /// The application has saved its state at an index: the log is never trimmed past the newest checkpoint.
+    SaveCheckpoint(Checkpoint),
+}
+
+/// An application's state at an index, as the log knows it; the bytes themselves lie beside the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Every entry up to it is in the state.
+    pub index: Index,
+    /// Bytes of the state.
+    pub length: u64,
+    /// SHA-256 of the state.
+    pub digest: Digest,
 }
 
 /// Entries that share one slot and get neighbouring indexes.
@@ -222,6 +236,18 @@ impl Append {
     }
 }
 
+impl Checkpoint {
+    pub(crate) fn write(&self, w: &mut Writer) {
+        w.u64(self.index.0);
+        w.u64(self.length);
+        w.array(&self.digest.0);
+    }
+
+    pub(crate) fn read(r: &mut Reader) -> Result<Checkpoint, DecodeError> {
+        Ok(Checkpoint { index: Index(r.u64()?), length: r.u64()?, digest: Digest(r.array()?) })
+    }
+}
+
 impl Call {
     /// Payload bytes in all.
     pub fn payload_bytes(&self) -> usize {
@@ -310,6 +336,10 @@ impl Call {
                 w.u64(*expected_version);
                 settings.write(w);
             }
+            Operation::SaveCheckpoint(checkpoint) => {
+                w.u8(SAVE_CHECKPOINT);
+                checkpoint.write(w);
+            }
         }
     }
 
@@ -331,6 +361,7 @@ impl Call {
             CHANGE_SETTINGS => {
                 Operation::ChangeSettings { expected_version: r.u64()?, settings: Settings::read(r)? }
             }
+            SAVE_CHECKPOINT => Operation::SaveCheckpoint(Checkpoint::read(r)?),
             found => return Err(DecodeError::Unknown { what: "operation", found: u64::from(found) }),
         };
         let call = Call { origin, operation };
