@@ -27,6 +27,7 @@ pub mod names;
 pub mod observed;
 pub mod plan;
 pub mod plugin;
+pub mod settings;
 pub mod status;
 pub mod tls;
 pub mod validate;

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::crd::PaxosClusterStatus;
 use crate::names::{ClusterId, MemberId};
+use crate::settings::InForce;
 
 /// Everything one reconcile knows.
 #[derive(Clone, Debug, PartialEq)]
@@ -195,6 +196,8 @@ pub struct Report {
     pub reason: String,
     /// Version of the sidecar.
     pub version: String,
+    /// The replicated settings; `None` while it knows no log, and from sidecars that have none.
+    pub settings: Option<InForce>,
 }
 
 /// A configuration entry.

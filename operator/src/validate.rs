@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::crd::{PaxosCluster, PaxosClusterSpec, TlsMode};
 use crate::names::{CLAIM, CONTAINER, ClusterName};
+use crate::settings::{Retention, Settings};
 
 /// What the user asked for, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,10 +27,8 @@ pub struct Desired {
     pub image: String,
     /// Size of each volume in bytes.
     pub storage_bytes: u64,
-    /// Heartbeat in milliseconds.
-    pub heartbeat_ms: u32,
-    /// Election timeout in milliseconds.
-    pub election_timeout_ms: u32,
+    /// What the log's settings shall be.
+    pub settings: Settings,
     /// Seconds a step may take before the cluster is reported as stalled.
     pub deadline_seconds: i64,
 }
@@ -118,8 +117,13 @@ pub fn validate(cluster: &PaxosCluster, image: &str, domain: &str) -> Result<Des
         max_voters,
         image: spec.image.clone().unwrap_or_else(|| image.to_owned()),
         storage_bytes,
-        heartbeat_ms,
-        election_timeout_ms,
+        settings: Settings {
+            heartbeat_ms,
+            election_timeout_ms,
+            leases: spec.reads.leases,
+            clock_drift_percent: percent("reads.maxClockDrift", &spec.reads.max_clock_drift, 20)?,
+            retention: retention(&spec)?,
+        },
         deadline_seconds: spec.progress_deadline_seconds,
         name,
         spec,
@@ -132,6 +136,40 @@ fn bounded(field: &'static str, value: i64, low: u32, high: u32) -> Result<u32, 
         Ok(v) if range.contains(&value) => Ok(v),
         _ => Err(Invalid::OutOfBounds { field, value, low: low.into(), high: high.into() }),
     }
+}
+
+fn percent(field: &'static str, text: &str, high: u32) -> Result<u32, Invalid> {
+    let number = text.strip_suffix('%').and_then(|n| n.parse::<u32>().ok());
+    number.filter(|n| *n <= high).ok_or(Invalid::Malformed {
+        field,
+        value: text.to_owned(),
+        hint: "it must be a whole percentage from 0% to 20%, such as 5%",
+    })
+}
+
+fn retention(spec: &PaxosClusterSpec) -> Result<Retention, Invalid> {
+    let Some(wanted) = &spec.retention else { return Ok(Retention::default()) };
+    let malformed = |field, value: &str, hint| Invalid::Malformed { field, value: value.to_owned(), hint };
+    let entries = wanted.max_entries.map(|count| match u64::try_from(count) {
+        Ok(count @ 1..) => Ok(count),
+        _ => Err(malformed("retention.maxEntries", &count.to_string(), "it must be 1 or more")),
+    });
+    let bytes = wanted.max_bytes.as_deref().map(|text| {
+        let hint = "it must be a quantity above zero, such as 5Gi";
+        parse_quantity(text).filter(|n| *n > 0).ok_or_else(|| malformed("retention.maxBytes", text, hint))
+    });
+    let age_ms = wanted.max_age.as_deref().map(|text| {
+        let hint = "it must be a duration above zero in ms, s, m or h, such as 168h";
+        age(text).filter(|n| *n > 0).ok_or_else(|| malformed("retention.maxAge", text, hint))
+    });
+    Ok(Retention { entries: entries.transpose()?, bytes: bytes.transpose()?, age_ms: age_ms.transpose()? })
+}
+
+/// A duration of one number and one unit, in milliseconds.
+fn age(text: &str) -> Option<u64> {
+    let units = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
+    let (number, unit) = units.iter().find_map(|(unit, ms)| Some((text.strip_suffix(unit)?, *ms)))?;
+    number.parse::<u64>().ok()?.checked_mul(unit)
 }
 
 fn millis(field: &'static str, text: &str) -> Result<u32, Invalid> {
@@ -287,7 +325,10 @@ mod tests {
     fn the_defaults_are_valid_and_take_the_operators_image() {
         let desired = check(|_| {}).unwrap();
         assert_eq!((desired.replicas, desired.voters(), desired.image.as_str()), (3, 3, "default:1"));
-        assert_eq!((desired.heartbeat_ms, desired.election_timeout_ms), (100, 1000));
+        let settings = desired.settings;
+        assert_eq!((settings.heartbeat_ms, settings.election_timeout_ms), (100, 1000));
+        assert!(!settings.leases && settings.retention == Retention::default());
+        assert_eq!(settings.clock_drift_percent, 5);
         assert_eq!(desired.storage_bytes, 10 << 30);
     }
 
@@ -300,7 +341,33 @@ mod tests {
         assert!(check(|s| s.storage.size = "0".into()).is_err());
         assert!(check(|s| s.storage.size = "10Xi".into()).is_err());
         assert_eq!(check(|s| s.election.timeout = "300ms".into()), Err(Invalid::TimeoutTooShort));
+        for bad in ["21%", "5", "-1%", "%"] {
+            assert!(check(|s| s.reads.max_clock_drift = bad.into()).is_err(), "{bad}");
+        }
         assert_eq!(check(|s| s.tls.mode = TlsMode::Provided), Err(Invalid::NoSecret));
+    }
+
+    #[test]
+    fn retention_is_read_in_its_units() {
+        let wanted = |max_entries, max_bytes: Option<&str>, max_age: Option<&str>| {
+            check(|s| {
+                s.retention = Some(crate::crd::Retention {
+                    max_entries,
+                    max_bytes: max_bytes.map(str::to_owned),
+                    max_age: max_age.map(str::to_owned),
+                });
+            })
+        };
+        let read = wanted(Some(7), Some("1Ki"), Some("2h")).unwrap().settings.retention;
+        assert_eq!(read, Retention { entries: Some(7), bytes: Some(1024), age_ms: Some(7_200_000) });
+        for (text, ms) in [("5ms", 5), ("5s", 5_000), ("5m", 300_000)] {
+            assert_eq!(wanted(None, None, Some(text)).unwrap().settings.retention.age_ms, Some(ms));
+        }
+        for bad in
+            [wanted(Some(0), None, None), wanted(None, Some("0"), None), wanted(None, None, Some("0s"))]
+        {
+            assert!(bad.unwrap_err().to_string().contains("spec.retention"));
+        }
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Structured logs and metrics.
 
-use crate::driver::AppendOutcome;
+use crate::driver::CallOutcome;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use synod_paxos::Refusal;
+use synod_paxos::system::Reply;
 use tracing_subscriber::EnvFilter;
 
 /// How log lines look.
@@ -40,6 +41,8 @@ pub struct Metrics {
     pub append_entries: Counter,
     /// Append calls answered with indexes.
     pub appended: Counter,
+    /// Those of them that an earlier try had appended.
+    pub append_repeats: Counter,
     /// Append calls of which it is certain that nothing was appended.
     pub append_refused: Counter,
     /// Append calls whose outcome is unknown.
@@ -58,6 +61,7 @@ impl Default for Metrics {
             append_calls: Counter::default(),
             append_entries: Counter::default(),
             appended: Counter::default(),
+            append_repeats: Counter::default(),
             append_refused: Counter::default(),
             append_unknown: Counter::default(),
             commit_batches: Counter::default(),
@@ -69,7 +73,10 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Counts the answer to an append.
-    pub(crate) fn count_append(&self, outcome: &AppendOutcome) {
+    pub(crate) fn count_append(&self, outcome: &CallOutcome) {
+        if matches!(outcome, Ok(Reply::Appended { repeat: true, .. })) {
+            self.append_repeats.inc();
+        }
         match outcome {
             Ok(_) => self.appended.inc(),
             Err(Refusal::OutcomeUnknown) => self.append_unknown.inc(),

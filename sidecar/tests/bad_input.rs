@@ -9,7 +9,7 @@ use futures::TryStreamExt;
 use std::time::Duration;
 use synod_client::{AppendError, AppendOptions, CallError, Consistency, channel};
 use synod_proto::v1::log_client::LogClient;
-use synod_proto::v1::{AppendRequest, SubscribeRequest};
+use synod_proto::v1::{AppendRequest, AppendStreamRequest, SubscribeRequest};
 use tonic::Code;
 
 async fn refused(cluster: &Cluster, entries: Vec<Bytes>) -> CallError {
@@ -36,9 +36,14 @@ async fn calls_beyond_their_bounds() {
     assert!(error.not_appended);
     // Far beyond: not even decoded.
     let mut log = LogClient::new(channel(&cluster.members[0].socket).unwrap());
-    let huge = AppendRequest { entries: vec![Bytes::from(vec![b'x'; 5 << 20])], expected_index: None };
-    let status = log.append(huge).await.unwrap_err();
-    assert_eq!(status.code(), Code::OutOfRange, "{status}");
+    let huge = || AppendRequest { entries: vec![Bytes::from(vec![b'x'; 5 << 20])], ..Default::default() };
+    let error = CallError::from(log.append(huge()).await.unwrap_err());
+    assert_eq!((error.reason.as_str(), error.code), ("call-too-large", Code::ResourceExhausted), "{error}");
+    assert!(error.not_appended);
+    let request = AppendStreamRequest { tag: 1, append: Some(huge()), timeout_ms: 0 };
+    let mut answers = log.append_stream(futures::stream::iter([request])).await.unwrap().into_inner();
+    let error = CallError::from(answers.message().await.unwrap_err());
+    assert_eq!((error.reason.as_str(), error.code), ("call-too-large", Code::ResourceExhausted), "{error}");
     let status = log.subscribe(SubscribeRequest { from: 0 }).await.unwrap_err();
     assert!(status.message().contains("indexes begin at 1"), "{status}");
     let client = cluster.members[0].client();
@@ -210,7 +215,7 @@ async fn a_full_disk_ends_the_process() {
     let client = member.client();
     let options = AppendOptions { timeout: Duration::from_secs(5), ..AppendOptions::default() };
     let mut appended = 0;
-    while client.append_with(vec![Bytes::from(vec![b'x'; 300 << 10])], options).await.is_ok() {
+    while client.append_with(vec![Bytes::from(vec![b'x'; 300 << 10])], options.clone()).await.is_ok() {
         appended += 1;
         assert!(appended < 100, "the disk never filled up");
     }

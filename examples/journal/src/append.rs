@@ -29,7 +29,8 @@ struct Acknowledged {
     sha256: String,
 }
 
-/// One call at a time: a second one under way could overtake a first that has to be tried again.
+/// One call at a time: its lines are printed before the next are read. The session keeps the order, and appends
+/// each call once whatever has to be tried again.
 pub(crate) async fn run(client: Client, options: Options) -> anyhow::Result<()> {
     let mut lines = BufReader::with_capacity(1 << 16, tokio::io::stdin());
     let append = AppendOptions { timeout: Duration::from_secs(options.timeout), ..Default::default() };
@@ -41,7 +42,7 @@ pub(crate) async fn run(client: Client, options: Options) -> anyhow::Result<()> 
         }
         let first_line = done + 1;
         done += entries.len() as u64;
-        let first_index = match client.append_with(entries.clone(), append).await {
+        let first_index = match client.append_with(entries.clone(), append.clone()).await {
             Ok(appended) => appended.first_index,
             Err(error) => bail!("lines {first_line} to {done}: {error}"),
         };
@@ -50,6 +51,7 @@ pub(crate) async fn run(client: Client, options: Options) -> anyhow::Result<()> 
             json_line(&Acknowledged { line, index, sha256: sha256(entry) })?;
         }
     }
+    client.close().await;
     eprintln!("{done} lines appended");
     Ok(())
 }

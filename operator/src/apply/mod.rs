@@ -73,6 +73,7 @@ impl Step {
             Step::AddLearner(_) => "AddLearner",
             Step::Promote(_) => "Promote",
             Step::RemoveMember(_) => "RemoveMember",
+            Step::ChangeSettings { .. } => "ChangeSettings",
             Step::TransferLeader { .. } => "TransferLeader",
             Step::Renew { .. } => "Renew",
             Step::DeletePod { .. } => "DeletePod",

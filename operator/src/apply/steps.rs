@@ -9,7 +9,7 @@ use crate::build;
 use crate::context::Context;
 use crate::dereference::{Dereferenced, target};
 use crate::error::{Error, code, gone_is_fine};
-use crate::members::{ElectionSettings, Member, MemberError};
+use crate::members::{Member, MemberError};
 use crate::names::{
     ANNOTATION_CLUSTER, ANNOTATION_MEMBER, FIELD_MANAGER, LABEL_RETIRED, LABEL_ROLE, MemberId,
 };
@@ -33,13 +33,9 @@ pub(super) async fn take(
         Step::Initialize { cluster, members, targets } => {
             let named: Vec<(String, MemberId)> =
                 members.iter().map(|(o, id)| (desired.name.pod(*o), *id)).collect();
-            let election = ElectionSettings {
-                heartbeat_ms: desired.heartbeat_ms,
-                timeout_ms: desired.election_timeout_ms,
-            };
             for ordinal in targets {
                 let member = hand.member(*ordinal).await?;
-                hand.said(*ordinal, member.initialize(*cluster, named.clone(), election).await)?;
+                hand.said(*ordinal, member.initialize(*cluster, named.clone(), &desired.settings).await)?;
             }
         }
         Step::Tighten { labels, marks, budget } => {
@@ -68,6 +64,10 @@ pub(super) async fn take(
         Step::RemoveMember(change) => {
             let leader = hand.member(change.via).await?;
             hand.said(change.via, leader.remove(change).await)?;
+        }
+        Step::ChangeSettings { via, cluster, version, settings } => {
+            let leader = hand.member(*via).await?;
+            hand.said(*via, leader.change_settings(*cluster, *version, settings).await)?;
         }
         Step::TransferLeader { from, member, cluster, .. } => {
             let leader = hand.member(*from).await?;
@@ -262,6 +262,14 @@ pub fn describe(desired: &Desired, step: &Step) -> String {
         Step::AddLearner(c) => format!("adds {} as a learner (member {})", pod(&c.ordinal), c.member),
         Step::Promote(c) => format!("gives {} a vote (member {})", pod(&c.ordinal), c.member),
         Step::RemoveMember(c) => format!("takes {} out (member {})", pod(&c.ordinal), c.member),
+        Step::ChangeSettings { version, settings, .. } => {
+            let leases = if settings.leases { "on" } else { "off" };
+            format!(
+                "changes the log's settings from version {version}: heartbeat {} ms, election timeout {} ms, \
+                 leases {leases}, retention as in the spec",
+                settings.heartbeat_ms, settings.election_timeout_ms
+            )
+        }
         Step::TransferLeader { from, to, .. } => {
             format!("hands leadership from {} to {}", pod(from), pod(to))
         }

@@ -101,15 +101,15 @@ pub struct PaxosClusterSpec {
     #[serde(default)]
     pub socket: Socket,
 
-    /// How fast a lost leader is noticed. Fixed when the cluster is formed.
+    /// How fast a lost leader is noticed. A change is an entry in the log; no pod restarts for it.
     #[serde(default)]
     pub election: Election,
 
-    /// How reads are served.
+    /// How reads are served. A change is an entry in the log; no pod restarts for it.
     #[serde(default)]
     pub reads: Reads,
 
-    /// How much of the log is kept. Unset: all of it.
+    /// How much of the log is kept. Unset: all of it. A change is an entry in the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<Retention>,
 
@@ -303,8 +303,7 @@ impl Default for Socket {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(
     "duration(self.timeout) >= duration(self.heartbeat) + duration(self.heartbeat) + duration(self.heartbeat) + duration(self.heartbeat) + duration(self.heartbeat)"
-).message("election.timeout must be at least five times election.heartbeat, or one late heartbeat costs a leader"),
-validation = Rule::new("self == oldSelf").message("election cannot be changed: the settings are part of the log's genesis; make a new cluster with the others"))]
+).message("election.timeout must be at least five times election.heartbeat, or one late heartbeat costs a leader"))]
 pub struct Election {
     /// How often a leader speaks, such as 100ms.
     #[serde(default = "default_heartbeat")]

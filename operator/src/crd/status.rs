@@ -136,6 +136,8 @@ pub enum OperationType {
     Repair,
     /// Claims are resized.
     Resize,
+    /// The log's settings are changed.
+    Configure,
 }
 
 /// One pod and the member on its disk.
@@ -276,6 +278,8 @@ pub enum Reason {
     Repairing,
     /// Volumes are being enlarged.
     Resizing,
+    /// The log's settings are being changed.
+    Configuring,
     /// Members that should be ready are not.
     MembersNotReady,
     /// `paused: true`.
@@ -344,6 +348,7 @@ impl Reason {
             Reason::Replacing => "Replacing",
             Reason::Repairing => "Repairing",
             Reason::Resizing => "Resizing",
+            Reason::Configuring => "Configuring",
             Reason::MembersNotReady => "MembersNotReady",
             Reason::Paused => "Paused",
             Reason::Deleting => "Deleting",

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::names::{ClusterId, MemberId};
 use crate::observed::{Ballot, Config, ConfigMember, MemberState, Peer, Removed, Report};
+use crate::settings::{InForce, Retention, Settings};
 
 use super::MemberError;
 
@@ -53,7 +54,35 @@ pub(super) fn report(answer: wire::StatusResponse) -> Result<Report, MemberError
         ready: answer.ready,
         reason: answer.reason,
         version: answer.version,
+        settings: answer.settings.as_ref().map(in_force),
     })
+}
+
+fn in_force(s: &wire::Settings) -> InForce {
+    let election = s.election.unwrap_or_default();
+    let reads = s.reads.unwrap_or_default();
+    let retention = s.retention.unwrap_or_default();
+    let values = Settings {
+        heartbeat_ms: election.heartbeat_ms,
+        election_timeout_ms: election.timeout_ms,
+        leases: reads.leases,
+        clock_drift_percent: reads.clock_drift_percent.unwrap_or_default(),
+        retention: Retention { entries: retention.entries, bytes: retention.bytes, age_ms: retention.age_ms },
+    };
+    InForce { version: s.version, values }
+}
+
+/// Settings as they are asked for. Limits are left out: they stay as they are.
+pub(super) fn settings(s: &Settings) -> wire::Settings {
+    let Settings { heartbeat_ms, election_timeout_ms, leases, clock_drift_percent, retention } = *s;
+    let Retention { entries, bytes, age_ms } = retention;
+    wire::Settings {
+        version: 0,
+        election: Some(wire::Election { heartbeat_ms, timeout_ms: election_timeout_ms }),
+        reads: Some(wire::Reads { leases, clock_drift_percent: Some(clock_drift_percent) }),
+        limits: None,
+        retention: Some(wire::Retention { entries, bytes, age_ms }),
+    }
 }
 
 fn config(c: &wire::Configuration) -> Config {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use synod_proto::v1::admin_client::AdminClient;
 use synod_proto::v1::{
-    ChangeRequest, GenesisMember, InitializeRequest, JoinRequest, RenewRequest, StatusRequest,
-    TransferLeaderRequest,
+    ChangeRequest, ChangeSettingsRequest, GenesisMember, InitializeRequest, JoinRequest, RenewRequest,
+    StatusRequest, TransferLeaderRequest,
 };
 use thiserror::Error;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -16,6 +16,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use crate::names::{ClusterId, MemberId, PORT_ADMIN};
 use crate::observed::Report;
 use crate::plan::Change;
+use crate::settings::Settings;
 use crate::tls::Pair;
 
 /// How long a connection may take. Pods answer in milliseconds or not at all.
@@ -75,15 +76,6 @@ pub struct Target {
     pub credentials: Option<Credentials>,
 }
 
-/// Settings of the election, in milliseconds, as they go into the genesis.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ElectionSettings {
-    /// Heartbeat.
-    pub heartbeat_ms: u32,
-    /// Timeout.
-    pub timeout_ms: u32,
-}
-
 /// A connection to one member's admin port.
 #[derive(Clone)]
 pub struct Member {
@@ -137,15 +129,14 @@ impl Member {
         &self,
         cluster: ClusterId,
         members: Vec<(String, MemberId)>,
-        election: ElectionSettings,
+        settings: &Settings,
     ) -> Result<(), MemberError> {
         let members = members.into_iter().map(|(name, id)| GenesisMember { member: id.0, name }).collect();
         let request = InitializeRequest {
             cluster_id: convert::cluster_bytes(cluster).into(),
             members,
             alpha: 0,
-            heartbeat_ms: election.heartbeat_ms,
-            election_timeout_ms: election.timeout_ms,
+            settings: Some(convert::settings(settings)),
         };
         let answer = self.client.clone().initialize(asked(request, CHANGE)).await;
         answer.map(|_| ()).map_err(refused("Initialize"))
@@ -188,6 +179,25 @@ impl Member {
         let request = asked(change_request(change, String::new()), CHANGE);
         let answer = self.client.clone().remove_member(request).await;
         answer.map(|_| ()).map_err(refused("RemoveMember"))
+    }
+
+    /// Changes the replicated settings from `version` to `settings`, by an entry in the log.
+    ///
+    /// # Errors
+    /// If they are at another version by now, or the change was not chosen in time.
+    pub async fn change_settings(
+        &self,
+        cluster: ClusterId,
+        version: u64,
+        settings: &Settings,
+    ) -> Result<(), MemberError> {
+        let request = ChangeSettingsRequest {
+            cluster_id: convert::cluster_bytes(cluster).into(),
+            expected_version: version,
+            settings: Some(convert::settings(settings)),
+        };
+        let answer = self.client.clone().change_settings(asked(request, CHANGE)).await;
+        answer.map(|_| ()).map_err(refused("ChangeSettings"))
     }
 
     /// Hands leadership to a voter; says who leads afterwards.

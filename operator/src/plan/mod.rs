@@ -12,6 +12,7 @@
 //!   7 no quorum: report and stop
 //!   4 let a change that was proposed come into force
 //!   8 replace what is lost, empty or fenced          (replace)
+//!   - change the log's settings                      (settings)
 //!   9 shrink, and clean up after it                  (shrink)
 //!  10 roll                                           (roll)
 //!  11 grow                                           (grow)
@@ -27,6 +28,7 @@ mod grow;
 mod repair;
 mod replace;
 mod roll;
+mod settings;
 mod shrink;
 mod tighten;
 mod view;
@@ -40,6 +42,7 @@ use uuid::Uuid;
 use crate::crd::OperationType;
 use crate::names::{ClusterId, MemberId};
 use crate::observed::Observed;
+use crate::settings::Settings;
 use crate::validate::Desired;
 
 pub use view::View;
@@ -142,6 +145,17 @@ pub enum Step {
     Promote(Change),
     /// Take a member out.
     RemoveMember(Change),
+    /// Change the log's settings.
+    ChangeSettings {
+        /// The ordinal that leads: it is asked.
+        via: u32,
+        /// The log.
+        cluster: ClusterId,
+        /// The version of the settings that this was planned from.
+        version: u64,
+        /// What they shall be.
+        settings: Settings,
+    },
     /// Hand leadership over.
     TransferLeader {
         /// The ordinal that leads.
@@ -413,8 +427,8 @@ fn decide(view: &View<'_>) -> Verdict {
     if let Some(gate) = view.change_pending() {
         return Verdict::Wait(gate, view.running_operation());
     }
-    let classes: [fn(&View<'_>) -> Verdict; 5] =
-        [replace::verdict, shrink::verdict, roll::verdict, grow::verdict, claims::verdict];
+    let classes: [fn(&View<'_>) -> Verdict; 6] =
+        [replace::verdict, settings::verdict, shrink::verdict, roll::verdict, grow::verdict, claims::verdict];
     let mut stuck = None;
     for class in classes {
         match class(view) {

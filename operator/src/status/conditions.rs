@@ -167,6 +167,7 @@ fn doing(plan: &Plan) -> Reason {
         Some(OperationType::Roll) => Reason::Rolling,
         Some(OperationType::Repair) => Reason::Repairing,
         Some(OperationType::Resize) => Reason::Resizing,
+        Some(OperationType::Configure) => Reason::Configuring,
         None => Reason::MembersNotReady,
     }
 }

@@ -127,6 +127,7 @@ mod tests {
             retry_after_ms: 0,
             tail: Some(7),
             first_index: None,
+            expected_sequence: None,
         };
         let status = Status::with_details(Code::FailedPrecondition, "x", failure.encode_to_vec().into());
         let error = CallError::from(status);

@@ -15,10 +15,40 @@
 //! # }
 //! ```
 //!
-//! All clones of a [`Client`] share one append stream. An append is sent again by itself only where the
-//! member said that it is certain that nothing was appended; an outcome that nobody can know any more is
-//! [`AppendError::Unknown`], and what to do then is the application's to decide: read the log, or append
-//! again if a second entry does no harm.
+//! # Exactly once
+//!
+//! [`Client::append`] appends exactly once or says why not: it numbers its calls in a session of the log's, so that
+//! the log knows a repeat when it sees one, and tries again until [`AppendOptions::timeout`] whatever happens
+//! between: a change of the leader, a cut connection, a restart of the member. How a call ends:
+//!
+//! | outcome | what stands in the log | what to do |
+//! |---|---|---|
+//! | `Ok` | the entries, once, at these indexes for ever | go on |
+//! | [`AppendError::UnexpectedIndex`] | nothing of this call | read on, decide again |
+//! | [`AppendError::Refused`] | nothing of this call | what the reason says; appending again cannot duplicate |
+//! | [`AppendError::Unknown`] | perhaps the entries | only after the deadline, or where the session expired meanwhile: read the log before appending again |
+//!
+//! All clones of a [`Client`] share one session and one stream, and appends are appended in the order in which they
+//! were called, also where one has to be tried again. A session that is left alone for an hour (the cluster's
+//! `session_idle`) expires; the next append opens another one by itself.
+//!
+//! An application that must not append twice although it was killed before it heard the answer gives the append a
+//! key ([`Repeats::Key`]) and repeats it under the same key when it is back:
+//!
+//! ```no_run
+//! # async fn example(log: synod_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+//! use synod_client::{AppendOptions, Consistency, IdempotencyKey, Repeats};
+//!
+//! // Kept with the order, before the first try:
+//! let index = log.tail(Consistency::Sequential).await?;
+//! let key = IdempotencyKey::new("order-4711").minted_at(index);
+//! // Now, and again after each restart until it is acknowledged:
+//! let options = AppendOptions { repeats: Repeats::Key(key), ..AppendOptions::default() };
+//! let appended = log.append_with(vec!["4711: 3 screws".into()], options).await?;
+//! println!("entry {}, {}", appended.first_index, if appended.repeated { "repeated" } else { "new" });
+//! # Ok(())
+//! # }
+//! ```
 #![forbid(unsafe_code)]
 
 mod append;
@@ -26,7 +56,7 @@ mod connect;
 mod error;
 mod read;
 
-pub use append::{AppendOptions, Appended};
+pub use append::{AppendOptions, Appended, IdempotencyKey, Repeats};
 pub use connect::{SOCKET_VARIABLE, channel};
 pub use error::{AppendError, CallError, ConnectError};
 pub use read::{Consistency, Entry, ReadOptions};
@@ -35,6 +65,8 @@ pub use synod_proto::v1::{HistoryResponse, StatusResponse};
 use bytes::Bytes;
 use futures::Stream;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use synod_proto::v1::{HistoryRequest, StatusRequest, TailRequest, cluster_client::ClusterClient};
 use tonic::transport::Channel;
 
@@ -43,6 +75,8 @@ use tonic::transport::Channel;
 pub struct Client {
     channel: Channel,
     appender: append::Appender,
+    /// The highest index that was acknowledged, read or told.
+    seen: Arc<AtomicU64>,
 }
 
 impl Client {
@@ -66,11 +100,14 @@ impl Client {
     /// Outside a Tokio runtime.
     pub fn connect(path: impl AsRef<Path>) -> Result<Client, ConnectError> {
         let channel = connect::channel(path.as_ref())?;
-        let appender = append::Appender::start(channel.clone());
-        Ok(Client { channel, appender })
+        let seen = Arc::new(AtomicU64::new(0));
+        let appender = append::Appender::start(channel.clone(), seen.clone());
+        Ok(Client { channel, appender, seen })
     }
 
-    /// Appends one entry, with [`AppendOptions::default`].
+    /// Appends one entry exactly once, with [`AppendOptions::default`].
+    ///
+    /// The append goes on, up to its deadline, where the future is dropped.
     ///
     /// # Errors
     /// See [`AppendError`].
@@ -106,7 +143,7 @@ impl Client {
         from: u64,
         options: ReadOptions,
     ) -> impl Stream<Item = Result<Entry, CallError>> + Send + Unpin + 'static {
-        read::read(self.channel.clone(), from, options)
+        read::read(self.channel.clone(), self.seen.clone(), from, options)
     }
 
     /// Entries from index `from` on, then live. When the connection is cut, the stream resumes behind the
@@ -116,7 +153,7 @@ impl Client {
         &self,
         from: u64,
     ) -> impl Stream<Item = Result<Entry, CallError>> + Send + Unpin + 'static {
-        read::subscribe(self.channel.clone(), from)
+        read::subscribe(self.channel.clone(), self.seen.clone(), from)
     }
 
     /// The last index; 0 where the log is empty.
@@ -124,8 +161,23 @@ impl Client {
     /// # Errors
     /// See [`CallError`].
     pub async fn tail(&self, consistency: Consistency) -> Result<u64, CallError> {
-        let request = TailRequest { consistency: consistency.to_wire().into() };
-        Ok(read::log(self.channel.clone()).tail(request).await?.into_inner().last_index)
+        let read::Wire { consistency, at_least, max_staleness_ms } = consistency.to_wire(&self.seen);
+        let request = TailRequest { consistency, at_least, max_staleness_ms };
+        let last = read::log(self.channel.clone()).tail(request).await?.into_inner().last_index;
+        self.seen.fetch_max(last, Ordering::Relaxed);
+        Ok(last)
+    }
+
+    /// From now on this client's [`Consistency::Sequential`] reads show at least `index`: for an index that came
+    /// from somewhere else, such as another process.
+    pub fn not_before(&self, index: u64) {
+        self.seen.fetch_max(index, Ordering::Relaxed);
+    }
+
+    /// Waits until what this client and its clones have appended is answered, and closes the session: the log
+    /// need not remember it until it expires. A client that is used again opens another one.
+    pub async fn close(&self) {
+        self.appender.close().await;
     }
 
     /// What this member knows of the cluster.

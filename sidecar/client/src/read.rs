@@ -4,6 +4,8 @@ use crate::error::CallError;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use synod_proto::v1::{self, ReadRequest, ReadResponse, SubscribeRequest, log_client::LogClient};
 use tonic::transport::Channel;
@@ -20,16 +22,32 @@ pub enum Consistency {
     /// Covers every append that was acknowledged before the call, anywhere.
     #[default]
     Linearizable,
-    /// What this member has applied; works without a leader.
+    /// What this member has applied, but never less than this client has seen: its own appends, what it has
+    /// read, and [`crate::Client::not_before`]. Works without a leader, as far as this member has come.
     Sequential,
+    /// Covers every append that was acknowledged up to this long before the call, in whole milliseconds. Many such
+    /// reads share one question to the leader.
+    StaleBounded(Duration),
+}
+
+/// A consistency as a request holds it.
+pub(crate) struct Wire {
+    pub(crate) consistency: i32,
+    pub(crate) at_least: u64,
+    pub(crate) max_staleness_ms: u32,
 }
 
 impl Consistency {
-    pub(crate) fn to_wire(self) -> v1::Consistency {
-        match self {
-            Consistency::Linearizable => v1::Consistency::Linearizable,
-            Consistency::Sequential => v1::Consistency::Sequential,
-        }
+    pub(crate) fn to_wire(self, seen: &AtomicU64) -> Wire {
+        let (consistency, at_least, max_staleness_ms) = match self {
+            Consistency::Linearizable => (v1::Consistency::Linearizable, 0, 0),
+            Consistency::Sequential => (v1::Consistency::Sequential, seen.load(Ordering::Relaxed), 0),
+            Consistency::StaleBounded(span) => {
+                let span = u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
+                (v1::Consistency::StaleBounded, 0, span)
+            }
+        };
+        Wire { consistency: consistency.into(), at_least, max_staleness_ms }
     }
 }
 
@@ -58,6 +76,8 @@ pub(crate) fn log(channel: Channel) -> LogClient<Channel> {
 /// A stream of entries in the making.
 struct Reading {
     channel: Channel,
+    /// The highest index that this client has seen.
+    seen: Arc<AtomicU64>,
     next: u64,
     live: bool,
     options: ReadOptions,
@@ -73,12 +93,11 @@ impl Reading {
         let pages = if self.live {
             log.subscribe(SubscribeRequest { from: self.next }).await
         } else {
-            let request = ReadRequest {
-                from: self.next,
-                limit: self.options.limit.unwrap_or(0),
-                consistency: self.options.consistency.to_wire().into(),
-            };
-            log.read(request).await
+            let Wire { consistency, at_least, max_staleness_ms } =
+                self.options.consistency.to_wire(&self.seen);
+            let limit = self.options.limit.unwrap_or(0);
+            let from = self.next;
+            log.read(ReadRequest { from, limit, consistency, at_least, max_staleness_ms }).await
         };
         Ok(pages?.into_inner())
     }
@@ -103,6 +122,9 @@ impl Reading {
             match page {
                 Ok(Some(page)) => {
                     self.pause = FIRST_PAUSE;
+                    if let Some(last) = page.entries.last() {
+                        self.seen.fetch_max(last.index, Ordering::Relaxed);
+                    }
                     let entries = page.entries.into_iter();
                     self.page = entries.map(|e| Entry { index: e.index, payload: e.payload }).collect();
                 }
@@ -153,26 +175,39 @@ fn entries(reading: Reading) -> impl Stream<Item = Result<Entry, CallError>> + S
 
 pub(crate) fn read(
     channel: Channel,
+    seen: Arc<AtomicU64>,
     from: u64,
     options: ReadOptions,
 ) -> impl Stream<Item = Result<Entry, CallError>> + Send + Unpin + 'static {
-    start(channel, from, options, false)
+    start(channel, seen, from, options, false)
 }
 
 pub(crate) fn subscribe(
     channel: Channel,
+    seen: Arc<AtomicU64>,
     from: u64,
 ) -> impl Stream<Item = Result<Entry, CallError>> + Send + Unpin + 'static {
-    start(channel, from, ReadOptions::default(), true)
+    start(channel, seen, from, ReadOptions::default(), true)
 }
 
 fn start(
     channel: Channel,
+    seen: Arc<AtomicU64>,
     from: u64,
     options: ReadOptions,
     live: bool,
 ) -> impl Stream<Item = Result<Entry, CallError>> + Send + Unpin + 'static {
     let page = VecDeque::new();
     let next = from.max(1);
-    entries(Reading { channel, next, live, options, pages: None, page, pause: FIRST_PAUSE, ended: false })
+    entries(Reading {
+        channel,
+        seen,
+        next,
+        live,
+        options,
+        pages: None,
+        page,
+        pause: FIRST_PAUSE,
+        ended: false,
+    })
 }

@@ -1,6 +1,6 @@
 //! `admin`: membership without an operator, through the socket in a member's data directory.
 
-use super::connect::{DataDir, parse_cluster, parse_digest, parse_member};
+use super::connect::{DataDir, parse_cluster, parse_digest, parse_member, print_json};
 use super::views;
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -9,8 +9,8 @@ use std::time::Duration;
 use synod_client::CallError;
 use synod_paxos::ClusterId;
 use synod_proto::v1::{
-    ChangeRequest, ChangeResponse, GenesisMember, InitializeRequest, JoinRequest, RenewRequest,
-    StatusRequest, StatusResponse, TransferLeaderRequest,
+    ChangeRequest, ChangeResponse, ChangeSettingsRequest, Election, GenesisMember, InitializeRequest,
+    JoinRequest, Reads, RenewRequest, Settings, StatusRequest, StatusResponse, TransferLeaderRequest,
 };
 use tokio::time::{Instant, sleep};
 use tonic::{Request, Status};
@@ -31,6 +31,8 @@ pub(super) enum Command {
     Remove(Change),
     /// Hand leadership to another voter. Ask the leader.
     TransferLeader(TransferLeader),
+    /// Show the settings that all members go by, or change them by an entry in the log.
+    Settings(ChangeSettings),
     /// Give up the identity of a removed or uninitialized member and mint a new one.
     Renew(Renew),
 }
@@ -51,6 +53,9 @@ pub(super) struct Initialize {
     /// How long a silent leader is borne, in milliseconds; at least five heartbeats.
     #[arg(long, default_value_t = 1_000)]
     election_timeout_ms: u32,
+    /// Let the leader answer reads under a lease, without a round to its peers.
+    #[arg(long)]
+    leases: bool,
 }
 
 fn parse_founder(text: &str) -> Result<(u64, String), String> {
@@ -108,6 +113,39 @@ pub(super) struct TransferLeader {
 }
 
 #[derive(Clone, Debug, Args)]
+pub(super) struct ChangeSettings {
+    #[command(flatten)]
+    at: DataDir,
+    /// Let the leader answer reads under a lease, without a round to its peers.
+    #[arg(long, value_name = "true|false")]
+    leases: Option<bool>,
+    /// How far two members' clocks may differ in rate, in percent.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=20))]
+    clock_drift_percent: Option<u32>,
+    /// Between two heartbeats, in milliseconds.
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
+    heartbeat_ms: Option<u32>,
+    /// How long a silent leader is borne, in milliseconds; at least five heartbeats.
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
+    election_timeout_ms: Option<u32>,
+    /// Sessions, their answers and keys that the log remembers, together.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    session_rows: Option<u32>,
+    /// How long a session may be idle before it expires, in milliseconds.
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
+    session_idle_ms: Option<u64>,
+    /// Keep the newest so many entries, 0: all.
+    #[arg(long, value_name = "N")]
+    retain_entries: Option<u64>,
+    /// Keep the newest so many bytes of entries, 0: all.
+    #[arg(long, value_name = "BYTES")]
+    retain_bytes: Option<u64>,
+    /// Keep what is younger than so many milliseconds, 0: all.
+    #[arg(long, value_name = "MS")]
+    retain_age_ms: Option<u64>,
+}
+
+#[derive(Clone, Debug, Args)]
 pub(super) struct Renew {
     #[command(flatten)]
     at: DataDir,
@@ -126,18 +164,23 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
         Command::Promote(options) => change_members(options, Kind::Promote).await,
         Command::Remove(options) => change_members(options, Kind::Remove).await,
         Command::TransferLeader(options) => transfer(options).await,
+        Command::Settings(options) => settings(options).await,
         Command::Renew(options) => renew(options).await,
     }
 }
 
 async fn initialize(options: Initialize) -> anyhow::Result<()> {
     let members = options.members.into_iter().map(|(member, name)| GenesisMember { member, name });
+    let (heartbeat_ms, timeout_ms) = (options.heartbeat_ms, options.election_timeout_ms);
     let request = InitializeRequest {
         cluster_id: Bytes::copy_from_slice(&options.cluster_id.0),
         members: members.collect(),
         alpha: 0,
-        heartbeat_ms: options.heartbeat_ms,
-        election_timeout_ms: options.election_timeout_ms,
+        settings: Some(Settings {
+            election: Some(Election { heartbeat_ms, timeout_ms }),
+            reads: Some(Reads { leases: options.leases, ..Reads::default() }),
+            ..Settings::default()
+        }),
     };
     let answer = options.at.admin()?.initialize(request).await.map_err(|s| options.at.explain(s))?;
     println!("initialized, genesis {}", views::hex(&answer.into_inner().genesis_digest));
@@ -232,6 +275,44 @@ async fn transfer(options: TransferLeader) -> anyhow::Result<()> {
     let answer = options.at.admin()?.transfer_leader(request).await.map_err(|s| options.at.explain(s))?;
     println!("{} leads", views::member(answer.into_inner().leader));
     Ok(())
+}
+
+/// Shows what is in force; with anything to change, changes that first.
+async fn settings(options: ChangeSettings) -> anyhow::Result<()> {
+    let seen = status(&options.at).await?;
+    let now = seen.settings.context("this member knows no settings yet: it belongs to no cluster")?;
+    let mut wanted = now;
+    let election = wanted.election.get_or_insert_default();
+    set(&mut election.heartbeat_ms, options.heartbeat_ms);
+    set(&mut election.timeout_ms, options.election_timeout_ms);
+    let reads = wanted.reads.get_or_insert_default();
+    set(&mut reads.leases, options.leases);
+    set(&mut reads.clock_drift_percent, options.clock_drift_percent.map(Some));
+    let limits = wanted.limits.get_or_insert_default();
+    set(&mut limits.session_rows, options.session_rows);
+    set(&mut limits.session_idle_ms, options.session_idle_ms);
+    let retention = wanted.retention.get_or_insert_default();
+    let bound = |value: Option<u64>| value.map(|n| (n > 0).then_some(n));
+    set(&mut retention.entries, bound(options.retain_entries));
+    set(&mut retention.bytes, bound(options.retain_bytes));
+    set(&mut retention.age_ms, bound(options.retain_age_ms));
+    if wanted == now {
+        return print_json(&views::Settings::from(&now));
+    }
+    let request = ChangeSettingsRequest {
+        cluster_id: seen.cluster_id,
+        expected_version: now.version,
+        settings: Some(wanted),
+    };
+    let answer = options.at.admin()?.change_settings(request).await.map_err(|s| options.at.explain(s))?;
+    let changed = answer.into_inner().settings.context("the member gave no settings")?;
+    print_json(&views::Settings::from(&changed))
+}
+
+fn set<T>(place: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *place = value;
+    }
 }
 
 async fn renew(options: Renew) -> anyhow::Result<()> {

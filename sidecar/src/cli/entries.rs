@@ -11,7 +11,10 @@ use futures::{Stream, TryStreamExt};
 use serde::Serialize;
 use std::io::Write;
 use std::time::Duration;
-use synod_client::{AppendOptions as How, CallError, Client, Consistency, Entry, ReadOptions};
+use synod_client::{
+    AppendOptions as How, Appended, CallError, Client, Consistency, Entry, IdempotencyKey, ReadOptions,
+    Repeats,
+};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 #[derive(Clone, Debug, Args)]
@@ -22,6 +25,14 @@ pub(super) struct AppendOptions {
     /// it counts for the first.
     #[arg(long, value_name = "INDEX")]
     expected_index: Option<u64>,
+    /// Names this append: repeating it under the same key appends it once, and prints the same index again. 1 to
+    /// 64 bytes.
+    #[arg(long, value_name = "KEY", requires = "entries")]
+    key: Option<String>,
+    /// An index that was in the log when the key was made: a key that is so old that the log may have forgotten
+    /// it is then refused.
+    #[arg(long, value_name = "INDEX", requires = "key")]
+    minted_at: Option<u64>,
     /// How long to try each, in seconds.
     #[arg(long, default_value_t = 10, value_name = "SECONDS")]
     timeout: u64,
@@ -37,26 +48,43 @@ pub(super) struct AppendOptions {
 struct Acknowledged {
     first_index: u64,
     last_index: u64,
+    /// It had been appended before, under the same key.
+    repeated: bool,
 }
 
 pub(super) async fn append(options: AppendOptions) -> anyhow::Result<()> {
     let client = options.socket.client()?;
-    let mut how =
-        How { expected_index: options.expected_index, timeout: Duration::from_secs(options.timeout) };
+    let expected_index = options.expected_index;
+    let timeout = Duration::from_secs(options.timeout);
     if !options.entries.is_empty() {
         let entries = options.entries.iter().map(|entry| Bytes::from(entry.clone())).collect();
+        let key = match &options.key {
+            Some(key) => {
+                let key = IdempotencyKey::new(key.clone());
+                options.minted_at.into_iter().fold(key, IdempotencyKey::minted_at)
+            }
+            // A session for one append would be two entries more in the log.
+            None => {
+                let index = client.tail(Consistency::Sequential).await;
+                let index = index.map_err(|error| options.socket.explain(error))?;
+                IdempotencyKey::new(uuid::Uuid::new_v4().to_string()).minted_at(index)
+            }
+        };
+        let how = How { expected_index, timeout, repeats: Repeats::Key(key) };
         return append_one(&client, entries, how, options.output).await;
     }
+    let mut how = How { expected_index, timeout, repeats: Repeats::Session };
     let mut lines = BufReader::new(tokio::io::stdin());
     loop {
         let mut line = Vec::new();
         if lines.read_until(b'\n', &mut line).await.context("cannot read standard input")? == 0 {
+            client.close().await;
             return Ok(());
         }
         if line.last() == Some(&b'\n') {
             line.pop();
         }
-        append_one(&client, vec![line.into()], how, options.output).await?;
+        append_one(&client, vec![line.into()], how.clone(), options.output).await?;
         how.expected_index = None;
     }
 }
@@ -71,8 +99,9 @@ async fn append_one(client: &Client, entries: Vec<Bytes>, how: How, output: Form
             }
         }
         Format::Json => {
-            let (first_index, last_index) = (appended.first_index, appended.last_index);
-            writeln!(out, "{}", serde_json::to_string(&Acknowledged { first_index, last_index })?)?;
+            let Appended { first_index, last_index, repeated } = appended;
+            let line = serde_json::to_string(&Acknowledged { first_index, last_index, repeated })?;
+            writeln!(out, "{line}")?;
         }
     }
     Ok(out.flush()?)
@@ -82,8 +111,10 @@ async fn append_one(client: &Client, entries: Vec<Bytes>, how: How, output: Form
 enum Freshness {
     /// Everything that was acknowledged before, anywhere; needs a leader.
     Linearizable,
-    /// What this member has applied.
+    /// What this member has applied; needs nobody else.
     Sequential,
+    /// Everything that was acknowledged up to --max-staleness ago.
+    StaleBounded,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -102,6 +133,9 @@ pub(super) struct TailOptions {
     /// How fresh.
     #[arg(long, value_enum, default_value_t = Freshness::Linearizable)]
     consistency: Freshness,
+    /// How old the view may be, in milliseconds; stale-bounded only.
+    #[arg(long, default_value_t = 1_000, value_name = "MS")]
+    max_staleness: u32,
     /// text: index and entry. json: an object a line.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
@@ -122,6 +156,9 @@ pub(super) async fn tail(options: TailOptions) -> anyhow::Result<()> {
     let consistency = match options.consistency {
         Freshness::Linearizable => Consistency::Linearizable,
         Freshness::Sequential => Consistency::Sequential,
+        Freshness::StaleBounded => {
+            Consistency::StaleBounded(Duration::from_millis(u64::from(options.max_staleness)))
+        }
     };
     let last = client.tail(consistency).await.map_err(|error| options.socket.explain(error))?;
     let from = options.from.unwrap_or_else(|| last.saturating_sub(options.count) + 1);

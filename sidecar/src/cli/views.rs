@@ -97,6 +97,46 @@ impl From<&v1::Configuration> for Configuration {
     }
 }
 
+/// The settings that all members go by.
+#[derive(Debug, Serialize)]
+pub(super) struct Settings {
+    pub(super) version: u64,
+    pub(super) heartbeat_ms: u32,
+    pub(super) election_timeout_ms: u32,
+    pub(super) leases: bool,
+    pub(super) clock_drift_percent: u32,
+    pub(super) entry_bytes: u32,
+    pub(super) call_bytes: u32,
+    pub(super) session_rows: u32,
+    pub(super) session_idle_ms: u64,
+    pub(super) retain_entries: Option<u64>,
+    pub(super) retain_bytes: Option<u64>,
+    pub(super) retain_age_ms: Option<u64>,
+}
+
+impl From<&v1::Settings> for Settings {
+    fn from(wire: &v1::Settings) -> Settings {
+        let election = wire.election.unwrap_or_default();
+        let limits = wire.limits.unwrap_or_default();
+        let reads = wire.reads.unwrap_or_default();
+        let retention = wire.retention.unwrap_or_default();
+        Settings {
+            version: wire.version,
+            heartbeat_ms: election.heartbeat_ms,
+            election_timeout_ms: election.timeout_ms,
+            leases: reads.leases,
+            clock_drift_percent: reads.clock_drift_percent.unwrap_or_default(),
+            entry_bytes: limits.entry_bytes,
+            call_bytes: limits.call_bytes,
+            session_rows: limits.session_rows,
+            session_idle_ms: limits.session_idle_ms,
+            retain_entries: retention.entries,
+            retain_bytes: retention.bytes,
+            retain_age_ms: retention.age_ms,
+        }
+    }
+}
+
 #[derive(Debug, Serialize)]
 pub(super) struct Removed {
     pub(super) member: String,
@@ -130,6 +170,7 @@ pub(super) struct Status {
     pub(super) configuration_in_force: bool,
     pub(super) members: Vec<Member>,
     pub(super) removed: Vec<Removed>,
+    pub(super) settings: Option<Settings>,
     pub(super) version: String,
 }
 
@@ -170,6 +211,7 @@ impl From<&v1::StatusResponse> for Status {
             configuration_in_force: wire.configuration_in_force,
             members,
             removed: removed.collect(),
+            settings: wire.settings.as_ref().map(Settings::from),
             version: wire.version.clone(),
         }
     }

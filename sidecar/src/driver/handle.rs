@@ -9,37 +9,40 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use synod_paxos::configuration::Configuration;
+use synod_paxos::system::Reply;
+use synod_paxos::value::{Append, Operation};
 use synod_paxos::{
-    AdminCommand, AdminOutcome, Ballot, Incoming, Index, MemberId, Refusal, RequestId, Slot, Status,
+    AdminCommand, AdminOutcome, Ballot, Consistency, Incoming, Index, MemberId, Refusal, RequestId, Slot,
+    Status,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 /// Payload bytes of unanswered appends at one member (docs: socket-api.md).
 pub const APPENDS_IN_FLIGHT_BYTES: usize = 64 << 20;
-/// What an append costs beside its payload.
-const APPEND_OVERHEAD: usize = 512;
+/// What a call costs beside its payload.
+const CALL_OVERHEAD: usize = 512;
 /// How long the driver may take to answer a request that was cancelled at its deadline.
 const CANCEL_GRACE: Duration = Duration::from_secs(1);
 
-/// First and last index, or why not.
-pub type AppendOutcome = Result<(Index, Index), Refusal>;
+/// What the log made of a call, or why not.
+pub type CallOutcome = Result<Reply, Refusal>;
 
-/// Where the answer to an append goes.
+/// Where the answer to a call goes.
 #[derive(Debug)]
-pub enum AppendReply {
+pub enum CallReply {
     /// To the one who waits for it.
-    Once(oneshot::Sender<AppendOutcome>),
+    Once(oneshot::Sender<CallOutcome>),
     /// To a stream of answers.
-    Tagged(u64, mpsc::UnboundedSender<(u64, AppendOutcome)>),
+    Tagged(u64, mpsc::UnboundedSender<(u64, CallOutcome)>),
 }
 
-impl AppendReply {
+impl CallReply {
     /// Delivers it; whoever went away does not get it.
-    pub(super) fn send(self, outcome: AppendOutcome) {
+    pub(super) fn send(self, outcome: CallOutcome) {
         match self {
-            AppendReply::Once(waiting) => drop(waiting.send(outcome)),
-            AppendReply::Tagged(tag, stream) => drop(stream.send((tag, outcome))),
+            CallReply::Once(waiting) => drop(waiting.send(outcome)),
+            CallReply::Tagged(tag, stream) => drop(stream.send((tag, outcome))),
         }
     }
 }
@@ -65,14 +68,8 @@ pub struct History {
 /// What the driver is told.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Append {
-        request: RequestId,
-        expected_index: Option<Index>,
-        entries: Vec<Bytes>,
-        reply: AppendReply,
-        permit: OwnedSemaphorePermit,
-    },
-    Read(RequestId, oneshot::Sender<Result<Index, Refusal>>),
+    Call { request: RequestId, operation: Operation, reply: CallReply, permit: OwnedSemaphorePermit },
+    Read(RequestId, Consistency, oneshot::Sender<Result<Index, Refusal>>),
     Admin(RequestId, AdminCommand, oneshot::Sender<Result<AdminOutcome, Refusal>>),
     Cancel(RequestId),
     Status(oneshot::Sender<Report>),
@@ -92,6 +89,12 @@ pub enum Unanswered {
     /// The deadline passed first.
     #[error("the deadline passed")]
     Deadline,
+    /// The deadline passed before this member had applied what the reader has seen already.
+    #[error("this member has applied the log up to index {applied} only: try again, or read elsewhere")]
+    Behind {
+        /// The last index applied here.
+        applied: Index,
+    },
     /// The member is going down, or its disk was renewed.
     #[error("this member is stopping: try again in a moment")]
     Stopping,
@@ -139,44 +142,41 @@ impl Handle {
         self.messages.send(message).await.is_ok()
     }
 
-    /// Nobody waits for this request any more; an append that was not proposed yet never will be.
+    /// Nobody waits for this request any more; a call that was not proposed yet never will be.
     pub fn cancel(&self, request: RequestId) {
         self.tell(Command::Cancel(request));
     }
 
-    /// Hands an append to the driver.
+    /// Hands a call to the driver.
     ///
     /// # Errors
     /// [`Refusal::Backpressure`] where too much is waiting: nothing was appended.
-    pub fn append(
-        &self,
-        expected_index: Option<Index>,
-        entries: Vec<Bytes>,
-        reply: AppendReply,
-    ) -> Result<RequestId, (Refusal, AppendReply)> {
-        let size = APPEND_OVERHEAD + entries.iter().map(|entry| entry.len() + 32).sum::<usize>();
-        let size = u32::try_from(size.min(APPENDS_IN_FLIGHT_BYTES)).unwrap_or(u32::MAX);
+    pub fn call(&self, operation: Operation, reply: CallReply) -> Result<RequestId, (Refusal, CallReply)> {
+        let payload = match &operation {
+            Operation::Append(Append { entries, .. }) => entries.iter().map(|entry| entry.len() + 32).sum(),
+            _ => 0,
+        };
+        let size = u32::try_from((CALL_OVERHEAD + payload).min(APPENDS_IN_FLIGHT_BYTES)).unwrap_or(u32::MAX);
         let Ok(permit) = self.in_flight.clone().try_acquire_many_owned(size) else {
             return Err((Refusal::Backpressure, reply));
         };
         let request = self.request();
-        self.tell(Command::Append { request, expected_index, entries, reply, permit });
+        self.tell(Command::Call { request, operation, reply, permit });
         Ok(request)
     }
 
-    /// Appends and waits for the outcome.
+    /// Calls and waits for the outcome.
     ///
     /// # Errors
-    /// See [`Unanswered`]; at the deadline the append is cancelled, and what the core says then is returned.
-    pub async fn append_and_wait(
+    /// See [`Unanswered`]; at the deadline the call is cancelled, and what the core says then is returned.
+    pub async fn call_and_wait(
         &self,
-        expected_index: Option<Index>,
-        entries: Vec<Bytes>,
+        operation: Operation,
         deadline: Option<Instant>,
-    ) -> Result<(Index, Index), Unanswered> {
+    ) -> Result<Reply, Unanswered> {
         let (reply, answer) = oneshot::channel();
         let request = self
-            .append(expected_index, entries, AppendReply::Once(reply))
+            .call(operation, CallReply::Once(reply))
             .map_err(|(refusal, _)| Unanswered::Refused(refusal))?;
         self.wait(request, answer, deadline).await
     }
@@ -206,16 +206,29 @@ impl Handle {
         Ok(outcome.map_err(|_| Unanswered::Stopping)??)
     }
 
-    /// A linearizable read point: what is applied here when this returns covers every append that was
-    /// acknowledged before.
+    /// A read point: what is applied here when this returns is as fresh as `consistency` asks.
     ///
     /// # Errors
     /// See [`Unanswered`].
-    pub async fn read_point(&self, deadline: Instant) -> Result<Index, Unanswered> {
+    pub async fn read_point(&self, consistency: Consistency, deadline: Instant) -> Result<Index, Unanswered> {
         let (reply, answer) = oneshot::channel();
         let request = self.request();
-        self.tell(Command::Read(request, reply));
+        self.tell(Command::Read(request, consistency, reply));
         self.wait(request, answer, Some(deadline)).await
+    }
+
+    /// What is applied here, once that is at least `index`.
+    ///
+    /// # Errors
+    /// [`Unanswered::Behind`] at the deadline.
+    pub async fn applied(&self, index: Index, deadline: Instant) -> Result<Index, Unanswered> {
+        let mut positions = self.window.watch();
+        let reached = positions.wait_for(|position| position.index >= index);
+        match tokio::time::timeout_at(deadline, reached).await {
+            Ok(Ok(position)) => Ok(position.index),
+            Ok(Err(_)) => Err(Unanswered::Stopping),
+            Err(_) => Err(Unanswered::Behind { applied: self.position().index }),
+        }
     }
 
     /// An administrator's call.

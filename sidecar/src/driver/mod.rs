@@ -14,7 +14,7 @@ mod handle;
 mod window;
 
 pub(crate) use handle::Command;
-pub use handle::{APPENDS_IN_FLIGHT_BYTES, AppendOutcome, AppendReply, Handle, History, Report, Unanswered};
+pub use handle::{APPENDS_IN_FLIGHT_BYTES, CallOutcome, CallReply, Handle, History, Report, Unanswered};
 pub use window::{Position, Window};
 
 use crate::clock;
@@ -27,11 +27,11 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, mpsc as blocking};
 use std::time::Duration;
 use synod_paxos::codec::DecodeError;
-use synod_paxos::system::{Reply as Answered, SystemState};
-use synod_paxos::value::{Append, Operation};
+use synod_paxos::system::SystemState;
+use synod_paxos::value::Operation;
 use synod_paxos::{
-    AdminOutcome, Applied, Consistency, Incoming, Index, Input, Instant, MemberId, Node, Notice, Output,
-    Refusal, RequestId, Slot, Write, WriteBatch,
+    AdminOutcome, Applied, Incoming, Index, Input, Instant, MemberId, Node, Notice, Output, Refusal,
+    RequestId, Slot, Write, WriteBatch,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
@@ -59,7 +59,8 @@ pub enum Fatal {
 }
 
 enum Pending {
-    Append(AppendReply, OwnedSemaphorePermit),
+    /// And whether it is an append, which is counted.
+    Call(CallReply, bool, OwnedSemaphorePermit),
     Read(oneshot::Sender<Result<Index, Refusal>>),
     Admin(oneshot::Sender<Result<AdminOutcome, Refusal>>),
 }
@@ -68,7 +69,7 @@ impl Pending {
     /// Its caller gave up, and the core had no answer to that.
     fn give_up(self) {
         match self {
-            Pending::Append(reply, _) => reply.send(Err(Refusal::OutcomeUnknown)),
+            Pending::Call(reply, ..) => reply.send(Err(Refusal::OutcomeUnknown)),
             // Whoever waits for a read point waits for a leader.
             Pending::Read(reply) => drop(reply.send(Err(Refusal::NoLeader))),
             // The caller sees its deadline.
@@ -227,16 +228,20 @@ impl Driver {
 
     fn command(&mut self, command: Command) -> Result<(), Fatal> {
         match command {
-            Command::Append { request, expected_index, entries, reply, permit } => {
-                self.metrics.append_calls.inc();
-                self.metrics.append_entries.inc_by(entries.len() as u64);
-                self.pending.insert(request, Pending::Append(reply, permit));
-                let append = Append { expected_index, ..Append::plain(entries) };
-                self.handle(Input::Call { request, operation: Operation::Append(append) });
+            Command::Call { request, operation, reply, permit } => {
+                let appends = if let Operation::Append(append) = &operation {
+                    self.metrics.append_calls.inc();
+                    self.metrics.append_entries.inc_by(append.entries.len() as u64);
+                    true
+                } else {
+                    false
+                };
+                self.pending.insert(request, Pending::Call(reply, appends, permit));
+                self.handle(Input::Call { request, operation });
             }
-            Command::Read(request, reply) => {
+            Command::Read(request, consistency, reply) => {
                 self.pending.insert(request, Pending::Read(reply));
-                self.handle(Input::Read { request, consistency: Consistency::Linearizable });
+                self.handle(Input::Read { request, consistency });
             }
             Command::Admin(request, command, reply) => {
                 self.pending.insert(request, Pending::Admin(reply));
@@ -301,13 +306,7 @@ impl Driver {
                     self.marks.note(&slot);
                     applied.push(slot);
                 }
-                Output::CallReply { request, outcome } => {
-                    let outcome = outcome.map(|reply| match reply {
-                        Answered::Appended { first, last, .. } => (first, last),
-                        other => unreachable!("the core answered an append with {other:?}"),
-                    });
-                    replies.push((request, Reply::Append(outcome)));
-                }
+                Output::CallReply { request, outcome } => replies.push((request, Reply::Call(outcome))),
                 Output::Installed { slot, index } => {
                     // What was applied before lies below it; the log goes on behind it.
                     applied.clear();
@@ -371,13 +370,15 @@ impl Driver {
         // An answer to a request that was given up goes nowhere.
         let Some(pending) = self.pending.remove(&request) else { return };
         match (pending, reply) {
-            (Pending::Append(waiting, _permit), Reply::Append(outcome)) => {
-                self.metrics.count_append(&outcome);
+            (Pending::Call(waiting, appends, _permit), Reply::Call(outcome)) => {
+                if appends {
+                    self.metrics.count_append(&outcome);
+                }
                 waiting.send(outcome);
             }
             (Pending::Read(waiting), Reply::Read(outcome)) => drop(waiting.send(outcome)),
             (Pending::Admin(waiting), Reply::Admin(outcome)) => drop(waiting.send(outcome)),
-            (Pending::Append(..) | Pending::Read(_) | Pending::Admin(_), _) => {
+            (Pending::Call(..) | Pending::Read(_) | Pending::Admin(_), _) => {
                 unreachable!("the core answered {request:?} with an answer of another kind")
             }
         }
@@ -402,7 +403,7 @@ impl Driver {
 }
 
 enum Reply {
-    Append(AppendOutcome),
+    Call(CallOutcome),
     Read(Result<Index, Refusal>),
     Admin(Result<AdminOutcome, Refusal>),
 }

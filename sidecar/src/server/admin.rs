@@ -11,13 +11,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use synod_paxos::configuration::Change;
-use synod_paxos::{AdminCommand, AdminOutcome, ClusterId, Genesis, MemberId};
+use synod_paxos::settings::SettingsError;
+use synod_paxos::system::Reply;
+use synod_paxos::value::Operation;
+use synod_paxos::{AdminCommand, AdminOutcome, ClusterId, Genesis, MemberId, Refusal};
 use synod_proto::v1::admin_server::{Admin, AdminServer};
 use synod_proto::v1::local_server::{Local, LocalServer};
 use synod_proto::v1::{
-    ChangeRequest, ChangeResponse, HistoryRequest, HistoryResponse, InitializeRequest, InitializeResponse,
-    JoinRequest, JoinResponse, PrepareStopRequest, PrepareStopResponse, RenewRequest, RenewResponse,
-    StatusRequest, StatusResponse, TransferLeaderRequest, TransferLeaderResponse,
+    ChangeRequest, ChangeResponse, ChangeSettingsRequest, ChangeSettingsResponse, HistoryRequest,
+    HistoryResponse, InitializeRequest, InitializeResponse, JoinRequest, JoinResponse, PrepareStopRequest,
+    PrepareStopResponse, RenewRequest, RenewResponse, StatusRequest, StatusResponse, TransferLeaderRequest,
+    TransferLeaderResponse,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -151,11 +155,8 @@ fn genesis(request: InitializeRequest) -> Result<Genesis, Status> {
     if request.alpha != 0 {
         genesis.alpha = request.alpha;
     }
-    if request.heartbeat_ms != 0 {
-        genesis.settings.election.heartbeat = Duration::from_millis(u64::from(request.heartbeat_ms));
-    }
-    if request.election_timeout_ms != 0 {
-        genesis.settings.election.timeout = Duration::from_millis(u64::from(request.election_timeout_ms));
+    if let Some(wanted) = &request.settings {
+        genesis.settings = convert::changed_settings(genesis.settings, wanted);
     }
     Ok(genesis)
 }
@@ -225,6 +226,40 @@ impl Admin for AdminService {
                 Ok(Response::new(TransferLeaderResponse { leader: leader.0 }))
             }
             other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn change_settings(
+        &self,
+        request: Request<ChangeSettingsRequest>,
+    ) -> Result<Response<ChangeSettingsResponse>, Status> {
+        let deadline = deadline::of(request.metadata());
+        let ChangeSettingsRequest { cluster_id, expected_version, settings } = request.into_inner();
+        let handle = self.shared.handle();
+        let failed = |error| failure::status(failure::unanswered(&error));
+        let seen = handle.status().await.map_err(failed)?.status;
+        let cluster = cluster_id_of(&cluster_id)?;
+        let (Some(actual), Some(base)) = (seen.cluster, seen.settings) else {
+            let message = "this member knows no settings yet: it belongs to no cluster, or waits for the log";
+            return Err(failure::status(failure::refused(Code::FailedPrecondition, "not-active", message)));
+        };
+        if cluster != actual {
+            return Err(failed(Refusal::OtherCluster { actual }.into()));
+        }
+        // What stays as it is was read at the expected version, or else the log refuses the change.
+        if base.version != expected_version {
+            let moved = SettingsError::VersionMoved { actual: base.version };
+            return Err(failed(Refusal::Settings(moved).into()));
+        }
+        let settings = convert::changed_settings(base, &settings.unwrap_or_default());
+        settings.validate().map_err(|why| failed(Refusal::Settings(why).into()))?;
+        let operation = Operation::ChangeSettings { expected_version, settings };
+        match handle.call_and_wait(operation, Some(deadline)).await.map_err(failed)? {
+            Reply::SettingsChanged(settings) => {
+                let settings = Some(convert::settings(&settings));
+                Ok(Response::new(ChangeSettingsResponse { settings }))
+            }
+            other => unreachable!("the core changed settings with {other:?}"),
         }
     }
 

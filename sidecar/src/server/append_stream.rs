@@ -1,18 +1,16 @@
 //! Many appends on one stream: answers carry the request's tag and come as they are known.
 
-use super::{Guard, failure};
-use crate::driver::{AppendOutcome, AppendReply, Handle};
+use super::{Guard, convert, failure, oversize};
+use crate::driver::{CallOutcome, CallReply, Handle};
 use crate::shared::Shared;
 use futures::Stream;
 use std::collections::{BTreeSet, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use synod_paxos::{Index, Refusal, RequestId};
-use synod_proto::v1::{
-    AppendRequest, AppendResponse, AppendStreamRequest, AppendStreamResponse, Failure,
-    append_stream_response::Outcome,
-};
+use synod_paxos::value::Operation;
+use synod_paxos::{Refusal, RequestId};
+use synod_proto::v1::{AppendStreamRequest, AppendStreamResponse, Failure, append_stream_response::Outcome};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -48,7 +46,7 @@ struct Serving {
     guard: Guard,
     handle: Handle,
     answers: mpsc::Sender<Result<AppendStreamResponse, Status>>,
-    outcomes: mpsc::UnboundedSender<(u64, AppendOutcome)>,
+    outcomes: mpsc::UnboundedSender<(u64, CallOutcome)>,
     unanswered: HashMap<u64, (RequestId, Option<Instant>)>,
     deadlines: BTreeSet<(Instant, u64)>,
 }
@@ -57,7 +55,7 @@ impl Serving {
     async fn run(
         mut self,
         mut requests: Streaming<AppendStreamRequest>,
-        mut known: mpsc::UnboundedReceiver<(u64, AppendOutcome)>,
+        mut known: mpsc::UnboundedReceiver<(u64, CallOutcome)>,
     ) {
         let mut open = true;
         let shared = self.shared.clone();
@@ -73,7 +71,14 @@ impl Serving {
                         open = false;
                         true
                     }
-                    Err(_) => false,
+                    Err(status) => {
+                        // The stream ends: where its next message begins cannot be known. Nobody may be there
+                        // to hear it.
+                        if let Some(status) = oversize::explain(&status) {
+                            drop(self.answers.send(Err(status)).await);
+                        }
+                        false
+                    }
                 },
                 () = until(first_deadline) => {
                     self.expire();
@@ -108,7 +113,7 @@ impl Serving {
         if let Err(failure) = self.guard.may_append() {
             return self.answer(tag, Outcome::Failure(failure)).await;
         }
-        let Some(AppendRequest { entries, expected_index }) = append else {
+        let Some(append) = append else {
             let failure =
                 failure::refused(Code::InvalidArgument, "empty-call", "the request holds no append");
             return self.answer(tag, Outcome::Failure(failure)).await;
@@ -120,8 +125,8 @@ impl Serving {
             drop(self.answers.send(Err(failure::status(failure))).await);
             return false;
         }
-        let reply = AppendReply::Tagged(tag, self.outcomes.clone());
-        match self.handle.append(expected_index.map(Index), entries, reply) {
+        let reply = CallReply::Tagged(tag, self.outcomes.clone());
+        match self.handle.call(Operation::Append(convert::append(append)), reply) {
             Ok(request) => {
                 let deadline =
                     (timeout_ms > 0).then(|| Instant::now() + Duration::from_millis(u64::from(timeout_ms)));
@@ -135,18 +140,17 @@ impl Serving {
         }
     }
 
-    async fn settle(&mut self, tag: u64, outcome: AppendOutcome) -> bool {
+    async fn settle(&mut self, tag: u64, outcome: CallOutcome) -> bool {
         let Some((_, deadline)) = self.unanswered.remove(&tag) else { return true };
         let late = match deadline {
             Some(at) => !self.deadlines.remove(&(at, tag)),
             None => false,
         };
         let outcome = match outcome {
-            Ok((first, last)) => Outcome::Appended(AppendResponse {
-                first_index: first.0,
-                last_index: last.0,
-                repeated: false,
-            }),
+            Ok(reply) => match convert::appended(reply) {
+                Some(appended) => Outcome::Appended(appended),
+                None => unreachable!("the core answered an append with {reply:?}"),
+            },
             Err(refusal) => Outcome::Failure(judged(late, &refusal)),
         };
         self.answer(tag, outcome).await

@@ -5,15 +5,19 @@ use crate::transport::Identity;
 use crate::transport::wire::ballot_out;
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use std::time::Duration;
 use synod_paxos::configuration::Configuration;
+use synod_paxos::settings::{ElectionSettings, Limits, Retention, Settings};
 use synod_paxos::status::{MemberState, Role};
-use synod_paxos::{MemberId, Status};
-use synod_proto::v1;
+use synod_paxos::system::Reply;
+use synod_paxos::value::{self, Append};
+use synod_paxos::{Index, MemberId, SessionId, Status};
+use synod_proto::v1::{self, append_request};
 
 /// This program's version.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-fn millis(span: std::time::Duration) -> u64 {
+fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -123,6 +127,107 @@ pub(super) fn status(report: &Report, identity: &Identity) -> v1::StatusResponse
         ready: ready.is_ok(),
         reason: ready.err().unwrap_or_default(),
         version: VERSION.to_owned(),
+        settings: status.settings.as_ref().map(settings),
+    }
+}
+
+/// Settings as they are in force.
+pub(super) fn settings(settings: &Settings) -> v1::Settings {
+    let Settings {
+        version,
+        election,
+        leases,
+        clock_drift_percent,
+        limits,
+        retention,
+        chain_interval: _,
+        format_level: _,
+    } = settings;
+    let short = |span| u32::try_from(millis(span)).unwrap_or(u32::MAX);
+    v1::Settings {
+        version: *version,
+        election: Some(v1::Election {
+            heartbeat_ms: short(election.heartbeat),
+            timeout_ms: short(election.timeout),
+        }),
+        reads: Some(v1::Reads { leases: *leases, clock_drift_percent: Some(*clock_drift_percent) }),
+        limits: Some(v1::Limits {
+            entry_bytes: limits.entry_bytes,
+            call_bytes: limits.call_bytes,
+            session_rows: limits.session_rows,
+            session_idle_ms: millis(limits.session_idle),
+        }),
+        retention: Some(v1::Retention {
+            entries: retention.entries,
+            bytes: retention.bytes,
+            age_ms: retention.age.map(millis),
+        }),
+    }
+}
+
+/// Settings as they are asked for, where `base` is in force: what is unset stays, a 0 takes the default.
+pub(super) fn changed_settings(base: Settings, wanted: &v1::Settings) -> Settings {
+    let default = Settings::default();
+    let span = Duration::from_millis;
+    let mut next = base;
+    if let Some(election) = wanted.election {
+        let v1::Election { heartbeat_ms, timeout_ms } = election;
+        next.election = ElectionSettings {
+            heartbeat: or(span(u64::from(heartbeat_ms)), default.election.heartbeat),
+            timeout: or(span(u64::from(timeout_ms)), default.election.timeout),
+        };
+    }
+    if let Some(v1::Reads { leases, clock_drift_percent }) = wanted.reads {
+        next.leases = leases;
+        next.clock_drift_percent = clock_drift_percent.unwrap_or(base.clock_drift_percent);
+    }
+    if let Some(limits) = wanted.limits {
+        let v1::Limits { entry_bytes, call_bytes, session_rows, session_idle_ms } = limits;
+        next.limits = Limits {
+            entry_bytes: or(entry_bytes, default.limits.entry_bytes),
+            call_bytes: or(call_bytes, default.limits.call_bytes),
+            session_rows: or(session_rows, default.limits.session_rows),
+            session_idle: or(span(session_idle_ms), default.limits.session_idle),
+        };
+    }
+    if let Some(v1::Retention { entries, bytes, age_ms }) = wanted.retention {
+        next.retention = Retention { entries, bytes, age: age_ms.map(span) };
+    }
+    next
+}
+
+fn or<T: Default + PartialEq>(wanted: T, default: T) -> T {
+    if wanted == T::default() { default } else { wanted }
+}
+
+/// An append as the core takes it.
+pub(super) fn append(request: v1::AppendRequest) -> Append {
+    let v1::AppendRequest { entries, expected_index, identity } = request;
+    let identity = match identity {
+        None => value::Identity::None,
+        Some(append_request::Identity::Session(call)) => value::Identity::Session {
+            session: SessionId(call.session),
+            sequence: call.sequence,
+            acknowledged: call.acknowledged,
+        },
+        Some(append_request::Identity::Key(v1::IdempotencyKey { key, minted_at })) => {
+            value::Identity::Key { key, minted_at: minted_at.map(Index) }
+        }
+    };
+    Append { identity, expected_index: expected_index.map(Index), entries }
+}
+
+/// What an append is answered; `None`: the core gave an answer of another kind.
+pub(super) fn appended(reply: Reply) -> Option<v1::AppendResponse> {
+    match reply {
+        Reply::Appended { first, last, repeat } => {
+            Some(v1::AppendResponse { first_index: first.0, last_index: last.0, repeated: repeat })
+        }
+        Reply::SessionOpened(_)
+        | Reply::SessionClosed
+        | Reply::CursorSet(_)
+        | Reply::CursorRemoved
+        | Reply::SettingsChanged(_) => None,
     }
 }
 

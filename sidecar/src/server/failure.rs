@@ -8,7 +8,7 @@ use synod_paxos::configuration::ChangeRefused;
 use synod_paxos::sessions::IdentityRefused;
 use synod_paxos::settings::SettingsError;
 use synod_paxos::value::CallError;
-use synod_paxos::{CallRefused, Refusal};
+use synod_paxos::{CallRefused, Index, Refusal};
 use synod_proto::v1::Failure;
 use tonic::{Code, Status};
 
@@ -27,6 +27,7 @@ pub fn refused(code: Code, reason: &str, message: impl ToString) -> Failure {
         retry_after_ms: 0,
         tail: None,
         first_index: None,
+        expected_sequence: None,
     }
 }
 
@@ -81,7 +82,6 @@ fn change(error: &ChangeRefused) -> Failure {
 
 fn identity(error: &IdentityRefused) -> Failure {
     let (code, reason) = match error {
-        // What the session had in flight may have been appended.
         IdentityRefused::SessionExpired => (Code::FailedPrecondition, "session-expired"),
         IdentityRefused::SequenceGap { .. } => (Code::FailedPrecondition, "sequence-gap"),
         IdentityRefused::SequenceForgotten => (Code::FailedPrecondition, "sequence-forgotten"),
@@ -89,11 +89,16 @@ fn identity(error: &IdentityRefused) -> Failure {
         IdentityRefused::KeyExpired => (Code::FailedPrecondition, "key-expired"),
         IdentityRefused::TooManySessions => (Code::ResourceExhausted, "too-many-sessions"),
     };
+    // This try was not appended; whether an earlier one was is forgotten.
     let unknown = matches!(
         error,
         IdentityRefused::SessionExpired | IdentityRefused::SequenceForgotten | IdentityRefused::KeyExpired
     );
-    Failure { not_appended: !unknown, ..refused(code, reason, error) }
+    let expected_sequence = match error {
+        IdentityRefused::SequenceGap { expected } => Some(*expected),
+        _ => None,
+    };
+    Failure { not_appended: !unknown, expected_sequence, ..refused(code, reason, error) }
 }
 
 /// The core's refusal.
@@ -119,7 +124,7 @@ pub fn refusal(refusal: &Refusal) -> Failure {
             plain(Code::FailedPrecondition, "version-moved")
         }
         Refusal::Settings(_) => plain(Code::InvalidArgument, "invalid-settings"),
-        Refusal::Cursor(CallRefused::Compacted { .. }) => plain(Code::OutOfRange, "compacted"),
+        Refusal::Cursor(CallRefused::Compacted { first }) => compacted(*first),
         Refusal::Cursor(CallRefused::TooManyCursors) => plain(Code::ResourceExhausted, "too-many-cursors"),
         Refusal::Cursor(_) => plain(Code::OutOfRange, "beyond-tail"),
         Refusal::NotActive(_) => plain(Code::FailedPrecondition, "not-active"),
@@ -146,8 +151,19 @@ pub fn unanswered(error: &Unanswered) -> Failure {
                 "the deadline passed; the outcome is unknown",
             )
         },
+        Unanswered::Behind { applied } => Failure {
+            tail: Some(applied.0),
+            retry_after_ms: RETRY_LEADER_MS,
+            ..refused(Code::Unavailable, "behind", error)
+        },
         Unanswered::Stopping => Failure { not_appended: false, ..stopping() },
     }
+}
+
+/// What was asked for is not in the log any more.
+pub fn compacted(first: Index) -> Failure {
+    let message = format!("the log begins at index {first} now, what was before is trimmed: read from there");
+    Failure { first_index: Some(first.0), ..refused(Code::OutOfRange, "compacted", message) }
 }
 
 /// The log could not be read.

@@ -10,6 +10,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -110,6 +111,12 @@ async fn metrics(State(health): State<Health>) -> Response {
     }
 }
 
+fn counter(registry: &mut Registry, name: &str, help: &str, value: u64) {
+    let counter = Counter::<u64>::default();
+    counter.inc_by(value);
+    registry.register(name, help, counter);
+}
+
 /// Made anew for each scrape: gauges are read from the core then, counters are shared.
 fn registry(running: &Running, report: &Report) -> Registry {
     let mut registry = Registry::with_prefix("synod");
@@ -128,6 +135,18 @@ fn registry(running: &Running, report: &Report) -> Registry {
     gauge("has_leader", "Whether this member knows a leader", u64::from(status.leader.is_some()));
     gauge("ready", "Whether this member is ready", u64::from(convert::readiness(status).is_ok()));
     gauge("incarnation", "Starts of this member", status.incarnation.0);
+    gauge(
+        "leases",
+        "Whether leaders may read under a lease",
+        u64::from(status.settings.is_some_and(|s| s.leases)),
+    );
+    gauge("has_lease", "Whether this leader reads without a round now", u64::from(status.lease));
+    gauge("settings_version", "Version of the settings in force", status.settings.map_or(0, |s| s.version));
+    gauge(
+        "session_rows",
+        "Sessions, their answers and keys that the log remembers",
+        status.session_rows as u64,
+    );
     gauge("waiting_appends", "Appends taken and not answered", status.waiting_appends as u64);
     let connected = status.peers.iter().filter(|peer| peer.connected).count();
     gauge("peers_connected", "Peers with a connection", connected as u64);
@@ -136,10 +155,21 @@ fn registry(running: &Running, report: &Report) -> Registry {
         "Messages to peers dropped at full queues",
         running.dropped.load(Ordering::Relaxed),
     );
+    counter(
+        &mut registry,
+        "reads_under_lease",
+        "Read points that this leader gave without a round",
+        status.reads_under_lease,
+    );
     let metrics = &running.metrics;
     registry.register("append_calls", "Append calls taken from clients", metrics.append_calls.clone());
     registry.register("append_entries", "Entries of append calls", metrics.append_entries.clone());
     registry.register("appended", "Append calls answered with indexes", metrics.appended.clone());
+    registry.register(
+        "append_repeats",
+        "Append calls that an earlier try had appended",
+        metrics.append_repeats.clone(),
+    );
     registry.register("append_refused", "Append calls refused for certain", metrics.append_refused.clone());
     registry.register("append_unknown", "Append calls with unknown outcome", metrics.append_unknown.clone());
     registry.register("turns", "Turns of the driver's loop", metrics.turns.clone());

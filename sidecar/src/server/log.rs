@@ -1,23 +1,28 @@
 //! The log service on the socket.
 
 use super::append_stream;
-use super::{Guard, deadline, failure};
+use super::oversize::Explained;
+use super::{Guard, convert, deadline, failure};
 use crate::driver::{Handle, Position};
 use crate::shared::Shared;
 use futures::Stream;
 use std::pin::Pin;
 use std::sync::Arc;
-use synod_paxos::Index;
+use std::time::Duration;
+use synod_paxos::system::Reply;
+use synod_paxos::value::Operation;
+use synod_paxos::{Consistency as Freshness, Index, SessionId};
 use synod_proto::v1::log_server::{Log, LogServer};
 use synod_proto::v1::{
-    AppendRequest, AppendResponse, AppendStreamRequest, Consistency, Entry, ReadRequest, ReadResponse,
-    SubscribeRequest, TailRequest, TailResponse,
+    AppendRequest, AppendResponse, AppendStreamRequest, CloseSessionRequest, CloseSessionResponse,
+    Consistency, Entry, OpenSessionRequest, OpenSessionResponse, ReadRequest, ReadResponse, SubscribeRequest,
+    TailRequest, TailResponse,
 };
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-/// The largest message that is decoded: a call over the log's bound of 1 MiB gets a clear answer up to here.
+/// The largest message that is read: more than a call within its bounds can have.
 const LARGEST_MESSAGE: usize = 4 << 20;
 /// Entries and bytes of one page, about.
 const PAGE: (usize, usize) = (1_024, 256 << 10);
@@ -33,25 +38,46 @@ pub struct LogService {
 
 impl LogService {
     /// The service, for a router.
-    pub fn server(shared: Arc<Shared>, guard: Guard) -> LogServer<LogService> {
-        LogServer::new(LogService { shared, guard }).max_decoding_message_size(LARGEST_MESSAGE)
+    pub fn server(shared: Arc<Shared>, guard: Guard) -> Explained<LogServer<LogService>> {
+        let service = LogServer::new(LogService { shared, guard });
+        Explained::new(service.max_decoding_message_size(LARGEST_MESSAGE))
     }
 
-    async fn last_index(&self, consistency: i32, deadline: Instant) -> Result<(Handle, Index), Status> {
+    /// Carries a call out in the log.
+    async fn call(&self, operation: Operation, deadline: Instant) -> Result<Reply, Status> {
+        self.guard.may_append().map_err(failure::status)?;
+        let outcome = self.shared.handle().call_and_wait(operation, Some(deadline)).await;
+        outcome.map_err(|error| failure::status(failure::unanswered(&error)))
+    }
+
+    /// How far a reader may read.
+    async fn last_index(&self, wanted: Wanted, deadline: Instant) -> Result<(Handle, Index), Status> {
         let handle = self.shared.handle();
-        let last = match Consistency::try_from(consistency) {
-            Ok(Consistency::Sequential) => handle.position().index,
+        let point = match Consistency::try_from(wanted.consistency) {
             Ok(Consistency::Unspecified | Consistency::Linearizable) => {
-                let point = handle.read_point(deadline).await;
-                point.map_err(|error| failure::status(failure::unanswered(&error)))?
+                handle.read_point(Freshness::Linearizable, deadline).await
+            }
+            Ok(Consistency::Sequential) => handle.applied(Index(wanted.at_least), deadline).await,
+            Ok(Consistency::StaleBounded) => {
+                let bound = Duration::from_millis(u64::from(wanted.max_staleness_ms));
+                handle.read_point(Freshness::StaleBounded(bound), deadline).await
             }
             Err(_) => {
-                let message = "this consistency is not known here: ask for linearizable or sequential";
+                let message =
+                    "this consistency is not known here: ask for linearizable, sequential or stale-bounded";
                 return Err(failure::status(failure::refused(Code::InvalidArgument, "consistency", message)));
             }
         };
+        let last = point.map_err(|error| failure::status(failure::unanswered(&error)))?;
         Ok((handle, last))
     }
+}
+
+/// How fresh, as a request says it.
+struct Wanted {
+    consistency: i32,
+    at_least: u64,
+    max_staleness_ms: u32,
 }
 
 fn first_index(from: u64) -> Result<Index, Status> {
@@ -69,13 +95,34 @@ impl Log for LogService {
     type SubscribeStream = Pages;
 
     async fn append(&self, request: Request<AppendRequest>) -> Result<Response<AppendResponse>, Status> {
-        self.guard.may_append().map_err(failure::status)?;
         let deadline = deadline::of(request.metadata());
-        let AppendRequest { entries, expected_index } = request.into_inner();
-        let handle = self.shared.handle();
-        let outcome = handle.append_and_wait(expected_index.map(Index), entries, Some(deadline)).await;
-        let (first, last) = outcome.map_err(|error| failure::status(failure::unanswered(&error)))?;
-        Ok(Response::new(AppendResponse { first_index: first.0, last_index: last.0, repeated: false }))
+        let append = Operation::Append(convert::append(request.into_inner()));
+        let reply = self.call(append, deadline).await?;
+        match convert::appended(reply) {
+            Some(appended) => Ok(Response::new(appended)),
+            None => unreachable!("the core answered an append with {reply:?}"),
+        }
+    }
+
+    async fn open_session(
+        &self,
+        request: Request<OpenSessionRequest>,
+    ) -> Result<Response<OpenSessionResponse>, Status> {
+        let deadline = deadline::of(request.metadata());
+        match self.call(Operation::OpenSession, deadline).await? {
+            Reply::SessionOpened(session) => Ok(Response::new(OpenSessionResponse { session: session.0 })),
+            other => unreachable!("the core opened a session with {other:?}"),
+        }
+    }
+
+    async fn close_session(
+        &self,
+        request: Request<CloseSessionRequest>,
+    ) -> Result<Response<CloseSessionResponse>, Status> {
+        let deadline = deadline::of(request.metadata());
+        let session = SessionId(request.into_inner().session);
+        self.call(Operation::CloseSession { session }, deadline).await?;
+        Ok(Response::new(CloseSessionResponse {}))
     }
 
     async fn append_stream(
@@ -88,9 +135,10 @@ impl Log for LogService {
 
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Pages>, Status> {
         let deadline = deadline::of(request.metadata());
-        let ReadRequest { from, limit, consistency } = request.into_inner();
+        let ReadRequest { from, limit, consistency, at_least, max_staleness_ms } = request.into_inner();
         let from = first_index(from)?;
-        let (handle, last) = self.last_index(consistency, deadline).await?;
+        let wanted = Wanted { consistency, at_least, max_staleness_ms };
+        let (handle, last) = self.last_index(wanted, deadline).await?;
         let through = match limit {
             0 => last,
             limit => last.min(from.plus(limit - 1)),
@@ -125,7 +173,9 @@ impl Log for LogService {
 
     async fn tail(&self, request: Request<TailRequest>) -> Result<Response<TailResponse>, Status> {
         let deadline = deadline::of(request.metadata());
-        let (_, last) = self.last_index(request.into_inner().consistency, deadline).await?;
+        let TailRequest { consistency, at_least, max_staleness_ms } = request.into_inner();
+        let wanted = Wanted { consistency, at_least, max_staleness_ms };
+        let (_, last) = self.last_index(wanted, deadline).await?;
         Ok(Response::new(TailResponse { last_index: last.0 }))
     }
 }
@@ -140,6 +190,11 @@ impl Reading {
     /// The next entries, up to `through`, which is applied; at least one.
     async fn page(&mut self, through: Index) -> Result<ReadResponse, Status> {
         let found = self.handle.entries(self.next, through, PAGE).await;
+        // Asked after the read: a trim that overtook it is no damage (docs: reliability.md, fault 41).
+        let first = self.handle.first_index();
+        if self.next < first {
+            return Err(failure::status(failure::compacted(first)));
+        }
         let found = found.map_err(|error| {
             tracing::error!(%error, index = self.next.0, "the log cannot be read");
             failure::status(failure::storage(&error))

@@ -9,6 +9,7 @@ pub mod failure;
 pub mod health;
 pub mod listen;
 mod log;
+mod oversize;
 
 pub use cluster::ClusterService;
 pub use log::LogService;

@@ -104,7 +104,7 @@ impl Appender {
     async fn append(&mut self, entries: Vec<Bytes>) -> Result<(), String> {
         match self {
             Appender::Unary(log) => {
-                let request = AppendRequest { entries, expected_index: None };
+                let request = AppendRequest { entries, ..AppendRequest::default() };
                 log.append(request).await.map(drop).map_err(|status| status.message().to_owned())
             }
             Appender::Stream(client) => {

@@ -286,6 +286,66 @@ fn rule_11_claims_grow_and_follow_when_deleted() {
 }
 
 #[test]
+fn rule_10_leases_change_by_one_step_at_the_leader_and_no_pod_restarts() {
+    let mut world = World::formed(3);
+    world.lead(1);
+    world.desired.settings.leases = true;
+    let plan = world.next();
+    let Some(Step::ChangeSettings { via, version, settings, .. }) = &plan.step else { panic!("{plan:?}") };
+    assert_eq!((*via, *version, *settings), (1, 1, world.desired.settings));
+    world.settle();
+    assert_eq!(world.course(), ["settings leases=true"]);
+    assert_eq!(world.settings.version, 2);
+    // At rest nothing is asked again.
+    assert_eq!(world.plan().step, None);
+}
+
+#[test]
+fn rule_10_retention_and_election_go_the_same_way() {
+    let mut world = World::formed(3);
+    world.desired.settings.retention.entries = Some(1_000);
+    world.desired.settings.heartbeat_ms = 50;
+    world.settle();
+    assert_eq!(world.course(), ["settings leases=false"]);
+    assert_eq!(world.settings.values, world.desired.settings);
+}
+
+#[test]
+fn rule_10_without_a_leader_or_with_an_old_sidecar_nothing_is_asked() {
+    let mut world = World::formed(3);
+    world.desired.settings.leases = true;
+    for report in world.o.reports.values_mut() {
+        report.settings = None;
+    }
+    assert_eq!(world.plan().step, None);
+    let mut world = World::formed(3);
+    world.desired.settings.leases = true;
+    world.silence(0);
+    world.silence(1);
+    assert_eq!(world.next().gate.map(|g| g.kind), Some(GateKind::QuorumLost));
+}
+
+#[test]
+fn rule_10_a_cluster_is_formed_with_its_settings() {
+    let mut world = World::new(desired(3, |s| s.reads.leases = true));
+    world.settle();
+    assert_eq!(world.course(), ["scale 3", "record", "initialize [0, 1, 2]", "confirm"]);
+}
+
+#[test]
+fn rule_10_an_adopted_log_is_brought_to_the_new_spec() {
+    let mut world = World::formed(3);
+    world.o.status = Default::default();
+    world.o.set = None;
+    world.o.pods.clear();
+    world.o.reports.clear();
+    world.o.budget = None;
+    world.desired.settings.leases = true;
+    world.settle();
+    assert_eq!(world.course(), ["scale 3", "adopt", "confirm", "settings leases=true"]);
+}
+
+#[test]
 fn max_voters_leaves_the_rest_learners() {
     let mut world = World::new(desired(5, |s| s.max_voters = 3));
     world.settle();

@@ -12,6 +12,7 @@ enum Act {
     Roll,
     Restart(u32),
     Lead(u32),
+    Leases(bool),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -21,6 +22,7 @@ fn act() -> impl Strategy<Value = Act> {
         Just(Act::Roll),
         (0u32..9).prop_map(Act::Restart),
         (0u32..9).prop_map(Act::Lead),
+        any::<bool>().prop_map(Act::Leases),
     ]
 }
 
@@ -43,6 +45,7 @@ proptest! {
                 }
                 Act::Restart(o) if world.o.pods.contains_key(&o) => world.restart(o),
                 Act::Lead(o) if world.votes(o) => world.lead(o),
+                Act::Leases(on) => world.desired.settings.leases = on,
                 Act::Restart(_) | Act::Lead(_) => {}
             }
         }
@@ -53,6 +56,7 @@ proptest! {
         prop_assert_eq!(u32::try_from(world.config().members.len()).unwrap(), wanted);
         prop_assert_eq!(u32::try_from(world.config().voters().count()).unwrap(), wanted.min(7));
         prop_assert_eq!(u32::try_from(world.o.claims.len()).unwrap(), wanted);
+        prop_assert_eq!(world.settings.values, world.desired.settings);
         let revision = &world.o.set.as_ref().unwrap().update_revision;
         prop_assert!(world.o.pods.values().all(|p| &p.revision == revision));
     }

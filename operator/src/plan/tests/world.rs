@@ -14,6 +14,7 @@ use crate::observed::{
     SetFacts,
 };
 use crate::plan::{Plan, Step, plan};
+use crate::settings::InForce;
 use crate::validate::{Desired, validate};
 
 /// The log of these tests.
@@ -60,11 +61,13 @@ pub(crate) struct World {
     config: Config,
     removed: Vec<Removed>,
     leader: Option<MemberId>,
+    pub(crate) settings: InForce,
 }
 
 impl World {
     pub(crate) fn new(desired: Desired) -> World {
         World {
+            settings: InForce { version: 1, values: desired.settings },
             desired,
             o: nothing(),
             taken: Vec::new(),
@@ -200,6 +203,10 @@ impl World {
                 self.config.version += 1;
                 let version = self.config.version;
                 self.removed.push(Removed { member: c.member, version, retired: true });
+            }
+            Step::ChangeSettings { version, settings, .. } => {
+                assert_eq!(*version, self.settings.version);
+                self.settings = InForce { version: version + 1, values: *settings };
             }
             Step::TransferLeader { member, .. } => self.leader = Some(*member),
             Step::Renew { ordinal, .. } => {
@@ -341,7 +348,7 @@ impl World {
 
     /// Every report says what the log says.
     fn refresh(&mut self) {
-        let (config, removed, leader) = (&self.config, &self.removed, self.leader);
+        let (config, removed, leader, settings) = (&self.config, &self.removed, self.leader, self.settings);
         let caught_up: Vec<Peer> = config
             .members
             .iter()
@@ -353,6 +360,7 @@ impl World {
             } else if config.get(report.member).is_some() {
                 (report.state, report.cluster) = (MemberState::Active, Some(LOG));
                 report.config = Some(config.clone());
+                report.settings = Some(settings);
                 report.removed = removed.clone();
                 report.peers = caught_up.clone();
                 report.ready = true;
@@ -383,6 +391,7 @@ pub(super) fn report(member: MemberId, cluster: Option<ClusterId>) -> Report {
         ready: false,
         reason: String::new(),
         version: "0.1.0".into(),
+        settings: None,
     }
 }
 
@@ -395,6 +404,7 @@ fn short(step: &Step) -> String {
         Step::AddLearner(c) => format!("add {}", c.ordinal),
         Step::Promote(c) => format!("promote {}", c.ordinal),
         Step::RemoveMember(c) => format!("remove {}", c.ordinal),
+        Step::ChangeSettings { settings, .. } => format!("settings leases={}", settings.leases),
         Step::TransferLeader { from, to, .. } => format!("transfer {from}->{to}"),
         Step::Renew { ordinal, .. } => format!("renew {ordinal}"),
         Step::DeletePod { ordinal, .. } => format!("delete pod {ordinal}"),

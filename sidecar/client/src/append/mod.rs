@@ -1,0 +1,358 @@
+//! All tasks of an application share one append stream, and one session.
+//!
+//! ```text
+//!  append() --Job--> pump task --AppendStreamRequest{tag}--> member
+//!     ^                 |  <----AppendStreamResponse{tag}---
+//!     +---- answer -----+
+//! ```
+//! Calls of the session are numbered, kept and tried again by the pump ([`ordered`] has the rules), in the order
+//! in which they came. Of calls with a key, or without an identity, the pump makes one attempt for each job;
+//! trying again is [`Appender::append`]'s.
+
+mod ordered;
+mod pump;
+
+use crate::error::{AppendError, CallError};
+use bytes::Bytes;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use synod_proto::v1::append_request::Identity;
+use synod_proto::v1::{self, AppendRequest};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
+use tonic::Code;
+use tonic::transport::Channel;
+
+/// Unanswered requests of one client.
+const IN_FLIGHT: usize = 4_096;
+/// Their bytes: under the member's own bound for all its clients, 64 MiB.
+const IN_FLIGHT_BYTES: u32 = 32 << 20;
+/// How much longer than the deadline the member's own answer to it is awaited.
+const GRACE: Duration = Duration::from_secs(1);
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// A name for one append, chosen by the application: repeating the append under the same key, even from another
+/// process, appends it once and is answered with its indexes.
+///
+/// The log remembers the last 100,000 or so keys and sessions, not all. A key that was forgotten would be
+/// appended again; [`IdempotencyKey::minted_at`] turns that into an explicit "unknown".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    key: Bytes,
+    minted_at: Option<u64>,
+}
+
+impl IdempotencyKey {
+    /// A key of 1 to 64 bytes: anything that is unique to the append, such as an order's number or a UUID. Other
+    /// lengths are refused when it is used.
+    pub fn new(key: impl Into<Bytes>) -> IdempotencyKey {
+        IdempotencyKey { key: key.into(), minted_at: None }
+    }
+
+    /// An index that was in the log when the key was made, kept beside the key (for instance what
+    /// [`crate::Client::tail`] said then; `sequential` will do, and 0 for an empty log). With it a repeat that comes
+    /// so late that the log may have forgotten the key ends as [`AppendError::Unknown`] with the reason
+    /// `key-expired`, and appends nothing.
+    #[must_use]
+    pub fn minted_at(mut self, index: u64) -> IdempotencyKey {
+        self.minted_at = Some(index);
+        self
+    }
+}
+
+/// By what the log tells a repeat of an append from another append.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Repeats {
+    /// By the client's session: every try of this append is one append, also across a change of the leader, a
+    /// cut connection and a restart of the member. All appends of this kind of one [`crate::Client`] and its clones
+    /// are appended in the order in which they were called. The default.
+    #[default]
+    Session,
+    /// By a key of the application's choice: as `Session`, and also across a restart of the application. Such
+    /// appends are in no order among each other.
+    Key(IdempotencyKey),
+    /// Not at all: what may have been appended is not tried again, and ends as [`AppendError::Unknown`].
+    Untold,
+}
+
+/// How to append.
+#[derive(Clone, Debug)]
+pub struct AppendOptions {
+    /// Append only if this is the log's last index (0: if the log is empty).
+    pub expected_index: Option<u64>,
+    /// How long to try, all attempts together. Default: 10 s. The longer it is, the longer a fault of the cluster
+    /// may last without the application noticing.
+    pub timeout: Duration,
+    /// How repeats are told.
+    pub repeats: Repeats,
+}
+
+impl Default for AppendOptions {
+    fn default() -> Self {
+        AppendOptions { expected_index: None, timeout: Duration::from_secs(10), repeats: Repeats::Session }
+    }
+}
+
+/// Where the entries stand for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The index of the first entry.
+    pub first_index: u64,
+    /// The index of the last entry.
+    pub last_index: u64,
+    /// An earlier try had appended it; the one that was answered added nothing.
+    pub repeated: bool,
+}
+
+impl From<v1::AppendResponse> for Appended {
+    fn from(answer: v1::AppendResponse) -> Appended {
+        let v1::AppendResponse { first_index, last_index, repeated } = answer;
+        Appended { first_index, last_index, repeated }
+    }
+}
+
+/// What one attempt came to.
+#[derive(Debug)]
+enum Attempt {
+    Appended(Appended),
+    Failed(CallError),
+    /// The request never left: trying again is safe.
+    NotSent(CallError),
+    /// It left, and its answer will not come.
+    Lost(CallError),
+}
+
+/// A call of the session.
+#[derive(Debug)]
+struct Job {
+    entries: Vec<Bytes>,
+    expected_index: Option<u64>,
+    deadline: Instant,
+    answer: oneshot::Sender<Result<Appended, AppendError>>,
+}
+
+/// One attempt of a call that is not of the session.
+#[derive(Debug)]
+struct Loose {
+    request: AppendRequest,
+    deadline: Instant,
+    answer: oneshot::Sender<Attempt>,
+}
+
+#[derive(Debug)]
+enum Command {
+    Ordered(Job),
+    Loose(Loose),
+    /// Answered when everything before it is, and the session is closed.
+    Close(oneshot::Sender<()>),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Appender {
+    commands: mpsc::Sender<Command>,
+    bytes: Arc<Semaphore>,
+    seen: Arc<AtomicU64>,
+}
+
+impl Appender {
+    /// `seen` is raised to the indexes that are acknowledged.
+    pub(crate) fn start(channel: Channel, seen: Arc<AtomicU64>) -> Appender {
+        let (commands, queue) = mpsc::channel(IN_FLIGHT);
+        tokio::spawn(pump::run(channel, queue));
+        Appender { commands, bytes: Arc::new(Semaphore::new(IN_FLIGHT_BYTES as usize)), seen }
+    }
+
+    pub(crate) async fn append(
+        &self,
+        entries: Vec<Bytes>,
+        options: AppendOptions,
+    ) -> Result<Appended, AppendError> {
+        let AppendOptions { expected_index, timeout, repeats } = options;
+        let deadline = Instant::now() + timeout;
+        let size = entries.iter().map(|entry| entry.len() + 64).sum::<usize>();
+        let size = u32::try_from(size).unwrap_or(u32::MAX).min(IN_FLIGHT_BYTES);
+        let waiting = tokio::time::timeout_at(deadline, self.bytes.acquire_many(size));
+        let Ok(Ok(_permit)) = waiting.await else { return Err(AppendError::Refused(too_slow())) };
+        let outcome = match repeats {
+            Repeats::Session => self.ordered(entries, expected_index, deadline).await,
+            Repeats::Key(IdempotencyKey { key, minted_at }) => {
+                let identity = Some(Identity::Key(v1::IdempotencyKey { key, minted_at }));
+                let request = AppendRequest { entries, expected_index, identity };
+                self.loose(request, deadline, true).await
+            }
+            Repeats::Untold => {
+                let request = AppendRequest { entries, expected_index, identity: None };
+                self.loose(request, deadline, false).await
+            }
+        };
+        if let Ok(appended) = &outcome {
+            self.seen.fetch_max(appended.last_index, Ordering::Relaxed);
+        }
+        outcome
+    }
+
+    async fn ordered(
+        &self,
+        entries: Vec<Bytes>,
+        expected_index: Option<u64>,
+        deadline: Instant,
+    ) -> Result<Appended, AppendError> {
+        let (answer, reply) = oneshot::channel();
+        let job = Command::Ordered(Job { entries, expected_index, deadline, answer });
+        match tokio::time::timeout_at(deadline, self.commands.send(job)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(AppendError::Refused(not_sent("the client has stopped"))),
+            Err(_) => return Err(AppendError::Refused(too_slow())),
+        }
+        // The pump keeps the deadline, because it knows what may have been appended.
+        reply.await.unwrap_or_else(|_| Err(AppendError::Unknown(transport("the client has stopped"))))
+    }
+
+    /// `repeatable`: trying again what may have been appended cannot duplicate it.
+    async fn loose(
+        &self,
+        request: AppendRequest,
+        deadline: Instant,
+        repeatable: bool,
+    ) -> Result<Appended, AppendError> {
+        let mut pause = FIRST_PAUSE;
+        let mut maybe = false;
+        loop {
+            let error = match self.attempt(request.clone(), deadline).await {
+                Attempt::Appended(appended) => return Ok(appended),
+                Attempt::NotSent(error) => error,
+                Attempt::Failed(error) => match judge(&error) {
+                    Judged::UnexpectedIndex { tail } => return Err(AppendError::UnexpectedIndex { tail }),
+                    Judged::Forgotten => return Err(AppendError::Unknown(error)),
+                    Judged::Reused => return Err(AppendError::Refused(error)),
+                    Judged::Refused => return Err(ended(error, maybe)),
+                    Judged::MayPass => error,
+                    Judged::Maybe => {
+                        maybe = true;
+                        error
+                    }
+                },
+                Attempt::Lost(error) => {
+                    maybe = true;
+                    error
+                }
+            };
+            if maybe && !repeatable {
+                return Err(AppendError::Unknown(error));
+            }
+            let wake = Instant::now() + wait(&error, pause);
+            if wake >= deadline {
+                return Err(ended(error, maybe));
+            }
+            tokio::time::sleep_until(wake).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn attempt(&self, request: AppendRequest, deadline: Instant) -> Attempt {
+        let (answer, reply) = oneshot::channel();
+        let loose = Command::Loose(Loose { request, deadline, answer });
+        match tokio::time::timeout_at(deadline, self.commands.send(loose)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Attempt::NotSent(not_sent("the client has stopped")),
+            Err(_) => return Attempt::NotSent(too_slow()),
+        }
+        match tokio::time::timeout_at(deadline + GRACE, reply).await {
+            Ok(Ok(attempt)) => attempt,
+            Ok(Err(_)) => Attempt::Lost(transport("the connection broke before the answer came")),
+            Err(_) => Attempt::Lost(no_answer()),
+        }
+    }
+
+    /// Waits for what was appended before, then closes the session.
+    pub(crate) async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.commands.send(Command::Close(done)).await.is_ok() {
+            // A pump that has ended has nothing open.
+            drop(closed.await);
+        }
+    }
+}
+
+/// The end of a call that trying longer does not help.
+fn ended(error: CallError, maybe: bool) -> AppendError {
+    if maybe { AppendError::Unknown(error) } else { AppendError::Refused(error) }
+}
+
+/// What a failed attempt says about the call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Judged {
+    /// The log has decided: this call is not appended.
+    UnexpectedIndex { tail: u64 },
+    /// The name is taken by other content: this content is not appended under it.
+    Reused,
+    /// This try appended nothing; whether an earlier one did, the log does not remember.
+    Forgotten,
+    /// This try may have appended it.
+    Maybe,
+    /// This try appended nothing, and the cause may be gone in a moment.
+    MayPass,
+    /// This try appended nothing, and trying again does not help.
+    Refused,
+}
+
+fn judge(error: &CallError) -> Judged {
+    match (error.reason.as_str(), error.tail) {
+        ("expected-index", Some(tail)) => Judged::UnexpectedIndex { tail },
+        ("key-reused", _) => Judged::Reused,
+        ("key-expired" | "sequence-forgotten" | "session-expired", _) => Judged::Forgotten,
+        // A member of a version that does not know the call.
+        _ if error.code == Code::Unimplemented => Judged::Refused,
+        _ if !error.not_appended => Judged::Maybe,
+        // A member that takes no part yet may be on its way into its cluster.
+        ("backpressure" | "not-active" | "sequence-gap" | "too-many-sessions", _) => Judged::MayPass,
+        _ if error.code == Code::Unavailable => Judged::MayPass,
+        _ => Judged::Refused,
+    }
+}
+
+/// How long to wait before the next try: the member's hint or the pause, and up to half of it more, so that
+/// many clients do not come back at once.
+fn wait(error: &CallError, pause: Duration) -> Duration {
+    let hint = error.retry_after_ms.map_or(Duration::ZERO, |ms| Duration::from_millis(u64::from(ms)));
+    let least = hint.max(pause);
+    // The hasher's keys differ from call to call: that is all the randomness that this needs.
+    let share = (RandomState::new().build_hasher().finish() % 1_024) as u32;
+    least + least * share / 2_048
+}
+
+fn transport(message: &str) -> CallError {
+    CallError {
+        code: Code::Unavailable,
+        reason: "transport".to_owned(),
+        message: message.to_owned(),
+        not_appended: false,
+        retry_after_ms: None,
+        tail: None,
+    }
+}
+
+fn not_sent(message: &str) -> CallError {
+    CallError { not_appended: true, ..transport(message) }
+}
+
+fn no_answer() -> CallError {
+    CallError {
+        code: Code::DeadlineExceeded,
+        reason: "outcome-unknown".to_owned(),
+        ..transport("no answer came before the deadline")
+    }
+}
+
+fn too_slow() -> CallError {
+    CallError {
+        code: Code::DeadlineExceeded,
+        reason: "backpressure".to_owned(),
+        not_appended: true,
+        ..transport("the deadline passed before the append could be sent")
+    }
+}
