@@ -43,8 +43,7 @@ pub enum Write {
         /// The encoded system state there.
         state: Bytes,
     },
-    /// Rows up to here are not needed any more, nor are snapshots below. It only rises, and no row at or below
-    /// it follows: a storage may delete them when it suits.
+    /// Rows up to here are not needed any more, nor are snapshots below.
     Trim {
         /// The slot of a mark whose snapshot is on this disk.
         through: Slot,

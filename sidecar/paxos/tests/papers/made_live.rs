@@ -62,6 +62,29 @@ fn a_replica_with_an_empty_disk_has_no_vote() {
     assert_eq!(texts(&mut lab, 1), ["x"]);
 }
 
+/// Section 5.1 lets a replica with a lost disk rejoin as a non-voting member until it has seen a whole instance.
+/// Under the old identity that is unsafe (docs: reliability.md, fault 27), so a disk that shows less than its peers
+/// remember is fenced for good.
+#[test]
+fn a_replica_that_forgot_does_not_rejoin_under_its_old_name() {
+    let mut lab = Lab::new(3, |_, _| {});
+    elect(&mut lab, 1, &[1, 2, 3]);
+    let copy = lab.seat(3).disk.0.clone();
+    append(&mut lab, 1, 1, "x");
+    lab.settle();
+    lab.crash(3);
+    lab.seat(3).disk.0 = copy;
+    lab.restart(3);
+    lab.settle();
+    assert!(matches!(lab.status(3).state, MemberState::Fenced(_)));
+    for request in 2..=20 {
+        append(&mut lab, 1, request, "y");
+        lab.pass(Duration::from_millis(100));
+        lab.settle();
+    }
+    assert!(matches!(lab.status(3).state, MemberState::Fenced(_)), "however many instances it sees");
+}
+
 /// Section 5.3, epoch numbers: two requests at one master have the same epoch exactly if it was master in between
 /// without a break; every new mastership has a larger one.
 #[test]
