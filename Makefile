@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down cluster cluster-down test verify fix tools bench sim rust
+.PHONY: help demo demo-down cluster cluster-down test verify fix tools bench sim search rust
 
 CACHE := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/synod
 NEXTEST_VERSION := 0.9.151
@@ -55,6 +55,9 @@ SIM := cargo run --quiet --locked --profile sim --package synod-sim --
 
 sim: rust ## Try to break the core on both cores: make sim FOR=10m
 	@$(SIM) --for $(FOR) --report target/sim/report.json $(SIM_ARGS)
+
+search: rust ## Visit every state of small clusters: make search SEARCH_ARGS='--help'
+	@cargo run --quiet --locked --package synod-search -- --depth-first $(SEARCH_ARGS)
 
 bench: rust ## Measure on this machine: make bench BENCH_ARGS='--help'
 	@cargo run --quiet --release --locked --package synod-bench -- $(BENCH_ARGS)
