@@ -155,7 +155,7 @@ pub enum Message {
         /// Which slots; each durable here.
         slots: Vec<Slot>,
     },
-    /// An Accept came for a slot at or below the trim point. Never a vote.
+    /// An Accept came for a slot that is chosen here already. Never a vote.
     AlreadyChosen {
         /// The Accept's.
         ballot: Ballot,

@@ -248,9 +248,14 @@ impl Node {
             return self.send(from, Message::Nack { ballot, promised: self.promised });
         }
         self.hear(now, ballot, has_quorum);
-        if slot <= self.trim_through {
-            let trim_through = self.trim_through;
+        if slot <= self.chosen_through {
+            // What is chosen here may have been learnt, under a ballot that this member never promised: then an
+            // older leader that does not know it yet may propose something else. There is nothing to vote on.
+            let trim_through = self.chosen_through;
             return self.send(from, Message::AlreadyChosen { ballot, trim_through });
+        }
+        if self.rows.get(&slot).is_some_and(|held| held.chosen && held.value != row.value) {
+            return self.send_chosen_position(from);
         }
         if slot <= self.chosen_through.plus(self.window()) {
             if ballot > self.promised {
@@ -266,11 +271,7 @@ impl Node {
     /// its answer waits for the first one's.
     pub(super) fn accept(&mut self, mut row: Row) {
         let slot = row.slot;
-        if slot <= self.chosen_through {
-            // Chosen here already; by the safety of Paxos the value is the same one.
-            row.chosen = true;
-            return self.write(Write::Row(row));
-        }
+        assert!(slot > self.chosen_through, "a vote in {slot:?}, chosen through {:?}", self.chosen_through);
         if let Some(held) = self.rows.get(&slot) {
             if held.ballot == row.ballot && !self.damaged.contains(&slot) {
                 assert!(held.value == row.value, "two values under {:?} in {slot:?}", row.ballot);
