@@ -81,7 +81,18 @@ proptest! {
         let mut model = DurableState::empty(opened.state.member);
         for commits in lives {
             prop_assert_eq!(shown(&opened), model.clone());
-            for writes in commits {
+            for mut writes in commits {
+                // The core never trims back, nor writes a row that is trimmed.
+                let mut trim = model.trim_through;
+                writes.retain(|write| match write {
+                    Write::Row(row) => row.slot > trim,
+                    Write::Trim { through: slot } | Write::Install { slot, .. } => {
+                        let on = *slot > trim;
+                        trim = trim.max(*slot);
+                        on
+                    }
+                    _ => true,
+                });
                 model.written = model.written.next();
                 opened.storage.commit(model.written, &mut writes.iter()).unwrap();
                 writes.iter().for_each(|write| model.apply(write));
@@ -197,4 +208,39 @@ fn an_unknown_format_is_refused() {
     drop(database);
     let error = open(dir.path(), None).unwrap_err();
     assert!(matches!(error, StorageError::UnknownFormat { found: 99, .. }), "{error}");
+}
+
+/// Rows that a data directory's table holds, trimmed ones that are not deleted yet included.
+fn stored_rows(dir: &Path) -> u64 {
+    use redb::{ReadableDatabase, ReadableTableMetadata};
+    let database = redb::Database::open(dir.join(FILE)).unwrap();
+    let rows: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("rows");
+    database.begin_read().unwrap().open_table(rows).unwrap().len().unwrap()
+}
+
+/// A trim deletes a bounded number of rows with each commit, goes on after a restart, and shows none of them
+/// from the first moment (docs: decisions/0006; reliability.md, fault 37).
+#[test]
+fn trimmed_rows_go_in_bounded_pieces() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = open(dir.path(), None).unwrap();
+    let rows: Vec<Write> = (1..=2_000).map(|slot| Write::Row(batch(slot, None, &["x"]))).collect();
+    opened.storage.commit(WriteCounter(1), &mut rows.iter()).unwrap();
+    let through = Slot(1_900);
+    let trim = [Write::Snapshot { slot: through, state: Bytes::from("s") }, Write::Trim { through }];
+    opened.storage.commit(WriteCounter(2), &mut trim.iter()).unwrap();
+    let shown = |opened: &Opened| opened.reader.view().unwrap().read(Slot(0), usize::MAX).unwrap().0.len();
+    assert_eq!(shown(&opened), 100);
+    let mut left = Vec::new();
+    for write in 3..7 {
+        drop(opened);
+        left.push(stored_rows(dir.path()));
+        opened = open(dir.path(), None).unwrap();
+        assert_eq!((opened.state.trim_through, shown(&opened)), (through, 100));
+        let next = [Write::ChosenThrough(Slot(2_000))];
+        opened.storage.commit(WriteCounter(write), &mut next.iter()).unwrap();
+    }
+    drop(opened);
+    left.push(stored_rows(dir.path()));
+    assert_eq!(left, [1_488, 976, 464, 100, 100]);
 }

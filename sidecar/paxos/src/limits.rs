@@ -17,6 +17,8 @@ pub const SESSION_WINDOW: usize = 4_096;
 pub const KEY_BYTES: usize = 64;
 /// Named cursors.
 pub const CURSORS: usize = 1_024;
+/// Checkpoints of the application that the log knows of.
+pub const CHECKPOINTS: usize = 8;
 /// Marks: slots at which every member takes a snapshot, kept until the log is trimmed past them.
 pub const MARKS: usize = 64;
 /// An encoded system state, which is a snapshot: bounds what is put together in memory while it is fetched.

@@ -43,7 +43,8 @@ pub enum Write {
         /// The encoded system state there.
         state: Bytes,
     },
-    /// Rows up to here are not needed any more, nor are snapshots below.
+    /// Rows up to here are not needed any more, nor are snapshots below. It only rises, and no row at or below
+    /// it follows: a storage may delete them when it suits.
     Trim {
         /// The slot of a mark whose snapshot is on this disk.
         through: Slot,

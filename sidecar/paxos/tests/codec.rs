@@ -8,10 +8,10 @@ use std::time::Duration;
 use synod_paxos::configuration::{Change, ConfigurationEntry};
 use synod_paxos::settings::{Limits, Retention};
 use synod_paxos::system::SystemState;
-use synod_paxos::value::{Append, Call, Identity, Operation, Origin, Value};
+use synod_paxos::value::{Append, Call, Checkpoint, Identity, Operation, Origin, Value};
 use synod_paxos::{
-    Ballot, ClusterId, Genesis, Incarnation, Index, MemberId, RequestId, SessionId, Settings, Slot, limits,
-    row,
+    Ballot, ClusterId, Digest, Genesis, Incarnation, Index, MemberId, RequestId, SessionId, Settings, Slot,
+    limits, row,
 };
 
 fn ballot() -> impl Strategy<Value = Ballot> {
@@ -59,6 +59,9 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => ("[a-z0-9-]{1,40}", any::<u64>())
             .prop_map(|(name, index)| Operation::SetCursor { name, index: Index(index) }),
         1 => "[a-z0-9-]{1,40}".prop_map(|name| Operation::RemoveCursor { name }),
+        1 => (any::<[u64; 2]>(), any::<[u8; 32]>()).prop_map(|([index, length], digest)| {
+            Operation::SaveCheckpoint(Checkpoint { index: Index(index), length, digest: Digest(digest) })
+        }),
         1 => (any::<u64>(), settings()).prop_map(|(expected_version, settings)| {
             Operation::ChangeSettings { expected_version, settings }
         }),

@@ -17,6 +17,8 @@ use synod_paxos::{
 
 /// redb's page cache, in bytes. Rows are written once and read back mostly by members that catch up.
 const CACHE_BYTES: usize = 8 << 20;
+/// Trimmed rows that one commit deletes: what is trimmed at once must not hold up what is appended.
+const TRIM_ROWS: usize = 512;
 
 /// What a slot added to the log. True for ever once the slot is applied; a slot without a mark added nothing,
 /// whatever value it holds.
@@ -73,7 +75,15 @@ pub fn open(dir: &Path, wanted: Option<ClusterId>) -> Result<Opened, StorageErro
     let state = disk.load()?;
     Ok(Opened {
         reader: LogReader::new(disk.database.clone()),
-        storage: RedbStorage { disk, marks: Vec::new(), noted: state.applied, marked: state.applied },
+        storage: RedbStorage {
+            disk,
+            marks: Vec::new(),
+            noted: state.applied,
+            marked: state.applied,
+            trim_through: state.trim_through,
+            // The life before may have ended in the middle of it.
+            trimmed: state.trim_through == Slot(0),
+        },
         state,
     })
 }
@@ -232,6 +242,10 @@ pub struct RedbStorage {
     noted: Slot,
     /// All marks up to here are durable.
     marked: Slot,
+    /// Rows up to here may go, a bounded number with each commit.
+    trim_through: Slot,
+    /// They have all gone.
+    trimmed: bool,
 }
 
 impl RedbStorage {
@@ -253,6 +267,7 @@ struct Last<'a> {
     promised: Option<Ballot>,
     chosen_through: Option<Slot>,
     system: Option<(Slot, &'a Bytes)>,
+    trim_through: Option<Slot>,
 }
 
 impl Storage for RedbStorage {
@@ -285,17 +300,14 @@ impl Storage for RedbStorage {
                         transaction.open_table(SNAPSHOTS)?.insert(slot.0, state.as_ref())?;
                     }
                     Write::Trim { through } => {
-                        rows = None;
-                        trim(&transaction, *through)?;
-                        meta.insert(name::TRIM_THROUGH, encoding::number(through.0).as_slice())?;
+                        transaction.open_table(SNAPSHOTS)?.retain_in(..through.0, |_, _| false)?;
+                        last.trim_through = Some(*through);
                     }
                     Write::Install { slot, state } => {
-                        rows = None;
-                        trim(&transaction, *slot)?;
                         let mut snapshots = transaction.open_table(SNAPSHOTS)?;
                         snapshots.retain(|_, _| false)?;
                         snapshots.insert(slot.0, state.as_ref())?;
-                        meta.insert(name::TRIM_THROUGH, encoding::number(slot.0).as_slice())?;
+                        last.trim_through = Some(*slot);
                         last.chosen_through = Some(*slot);
                         last.system = Some((*slot, state));
                     }
@@ -335,6 +347,14 @@ impl Storage for RedbStorage {
                 meta.insert(name::SYSTEM, state.as_ref())?;
             }
             meta.insert(name::WRITTEN, encoding::number(written.0).as_slice())?;
+            if let Some(through) = last.trim_through {
+                meta.insert(name::TRIM_THROUGH, encoding::number(through.0).as_slice())?;
+                self.trim_through = through;
+                self.trimmed = false;
+                // What was noted of slots that are gone is of no use.
+                self.marks.retain(|mark| mark.slot > through);
+            }
+            drop(rows);
             if !self.marks.is_empty() {
                 let mut marks = transaction.open_table(MARKS)?;
                 let mut skipped = transaction.open_table(SKIPPED)?;
@@ -346,24 +366,38 @@ impl Storage for RedbStorage {
                 }
             }
         }
+        if !self.trimmed {
+            self.trimmed = delete_trimmed(&transaction, self.trim_through)?;
+        }
         transaction.commit().map_err(|error| explain_storage(&self.disk.dir, StorageError::from(error)))?;
         self.marked = self.noted;
         Ok(())
     }
 }
 
-/// Deletes the rows up to `through`, what is known of them, and the snapshots below.
-fn trim(transaction: &WriteTransaction, through: Slot) -> Result<(), StorageError> {
-    transaction.open_table(ROWS)?.retain_in(..=through.0, |_, _| false)?;
-    transaction.open_table(SKIPPED)?.retain_in(..=through.0, |_, _| false)?;
-    transaction.open_table(SNAPSHOTS)?.retain_in(..through.0, |_, _| false)?;
-    // Marks are by index, in order of their slots.
+/// Deletes up to [`TRIM_ROWS`] of the rows up to `through`, with what is known of them; false: some are left.
+fn delete_trimmed(transaction: &WriteTransaction, through: Slot) -> Result<bool, StorageError> {
+    let mut rows = transaction.open_table(ROWS)?;
+    let mut last = None;
+    let mut count = 0;
+    for row in rows.range(..=through.0)?.take(TRIM_ROWS) {
+        last = Some(row?.0.value());
+        count += 1;
+    }
+    let done = count < TRIM_ROWS;
+    let Some(through) = (if done { Some(through.0) } else { last }) else { return Ok(true) };
+    rows.retain_in(..=through, |_, _| false)?;
+    transaction.open_table(SKIPPED)?.retain_in(..=through, |_, _| false)?;
+    // Marks are by index, in the order of their slots.
     let mut marks = transaction.open_table(MARKS)?;
-    let behind = marks
-        .iter()?
-        .filter_map(Result::ok)
-        .find(|(_, place)| place.value().0 > through.0)
-        .map_or(u64::MAX, |(first, _)| first.value());
+    let mut behind = u64::MAX;
+    for mark in marks.iter()? {
+        let (first, place) = mark?;
+        if place.value().0 > through {
+            behind = first.value();
+            break;
+        }
+    }
     marks.retain_in(..behind, |_, _| false)?;
-    Ok(())
+    Ok(done)
 }

@@ -12,6 +12,8 @@ use synod_paxos::{ClusterId, Genesis, Index, Row, Slot};
 #[derive(Debug)]
 pub struct View {
     rows: ReadOnlyTable<u64, &'static [u8]>,
+    /// Rows up to here are trimmed, whether they have been deleted yet or not.
+    trim_through: Slot,
 }
 
 impl View {
@@ -23,7 +25,7 @@ impl View {
     pub fn read(&self, from: Slot, bytes: usize) -> Result<(Vec<Row>, bool), StorageError> {
         let mut rows = Vec::new();
         let mut taken = 0;
-        for row in self.rows.range(from.0..)? {
+        for row in self.rows.range(from.max(self.trim_through.next()).0..)? {
             let (slot, value) = row?;
             let stored = value.value();
             let size = stored.len().saturating_sub(encoding::ROW_HEAD);
@@ -53,7 +55,12 @@ impl LogReader {
     /// # Errors
     /// If the disk cannot be read.
     pub fn view(&self) -> Result<View, StorageError> {
-        Ok(View { rows: self.database.begin_read()?.open_table(ROWS)? })
+        let transaction = self.database.begin_read()?;
+        let meta = transaction.open_table(META)?;
+        let stored = meta.get(name::TRIM_THROUGH)?;
+        let trim_through = stored.map(|bytes| encoding::read_number(name::TRIM_THROUGH, bytes.value()));
+        let trim_through = Slot(trim_through.transpose()?.unwrap_or(0));
+        Ok(View { rows: transaction.open_table(ROWS)?, trim_through })
     }
 
     /// Entries `from ..= through`, at most `entries` of them and about `bytes`, one at least.

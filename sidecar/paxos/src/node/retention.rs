@@ -47,9 +47,7 @@ impl Node {
     fn due_trim(&self) -> Option<Mark> {
         let system = self.state();
         let beyond = |mark: &&Mark| self.is_beyond(mark, 1);
-        let uncursored = |mark: &&Mark| {
-            system.cursors.values().all(|cursor| *cursor >= mark.index) || planted!(TrimPastCursor)
-        };
+        let uncursored = |mark: &&Mark| system.trim_limit() >= mark.index || planted!(TrimPastCursor);
         let mut marks = system.marks.iter().filter(beyond).filter(uncursored);
         marks.rfind(|mark| self.is_held_by_a_quorum(mark.slot) && !self.is_pinned(mark)).copied()
     }

@@ -4,8 +4,8 @@ use crate::append;
 use crate::lab::{CLUSTER, Lab, accepted, ballot, m};
 use std::time::Duration;
 use synod_paxos::message::Counters;
-use synod_paxos::value::{Operation, Value};
-use synod_paxos::{Incarnation, Incoming, Index, Input, Message, Output, RequestId, Slot};
+use synod_paxos::value::{Checkpoint, Operation, Value};
+use synod_paxos::{Digest, Incarnation, Incoming, Index, Input, Message, Output, Reply, RequestId, Slot};
 
 const BEAT: Duration = Duration::from_millis(100);
 
@@ -92,6 +92,34 @@ fn a_cursor_holds_the_trim_back() {
     let slot = state.applied.next();
     state.apply(slot, &Value::Trim { through }.encode()).unwrap();
     assert_eq!(state.trim, system.trim);
+}
+
+/// "The application may save a checkpoint ... for an index it has applied; above that it is refused"; the log is
+/// not trimmed past it, so that a late application finds the entries behind it.
+#[test]
+fn a_checkpoint_is_for_what_is_applied_and_holds_the_trim_back() {
+    let mut lab = trimming();
+    fill(&mut lab, 1..6, None);
+    let save = |lab: &mut Lab, request: u64, index: u64| {
+        let checkpoint = Checkpoint { index: Index(index), length: 1, digest: Digest([1; 32]) };
+        let operation = Operation::SaveCheckpoint(checkpoint);
+        lab.input(1, Input::Call { request: RequestId(request), operation });
+        lab.settle();
+        let answer = lab.seat(1).other.iter().find_map(|output| match output {
+            Output::CallReply { request: of, outcome } if of.0 == request => Some(outcome.clone()),
+            _ => None,
+        });
+        answer.unwrap()
+    };
+    assert!(save(&mut lab, 90, 99).is_err());
+    let standing = lab.status(1).last_index;
+    assert_eq!(save(&mut lab, 91, standing.0), Ok(Reply::CheckpointSaved));
+    fill(&mut lab, 100..130, None);
+    assert!(lab.status(1).first_index <= standing.next());
+    let end = lab.status(1).last_index;
+    assert_eq!(save(&mut lab, 92, end.0), Ok(Reply::CheckpointSaved));
+    fill(&mut lab, 130..140, None);
+    assert!(lab.status(1).first_index > standing.plus(10));
 }
 
 /// A member that was away for longer than the log is kept takes a snapshot, then the rest of the log; what it

@@ -3,14 +3,20 @@
 //! It is a pure function of the chosen values, so that every member that has applied the same prefix holds
 //! the same bytes. Encoded at a mark it is a snapshot.
 
-use crate::codec::{DecodeError, Reader, Writer};
-use crate::configuration::{ChangeRefused, Configuration, ConfigurationHistory, OperationId};
+mod encoding;
+mod outcome;
+
+use outcome::note_outcome;
+pub use outcome::{CallOutcome, CallRefused, Effect, Reply};
+
+use crate::codec::{DecodeError, Writer};
+use crate::configuration::ConfigurationHistory;
 use crate::genesis::Genesis;
 use crate::limits;
-use crate::sessions::{IdentityRefused, Lookup, Outcome, Sessions};
-use crate::settings::{Settings, SettingsError};
-use crate::types::{Ballot, Index, MemberId, SessionId, Slot};
-use crate::value::{Append, Call, CallError, Identity, Operation, Origin, Value};
+use crate::sessions::{Lookup, Outcome, Sessions};
+use crate::settings::Settings;
+use crate::types::{Ballot, Index, MemberId, Slot};
+use crate::value::{Append, Call, CallError, Checkpoint, Identity, Operation, Value};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -18,8 +24,6 @@ use bytes::Bytes;
 use core::time::Duration;
 use xxhash_rust::xxh3::Xxh3;
 
-/// Version of the encoding.
-const VERSION: u8 = 1;
 /// Leaderships that the history keeps.
 const LEADERS: usize = 1_024;
 /// Points of the chain that are kept for comparison.
@@ -62,6 +66,8 @@ pub struct SystemState {
     pub sessions: Sessions,
     /// Named positions that the log is not trimmed past.
     pub cursors: BTreeMap<String, Index>,
+    /// The application's newest checkpoints, ascending by index.
+    pub checkpoints: Vec<Checkpoint>,
     /// Where the log may be trimmed to: ascending, above `trim`.
     pub marks: Vec<Mark>,
     /// Where it was trimmed to.
@@ -71,105 +77,6 @@ pub struct SystemState {
     pub chain: u128,
     /// The chain at the newest slots at which members compare it, ascending.
     pub chain_points: Vec<(Slot, u128)>,
-}
-
-/// What a call that was applied is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reply {
-    /// Its entries are in the log.
-    Appended {
-        /// The first entry's index.
-        first: Index,
-        /// The last entry's.
-        last: Index,
-        /// They were there before this call: it repeats an earlier one.
-        repeat: bool,
-    },
-    /// A session is open.
-    SessionOpened(SessionId),
-    /// It is closed.
-    SessionClosed,
-    /// A cursor stands there.
-    CursorSet(Index),
-    /// A cursor is gone.
-    CursorRemoved,
-    /// The settings in force now.
-    SettingsChanged(Settings),
-}
-
-/// Why a call that was applied changed nothing.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CallRefused {
-    /// The last index was another than the expected one.
-    #[error("the last index is {tail}, not the expected one: read on and decide again")]
-    UnexpectedIndex {
-        /// The last index.
-        tail: Index,
-    },
-    /// Its session or key does not let it in.
-    #[error(transparent)]
-    Identity(#[from] IdentityRefused),
-    /// It is over the limits in force.
-    #[error(transparent)]
-    Call(#[from] CallError),
-    /// A settings change that has no effect.
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
-    /// A cursor where the log is trimmed already.
-    #[error("the log begins at index {first} now: a cursor cannot stand before it")]
-    Compacted {
-        /// The first index.
-        first: Index,
-    },
-    /// A cursor beyond the log.
-    #[error("the log ends at index {tail}: a cursor cannot stand behind it")]
-    BeyondTail {
-        /// The last index.
-        tail: Index,
-    },
-    /// Too many cursors.
-    #[error("there are {} cursors already: remove one first", limits::CURSORS)]
-    TooManyCursors,
-}
-
-/// What became of one call when its slot was applied.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CallOutcome {
-    /// Who answers it.
-    pub origin: Origin,
-    /// The answer.
-    pub result: Result<Reply, CallRefused>,
-}
-
-/// What applying one slot did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Nothing that anyone sees.
-    None,
-    /// A leader may serve.
-    LeaderStart(Ballot),
-    /// Entries were added, or refused.
-    Batch {
-        /// The first added entry's index.
-        first: Index,
-        /// The added entries.
-        entries: Vec<Bytes>,
-        /// Calls of the batch, by their place in it from 0, whose entries were not added.
-        skipped: Vec<u32>,
-        /// One for each call.
-        calls: Vec<CallOutcome>,
-    },
-    /// A configuration entry was judged.
-    Configuration {
-        /// Whose.
-        operation: OperationId,
-        /// What it made, or why it made nothing.
-        result: Result<Configuration, ChangeRefused>,
-    },
-    /// Every member takes a snapshot here.
-    Mark,
-    /// The log begins behind this mark now.
-    Trim(Mark),
 }
 
 impl SystemState {
@@ -186,6 +93,7 @@ impl SystemState {
             recoveries: 0,
             sessions: Sessions::default(),
             cursors: BTreeMap::new(),
+            checkpoints: Vec::new(),
             marks: Vec::new(),
             trim: Mark::default(),
             chain: 0,
@@ -335,6 +243,7 @@ impl SystemState {
                 self.cursors.remove(&name);
                 Ok(Reply::CursorRemoved)
             }
+            Operation::SaveCheckpoint(checkpoint) => self.save_checkpoint(checkpoint),
             Operation::ChangeSettings { expected_version, settings } => {
                 Ok(Reply::SettingsChanged(self.settings.change(expected_version, settings)?))
             }
@@ -359,6 +268,29 @@ impl SystemState {
         Ok(Reply::CursorSet(index))
     }
 
+    /// "for an index it has applied; above that it is refused" (docs: protocol.md, "Snapshots").
+    fn save_checkpoint(&mut self, checkpoint: Checkpoint) -> Result<Reply, CallRefused> {
+        if checkpoint.index > self.last_index {
+            return Err(CallRefused::BeyondTail { tail: self.last_index });
+        }
+        if checkpoint.index < self.trim.index {
+            return Err(CallRefused::Compacted { first: self.trim.index.next() });
+        }
+        self.checkpoints.retain(|held| held.index != checkpoint.index);
+        self.checkpoints.push(checkpoint);
+        self.checkpoints.sort_by_key(|held| held.index);
+        if self.checkpoints.len() > limits::CHECKPOINTS {
+            self.checkpoints.remove(0);
+        }
+        Ok(Reply::CheckpointSaved)
+    }
+
+    /// The index that nothing is trimmed past: the slowest cursor's, or the newest checkpoint's.
+    pub fn trim_limit(&self) -> Index {
+        let cursor = self.cursors.values().min().copied().unwrap_or(Index(u64::MAX));
+        self.checkpoints.last().map_or(cursor, |newest| newest.index.min(cursor))
+    }
+
     fn apply_mark(&mut self, slot: Slot) -> Effect {
         if self.marks.len() >= limits::MARKS {
             return Effect::None;
@@ -368,13 +300,13 @@ impl SystemState {
         Effect::Mark
     }
 
-    /// The log is trimmed to marks only, and never past a cursor, whatever the proposer thought.
+    /// The log is trimmed to marks only, and never past a cursor or the newest checkpoint, whatever the proposer
+    /// thought.
     fn apply_trim(&mut self, through: Slot) -> Effect {
         let Some(mark) = self.marks.iter().find(|mark| mark.slot == through).copied() else {
             return Effect::None;
         };
-        let held = self.cursors.values().any(|cursor| *cursor < mark.index);
-        if held && !planted!(TrimPastCursor) {
+        if self.trim_limit() < mark.index && !planted!(TrimPastCursor) {
             return Effect::None;
         }
         self.trim = mark;
@@ -419,114 +351,6 @@ impl SystemState {
     pub fn chain_at(&self, slot: Slot) -> Option<u128> {
         self.chain_points.iter().find(|(point, _)| *point == slot).map(|(_, chain)| *chain)
     }
-
-    /// The bytes that are stored beside the rows, and that a snapshot consists of.
-    pub fn encode(&self) -> Bytes {
-        let mut w = Writer::with_capacity(512 + self.leaders.len() * 24 + self.sessions.rows() * 64);
-        w.u8(VERSION);
-        w.u64(self.applied.0);
-        w.u64(self.last_index.0);
-        w.u64(self.payload_bytes);
-        w.u64(crate::settings::nanos(self.log_time));
-        self.settings.write(&mut w);
-        w.array(&self.chain.to_le_bytes());
-        w.length(self.chain_points.len());
-        for (slot, chain) in &self.chain_points {
-            w.u64(slot.0);
-            w.array(&chain.to_le_bytes());
-        }
-        self.configurations.encode(&mut w);
-        w.length(self.leaders.len());
-        for (slot, ballot) in &self.leaders {
-            w.u64(slot.0);
-            w.u64(ballot.round);
-            w.u64(ballot.member.0);
-        }
-        w.u32(self.recoveries);
-        w.length(self.cursors.len());
-        for (name, index) in &self.cursors {
-            w.bytes(name.as_bytes());
-            w.u64(index.0);
-        }
-        self.trim.write(&mut w);
-        w.length(self.marks.len());
-        self.marks.iter().for_each(|mark| mark.write(&mut w));
-        self.sessions.write(&mut w);
-        w.finish()
-    }
-
-    /// Reads what [`SystemState::encode`] wrote.
-    ///
-    /// # Errors
-    /// Where the bytes are not a system state of a known version.
-    pub fn decode(bytes: Bytes) -> Result<SystemState, DecodeError> {
-        let mut r = Reader::new(bytes);
-        let version = r.u8()?;
-        if version != VERSION {
-            return Err(DecodeError::Unknown { what: "system state version", found: u64::from(version) });
-        }
-        let (applied, last_index) = (Slot(r.u64()?), Index(r.u64()?));
-        let (payload_bytes, log_time) = (r.u64()?, Duration::from_nanos(r.u64()?));
-        let settings = Settings::read(&mut r)?;
-        let chain = u128::from_le_bytes(r.array()?);
-        let mut chain_points = Vec::new();
-        for _ in 0..r.length("chain points", CHAIN_POINTS, 24)? {
-            chain_points.push((Slot(r.u64()?), u128::from_le_bytes(r.array()?)));
-        }
-        let configurations = ConfigurationHistory::decode(&mut r)?;
-        let mut leaders = Vec::new();
-        for _ in 0..r.length("leaders", LEADERS, 24)? {
-            let slot = Slot(r.u64()?);
-            leaders.push((slot, Ballot { round: r.u64()?, member: MemberId(r.u64()?) }));
-        }
-        let recoveries = r.u32()?;
-        let mut cursors = BTreeMap::new();
-        for _ in 0..r.length("cursors", limits::CURSORS, 12)? {
-            let name = r.text("cursor", limits::NAME_BYTES)?;
-            cursors.insert(name, Index(r.u64()?));
-        }
-        let trim = Mark::read(&mut r)?;
-        let mut marks = Vec::new();
-        for _ in 0..r.length("marks", limits::MARKS, 32)? {
-            marks.push(Mark::read(&mut r)?);
-        }
-        let sessions = Sessions::read(&mut r)?;
-        r.end()?;
-        Ok(SystemState {
-            applied,
-            last_index,
-            payload_bytes,
-            log_time,
-            settings,
-            configurations,
-            leaders,
-            recoveries,
-            sessions,
-            cursors,
-            marks,
-            trim,
-            chain,
-            chain_points,
-        })
-    }
-}
-
-impl Mark {
-    fn write(&self, w: &mut Writer) {
-        w.u64(self.slot.0);
-        w.u64(self.index.0);
-        w.u64(self.payload_bytes);
-        w.u64(crate::settings::nanos(self.log_time));
-    }
-
-    fn read(r: &mut Reader) -> Result<Mark, DecodeError> {
-        Ok(Mark {
-            slot: Slot(r.u64()?),
-            index: Index(r.u64()?),
-            payload_bytes: r.u64()?,
-            log_time: Duration::from_nanos(r.u64()?),
-        })
-    }
 }
 
 /// The payload's size, if the limits in force allow it.
@@ -545,51 +369,4 @@ fn check_limits(append: &Append, settings: &Settings) -> Result<u64, CallError> 
         return Err(CallError::CallTooLarge { bytes: total, entries, limit: call_limit });
     }
     Ok(total as u64)
-}
-
-/// What the chain takes in of an outcome: enough that members that decided otherwise differ.
-fn note_outcome(result: &Result<Reply, CallRefused>, w: &mut Writer) {
-    match result {
-        Ok(Reply::Appended { first, last, repeat }) => {
-            w.u8(0);
-            w.u64(first.0);
-            w.u64(last.0);
-            w.bool(*repeat);
-        }
-        Ok(Reply::SessionOpened(session)) => {
-            w.u8(1);
-            w.u64(session.0);
-        }
-        Ok(Reply::CursorSet(index)) => {
-            w.u8(2);
-            w.u64(index.0);
-        }
-        Ok(Reply::SessionClosed | Reply::CursorRemoved) => w.u8(3),
-        Ok(Reply::SettingsChanged(settings)) => {
-            w.u8(4);
-            w.u64(settings.version);
-        }
-        Err(CallRefused::UnexpectedIndex { tail }) => {
-            w.u8(5);
-            w.u64(tail.0);
-        }
-        Err(CallRefused::Identity(why)) => {
-            w.u8(6);
-            w.u8(match why {
-                IdentityRefused::SessionExpired => 0,
-                IdentityRefused::SequenceGap { .. } => 1,
-                IdentityRefused::SequenceForgotten => 2,
-                IdentityRefused::Reused => 3,
-                IdentityRefused::KeyExpired => 4,
-                IdentityRefused::TooManySessions => 5,
-            });
-        }
-        Err(
-            CallRefused::Call(_)
-            | CallRefused::Settings(_)
-            | CallRefused::Compacted { .. }
-            | CallRefused::BeyondTail { .. }
-            | CallRefused::TooManyCursors,
-        ) => w.u8(7),
-    }
 }

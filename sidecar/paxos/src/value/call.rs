@@ -1,27 +1,13 @@
-//! What a slot carries: an encoded value, the same bytes on every wire and every disk.
+//! What clients ask of the log: calls, their operations, and how a repeat is told from a new one.
 
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::configuration::{Change, ConfigurationEntry};
 use crate::limits;
 use crate::settings::Settings;
-use crate::types::{Ballot, Incarnation, Index, MemberId, RequestId, SessionId, Slot};
-use alloc::collections::BTreeMap;
+use crate::types::{Digest, Incarnation, Index, MemberId, RequestId, SessionId};
 use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
-use core::time::Duration;
 use xxhash_rust::xxh3::Xxh3;
-
-/// Version of the encoding, the first byte of every value.
-const VERSION: u8 = 1;
-
-const NO_OP: u8 = 0;
-const LEADER_START: u8 = 1;
-const BATCH: u8 = 2;
-const CONFIGURATION: u8 = 3;
-const MARK: u8 = 4;
-const TRIM: u8 = 5;
-const RECOVERED: u8 = 6;
 
 const APPEND: u8 = 0;
 const OPEN_SESSION: u8 = 1;
@@ -29,15 +15,12 @@ const CLOSE_SESSION: u8 = 2;
 const SET_CURSOR: u8 = 3;
 const REMOVE_CURSOR: u8 = 4;
 const CHANGE_SETTINGS: u8 = 5;
+const SAVE_CHECKPOINT: u8 = 6;
 
 const EXPECTED_INDEX: u8 = 1;
 const WITH_SESSION: u8 = 2;
 const WITH_KEY: u8 = 4;
 const MINTED_AT: u8 = 8;
-
-const ADD_LEARNER: u8 = 0;
-const PROMOTE: u8 = 1;
-const REMOVE: u8 = 2;
 
 /// Who took a call from its client: that member answers it when the call is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,6 +73,19 @@ pub enum Operation {
         /// All of them; the version within is ignored.
         settings: Settings,
     },
+    /// The application has saved its state at an index: the log is never trimmed past the newest checkpoint.
+    SaveCheckpoint(Checkpoint),
+}
+
+/// An application's state at an index, as the log knows it; the bytes themselves lie beside the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Every entry up to it is in the state.
+    pub index: Index,
+    /// Bytes of the state.
+    pub length: u64,
+    /// SHA-256 of the state.
+    pub digest: Digest,
 }
 
 /// Entries that share one slot and get neighbouring indexes.
@@ -222,6 +218,18 @@ impl Append {
     }
 }
 
+impl Checkpoint {
+    pub(crate) fn write(&self, w: &mut Writer) {
+        w.u64(self.index.0);
+        w.u64(self.length);
+        w.array(&self.digest.0);
+    }
+
+    pub(crate) fn read(r: &mut Reader) -> Result<Checkpoint, DecodeError> {
+        Ok(Checkpoint { index: Index(r.u64()?), length: r.u64()?, digest: Digest(r.array()?) })
+    }
+}
+
 impl Call {
     /// Payload bytes in all.
     pub fn payload_bytes(&self) -> usize {
@@ -240,7 +248,7 @@ impl Call {
     }
 
     /// About how many bytes it takes in a batch.
-    fn encoded_bytes(&self) -> usize {
+    pub(super) fn encoded_bytes(&self) -> usize {
         let name = match &self.operation {
             Operation::SetCursor { name, .. } | Operation::RemoveCursor { name } => name.len(),
             _ => 0,
@@ -282,7 +290,7 @@ impl Call {
         Ok(call)
     }
 
-    fn write(&self, w: &mut Writer) {
+    pub(super) fn write(&self, w: &mut Writer) {
         w.u64(self.origin.member.0);
         w.u64(self.origin.incarnation.0);
         w.u64(self.origin.request.0);
@@ -310,10 +318,14 @@ impl Call {
                 w.u64(*expected_version);
                 settings.write(w);
             }
+            Operation::SaveCheckpoint(checkpoint) => {
+                w.u8(SAVE_CHECKPOINT);
+                checkpoint.write(w);
+            }
         }
     }
 
-    fn read(r: &mut Reader) -> Result<Call, DecodeError> {
+    pub(super) fn read(r: &mut Reader) -> Result<Call, DecodeError> {
         let origin = Origin {
             member: MemberId(r.u64()?),
             incarnation: Incarnation(r.u64()?),
@@ -331,6 +343,7 @@ impl Call {
             CHANGE_SETTINGS => {
                 Operation::ChangeSettings { expected_version: r.u64()?, settings: Settings::read(r)? }
             }
+            SAVE_CHECKPOINT => Operation::SaveCheckpoint(Checkpoint::read(r)?),
             found => return Err(DecodeError::Unknown { what: "operation", found: u64::from(found) }),
         };
         let call = Call { origin, operation };
@@ -385,172 +398,4 @@ pub enum CallError {
         /// Its size.
         bytes: usize,
     },
-}
-
-/// What one slot decides.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Value {
-    /// Fills a slot that nobody wrote to; no effect.
-    NoOp,
-    /// The first new entry of a leader; its slot is the fencing epoch.
-    LeaderStart {
-        /// The ballot it leads under.
-        ballot: Ballot,
-    },
-    /// Application calls, in order.
-    Batch {
-        /// The ballot of the leader that took them. Behind a LeaderStart of a higher ballot the batch is void
-        /// (docs: decisions/0002).
-        ballot: Ballot,
-        /// How much log time passes with it: the leader's clock since its previous batch, 0 for its first.
-        advance: Duration,
-        /// The calls.
-        calls: Vec<Call>,
-    },
-    /// A membership change.
-    Configuration(ConfigurationEntry),
-    /// Every member takes a snapshot of its system state at this slot: the log may be trimmed to here later.
-    Mark,
-    /// Slots up to a mark may be deleted.
-    Trim {
-        /// The mark's slot.
-        through: Slot,
-    },
-    /// A quorum was lost for good: from the next slot on these vote, and nobody else (docs: protocol.md,
-    /// "Quorum lost for good"). Only [`crate::recovery`] makes one, and no leader proposes it.
-    Recovered {
-        /// The new cluster's voters and their names.
-        members: BTreeMap<MemberId, String>,
-    },
-}
-
-impl Value {
-    /// The bytes that are proposed, stored and chained.
-    pub fn encode(&self) -> Bytes {
-        let payload = match self {
-            Value::Batch { calls, .. } => calls.iter().map(Call::encoded_bytes).sum(),
-            _ => 64,
-        };
-        let mut w = Writer::with_capacity(32 + payload);
-        w.u8(VERSION);
-        match self {
-            Value::NoOp => w.u8(NO_OP),
-            Value::LeaderStart { ballot } => {
-                w.u8(LEADER_START);
-                w.u64(ballot.round);
-                w.u64(ballot.member.0);
-            }
-            Value::Batch { ballot, advance, calls } => {
-                w.u8(BATCH);
-                w.u64(ballot.round);
-                w.u64(ballot.member.0);
-                w.u64(crate::settings::nanos(*advance));
-                w.length(calls.len());
-                calls.iter().for_each(|call| call.write(&mut w));
-            }
-            Value::Configuration(entry) => {
-                w.u8(CONFIGURATION);
-                w.u64(entry.expected_version);
-                w.array(&entry.operation);
-                let (kind, member) = match &entry.change {
-                    Change::AddLearner { member, .. } => (ADD_LEARNER, member),
-                    Change::Promote { member } => (PROMOTE, member),
-                    Change::Remove { member } => (REMOVE, member),
-                };
-                w.u8(kind);
-                w.u64(member.0);
-                if let Change::AddLearner { name, .. } = &entry.change {
-                    w.bytes(name.as_bytes());
-                }
-            }
-            Value::Mark => w.u8(MARK),
-            Value::Trim { through } => {
-                w.u8(TRIM);
-                w.u64(through.0);
-            }
-            Value::Recovered { members } => {
-                w.u8(RECOVERED);
-                w.length(members.len());
-                for (member, name) in members {
-                    w.u64(member.0);
-                    w.bytes(name.as_bytes());
-                }
-            }
-        }
-        w.finish()
-    }
-
-    /// Reads what [`Value::encode`] wrote; payloads share the bytes.
-    ///
-    /// # Errors
-    /// Where the bytes are not a value that this program knows.
-    pub fn decode(bytes: Bytes) -> Result<Value, DecodeError> {
-        let mut r = Reader::new(bytes);
-        let version = r.u8()?;
-        if version != VERSION {
-            return Err(DecodeError::Unknown { what: "value version", found: u64::from(version) });
-        }
-        let value = match r.u8()? {
-            NO_OP => Value::NoOp,
-            LEADER_START => {
-                Value::LeaderStart { ballot: Ballot { round: r.u64()?, member: MemberId(r.u64()?) } }
-            }
-            BATCH => {
-                let ballot = Ballot { round: r.u64()?, member: MemberId(r.u64()?) };
-                let advance = Duration::from_nanos(r.u64()?);
-                let count = r.length("calls", limits::BATCH_ENTRIES, 25)?;
-                let mut calls = Vec::with_capacity(count);
-                for _ in 0..count {
-                    calls.push(Call::read(&mut r)?);
-                }
-                Value::Batch { ballot, advance, calls }
-            }
-            CONFIGURATION => {
-                let expected_version = r.u64()?;
-                let operation = r.array()?;
-                let kind = r.u8()?;
-                let member = MemberId(r.u64()?);
-                let change = match kind {
-                    ADD_LEARNER => Change::AddLearner { member, name: r.text("name", limits::NAME_BYTES)? },
-                    PROMOTE => Change::Promote { member },
-                    REMOVE => Change::Remove { member },
-                    found => return Err(DecodeError::Unknown { what: "change", found: u64::from(found) }),
-                };
-                Value::Configuration(ConfigurationEntry { expected_version, operation, change })
-            }
-            MARK => Value::Mark,
-            TRIM => Value::Trim { through: Slot(r.u64()?) },
-            RECOVERED => {
-                let mut members = BTreeMap::new();
-                for _ in 0..r.length("members", limits::MEMBERS, 12)? {
-                    members.insert(MemberId(r.u64()?), r.text("name", limits::NAME_BYTES)?);
-                }
-                if members.is_empty() {
-                    return Err(DecodeError::OutOfBounds { what: "members", found: 0 });
-                }
-                Value::Recovered { members }
-            }
-            found => return Err(DecodeError::Unknown { what: "entry kind", found: u64::from(found) }),
-        };
-        r.end()?;
-        Ok(value)
-    }
-}
-
-/// The entries that a batch added to the log: all but those of the calls in `skipped`, which are named by their
-/// place in it (see [`crate::Applied::skipped`]). Other values add none.
-///
-/// # Errors
-/// Where the bytes are not a value.
-pub fn entries_added(value: Bytes, skipped: &[u32]) -> Result<Vec<Bytes>, DecodeError> {
-    let Value::Batch { calls, .. } = Value::decode(value)? else { return Ok(Vec::new()) };
-    let mut entries = Vec::new();
-    for (place, call) in (0..).zip(calls) {
-        if let Operation::Append(append) = call.operation
-            && !skipped.contains(&place)
-        {
-            entries.extend(append.entries);
-        }
-    }
-    Ok(entries)
 }

@@ -1,0 +1,134 @@
+//! The bytes of the system state: what is stored beside the rows, and what a snapshot consists of.
+
+use super::{CHAIN_POINTS, LEADERS, Mark, SystemState};
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::configuration::ConfigurationHistory;
+use crate::limits;
+use crate::sessions::Sessions;
+use crate::settings::Settings;
+use crate::types::{Ballot, Index, MemberId, Slot};
+use crate::value::Checkpoint;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use bytes::Bytes;
+use core::time::Duration;
+
+/// Version of the encoding.
+const VERSION: u8 = 1;
+
+impl SystemState {
+    /// The bytes that are stored beside the rows, and that a snapshot consists of.
+    pub fn encode(&self) -> Bytes {
+        let mut w = Writer::with_capacity(512 + self.leaders.len() * 24 + self.sessions.rows() * 64);
+        w.u8(VERSION);
+        w.u64(self.applied.0);
+        w.u64(self.last_index.0);
+        w.u64(self.payload_bytes);
+        w.u64(crate::settings::nanos(self.log_time));
+        self.settings.write(&mut w);
+        w.array(&self.chain.to_le_bytes());
+        w.length(self.chain_points.len());
+        for (slot, chain) in &self.chain_points {
+            w.u64(slot.0);
+            w.array(&chain.to_le_bytes());
+        }
+        self.configurations.encode(&mut w);
+        w.length(self.leaders.len());
+        for (slot, ballot) in &self.leaders {
+            w.u64(slot.0);
+            w.u64(ballot.round);
+            w.u64(ballot.member.0);
+        }
+        w.u32(self.recoveries);
+        w.length(self.cursors.len());
+        for (name, index) in &self.cursors {
+            w.bytes(name.as_bytes());
+            w.u64(index.0);
+        }
+        w.length(self.checkpoints.len());
+        self.checkpoints.iter().for_each(|checkpoint| checkpoint.write(&mut w));
+        self.trim.write(&mut w);
+        w.length(self.marks.len());
+        self.marks.iter().for_each(|mark| mark.write(&mut w));
+        self.sessions.write(&mut w);
+        w.finish()
+    }
+
+    /// Reads what [`SystemState::encode`] wrote.
+    ///
+    /// # Errors
+    /// Where the bytes are not a system state of a known version.
+    pub fn decode(bytes: Bytes) -> Result<SystemState, DecodeError> {
+        let mut r = Reader::new(bytes);
+        let version = r.u8()?;
+        if version != VERSION {
+            return Err(DecodeError::Unknown { what: "system state version", found: u64::from(version) });
+        }
+        let (applied, last_index) = (Slot(r.u64()?), Index(r.u64()?));
+        let (payload_bytes, log_time) = (r.u64()?, Duration::from_nanos(r.u64()?));
+        let settings = Settings::read(&mut r)?;
+        let chain = u128::from_le_bytes(r.array()?);
+        let mut chain_points = Vec::new();
+        for _ in 0..r.length("chain points", CHAIN_POINTS, 24)? {
+            chain_points.push((Slot(r.u64()?), u128::from_le_bytes(r.array()?)));
+        }
+        let configurations = ConfigurationHistory::decode(&mut r)?;
+        let mut leaders = Vec::new();
+        for _ in 0..r.length("leaders", LEADERS, 24)? {
+            let slot = Slot(r.u64()?);
+            leaders.push((slot, Ballot { round: r.u64()?, member: MemberId(r.u64()?) }));
+        }
+        let recoveries = r.u32()?;
+        let mut cursors = BTreeMap::new();
+        for _ in 0..r.length("cursors", limits::CURSORS, 12)? {
+            let name = r.text("cursor", limits::NAME_BYTES)?;
+            cursors.insert(name, Index(r.u64()?));
+        }
+        let mut checkpoints = Vec::new();
+        for _ in 0..r.length("checkpoints", limits::CHECKPOINTS, 48)? {
+            checkpoints.push(Checkpoint::read(&mut r)?);
+        }
+        let trim = Mark::read(&mut r)?;
+        let mut marks = Vec::new();
+        for _ in 0..r.length("marks", limits::MARKS, 32)? {
+            marks.push(Mark::read(&mut r)?);
+        }
+        let sessions = Sessions::read(&mut r)?;
+        r.end()?;
+        Ok(SystemState {
+            applied,
+            last_index,
+            payload_bytes,
+            log_time,
+            settings,
+            configurations,
+            leaders,
+            recoveries,
+            sessions,
+            cursors,
+            checkpoints,
+            marks,
+            trim,
+            chain,
+            chain_points,
+        })
+    }
+}
+
+impl Mark {
+    fn write(&self, w: &mut Writer) {
+        w.u64(self.slot.0);
+        w.u64(self.index.0);
+        w.u64(self.payload_bytes);
+        w.u64(crate::settings::nanos(self.log_time));
+    }
+
+    fn read(r: &mut Reader) -> Result<Mark, DecodeError> {
+        Ok(Mark {
+            slot: Slot(r.u64()?),
+            index: Index(r.u64()?),
+            payload_bytes: r.u64()?,
+            log_time: Duration::from_nanos(r.u64()?),
+        })
+    }
+}
