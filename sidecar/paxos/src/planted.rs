@@ -48,6 +48,8 @@ bugs! {
     RetiredEarly = "removed-voter-retires-before-a-quorum-holds-its-prefix",
     LeaderAdopts = "leader-adopts-a-learnt-prefix-without-stepping-down",
     PrepareBeforeSync = "prepare-before-own-sync",
+    ChosenOverwritten = "accept-of-an-older-leader-overwrites-a-learnt-row",
+    RecoveryCounts = "writes-of-a-recovering-member-raise-its-counter",
     LastChunkOptional = "last-promise-chunk-optional",
     AlreadyChosenVotes = "already-chosen-counted-as-a-vote",
     LaterReportsIgnored = "reports-of-a-new-configuration-ignored",

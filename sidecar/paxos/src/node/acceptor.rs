@@ -9,6 +9,7 @@ use crate::storage::{Gated, Write};
 use crate::types::{Ballot, Instant, MemberId, Slot};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use xxhash_rust::xxh3::xxh3_128;
 
 /// What an open storage view is for.
 #[derive(Debug)]
@@ -249,10 +250,7 @@ impl Node {
         }
         self.hear(now, ballot, has_quorum);
         if slot <= self.chosen_through {
-            // What is chosen here may have been learnt, under a ballot that this member never promised: then an
-            // older leader that does not know it yet may propose something else. There is nothing to vote on.
-            let trim_through = self.chosen_through;
-            return self.send(from, Message::AlreadyChosen { ballot, trim_through });
+            return self.accept_again(now, from, &row);
         }
         if self.rows.get(&slot).is_some_and(|held| held.chosen && held.value != row.value) {
             return self.send_chosen_position(from);
@@ -265,6 +263,26 @@ impl Node {
             self.gate_accepted(from, ballot, slot);
         }
         self.note_chosen_by_leader(ballot, chosen_through);
+    }
+
+    /// An Accept in a slot that is applied here. A new leader that proposes the chosen value again gets its vote:
+    /// the value stands on the disk, and no ballot changes that it is chosen. What is chosen here may also have
+    /// been learnt under a ballot that this member never promised; an older leader that does not know it yet may
+    /// then propose something else, and there is nothing to vote on.
+    fn accept_again(&mut self, now: Instant, from: MemberId, row: &Row) {
+        let ballot = row.ballot;
+        if planted!(ChosenOverwritten) {
+            self.write(Write::Row(Row { chosen: true, ..row.clone() }));
+            return self.gate_accepted(from, ballot, row.slot);
+        }
+        if self.recent.get(&row.slot) != Some(&xxh3_128(&row.value)) {
+            let trim_through = self.chosen_through;
+            return self.send(from, Message::AlreadyChosen { ballot, trim_through });
+        }
+        if ballot > self.promised {
+            self.promise(now, ballot);
+        }
+        self.gate_accepted(from, ballot, row.slot);
     }
 
     /// Takes a vote in; what stood in the slot under a lower ballot is replaced. A repeat needs no write:
@@ -292,7 +310,7 @@ impl Node {
     }
 
     /// How far above its chosen prefix a member takes Accepts: bounds memory. What lies beyond is learnt later.
-    fn window(&self) -> u64 {
+    pub(super) fn window(&self) -> u64 {
         2 * self.state().configurations.alpha() + 64
     }
 }

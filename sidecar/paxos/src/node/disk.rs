@@ -142,7 +142,7 @@ impl Node {
         let real = !self.disk.writes.is_empty() || idle;
         if real {
             self.ride_along();
-            if self.is_active() {
+            if self.is_active() || planted!(RecoveryCounts) {
                 // A member that does not take part yet shows what its disk held when it started: what it writes
                 // in the meantime must not hide that a copy was restored.
                 self.disk.written = self.disk.written.next();

@@ -8,6 +8,7 @@ use crate::system::Effect;
 use crate::types::{Ballot, Index, Slot};
 use alloc::vec::Vec;
 use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_128;
 
 impl Node {
     /// A leader under `ballot` says that every slot up to `through` is chosen. A slot is chosen for this member
@@ -33,6 +34,10 @@ impl Node {
                 break;
             }
             let Some(row) = self.rows.remove(&next) else { break };
+            self.recent.insert(next, xxh3_128(&row.value));
+            while self.recent.len() as u64 > self.window() {
+                self.recent.pop_first();
+            }
             self.apply(next, row.value);
         }
     }

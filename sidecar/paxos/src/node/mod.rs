@@ -77,6 +77,8 @@ pub struct Node {
     trim_through: Slot,
     /// Accepted or learnt rows above `chosen_through`, durable or on their way to the disk.
     rows: BTreeMap<Slot, Row>,
+    /// What was chosen in the newest applied slots: xxh3-128 of the values.
+    recent: BTreeMap<Slot, u128>,
     /// Slots whose stored row does not fit its checksum: until they heal, this member does not promise.
     damaged: BTreeSet<Slot>,
     /// Damaged rows of slots that are applied: fetched again from others.
@@ -128,6 +130,7 @@ impl Node {
             promised: if planted!(PromiseForgotten) { Ballot::ZERO } else { disk.promised },
             trim_through: disk.trim_through,
             rows: BTreeMap::new(),
+            recent: BTreeMap::new(),
             damaged: BTreeSet::new(),
             wanted: BTreeSet::new(),
             views: acceptor::Views::default(),
