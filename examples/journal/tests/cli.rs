@@ -115,6 +115,31 @@ async fn a_writer_leaves_a_record() {
     member.stop().await;
 }
 
+/// A writer that is started again with the same name and run appends nothing twice: its keys tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keyed_writer_goes_on_where_it_was_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (member, socket) = member(dir.path()).await;
+    let keyed = ["write", "--id", "w0", "--run", "r", "--keyed", "--in-flight", "8"];
+    let (output, _) = journal(&socket, &[&keyed[..], &["--count", "20"]].concat(), "").await;
+    let place = |line: &Value| (line["seq"].as_u64(), line["index"].as_u64());
+    let first: BTreeMap<_, _> = lines(&output).iter().map(place).collect();
+    assert_eq!(first.len(), 20);
+    // As far as it knows, the last ten were never told of.
+    let (output, ok) =
+        journal(&socket, &[&keyed[..], &["--first", "11", "--count", "20"]].concat(), "").await;
+    assert!(ok);
+    for line in &lines(&output) {
+        let (seq, index) = place(line);
+        let known = seq <= Some(20);
+        assert_eq!(line["repeated"], known, "{line}");
+        assert_eq!(first.get(&seq).copied().unwrap_or(index), index, "{line}");
+    }
+    let (output, _) = journal(&socket, &["cat", "-o", "json"], "").await;
+    assert_eq!(lines(&output).len(), 30, "each stands once");
+    member.stop().await;
+}
+
 /// As a container's main process: it stays, keeps its state, and ends at SIGTERM.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_follows_and_stops() {

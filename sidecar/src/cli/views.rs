@@ -171,6 +171,8 @@ pub(super) struct Status {
     pub(super) members: Vec<Member>,
     pub(super) removed: Vec<Removed>,
     pub(super) settings: Option<Settings>,
+    pub(super) lease: bool,
+    pub(super) reads_under_lease: u64,
     pub(super) version: String,
 }
 
@@ -212,6 +214,8 @@ impl From<&v1::StatusResponse> for Status {
             members,
             removed: removed.collect(),
             settings: wire.settings.as_ref().map(Settings::from),
+            lease: wire.lease,
+            reads_under_lease: wire.reads_under_lease,
             version: wire.version.clone(),
         }
     }

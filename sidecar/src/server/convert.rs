@@ -128,6 +128,8 @@ pub(super) fn status(report: &Report, identity: &Identity) -> v1::StatusResponse
         reason: ready.err().unwrap_or_default(),
         version: VERSION.to_owned(),
         settings: status.settings.as_ref().map(settings),
+        lease: status.lease,
+        reads_under_lease: status.reads_under_lease,
     }
 }
 
@@ -227,6 +229,7 @@ pub(super) fn appended(reply: Reply) -> Option<v1::AppendResponse> {
         | Reply::SessionClosed
         | Reply::CursorSet(_)
         | Reply::CursorRemoved
+        | Reply::CheckpointSaved
         | Reply::SettingsChanged(_) => None,
     }
 }

@@ -1,5 +1,6 @@
 //! What the writers were told, as it comes in, and the gaps between.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Deserialize;
@@ -22,6 +23,10 @@ struct Line {
     sha256: String,
     outcome: String,
     at_ms: u64,
+    #[serde(default)]
+    repeated: bool,
+    #[serde(default)]
+    seq: u64,
 }
 
 /// All outcomes so far. Clones share them.
@@ -35,8 +40,12 @@ pub(crate) struct Ledger {
 pub(crate) struct Outcomes {
     /// Acknowledged, in the order in which the driver heard.
     pub(crate) acknowledged: Vec<Acknowledged>,
-    /// Digests of entries whose outcome is unknown.
-    pub(crate) unknown: Vec<String>,
+    /// Where each acknowledged entry stands, by its digest.
+    places: HashMap<String, u64>,
+    /// Digests of entries whose outcome was told to be unknown, and that were not acknowledged afterwards.
+    pub(crate) unknown: BTreeSet<String>,
+    /// How many acknowledgements said that an earlier try had appended the entry.
+    pub(crate) repeated: usize,
     /// How many were refused: certainly not appended.
     pub(crate) refused: usize,
     /// Lines that no outcome could be read from.
@@ -44,24 +53,39 @@ pub(crate) struct Outcomes {
 }
 
 impl Ledger {
-    /// Takes one line that a writer printed.
-    pub(crate) fn take(&self, text: &str) {
+    /// Takes one line that a writer printed. Returns the entry's number if its outcome is known now.
+    ///
+    /// A writer that was started again tells of entries again that it had told of before it was killed: the
+    /// same entry at the same index is one acknowledgement.
+    pub(crate) fn take(&self, text: &str) -> Option<u64> {
         let mut outcomes = self.lock();
         let line: Line = match serde_json::from_str(text) {
             Ok(line) => line,
             Err(_) => {
                 outcomes.unreadable.push(text.to_owned());
-                return;
+                return None;
             }
         };
         match (line.outcome.as_str(), line.index) {
             ("ok", Some(index)) => {
-                outcomes.acknowledged.push(Acknowledged { index, sha256: line.sha256, at_ms: line.at_ms });
+                outcomes.repeated += usize::from(line.repeated);
+                outcomes.unknown.remove(&line.sha256);
+                if outcomes.places.insert(line.sha256.clone(), index) != Some(index) {
+                    let entry = Acknowledged { index, sha256: line.sha256, at_ms: line.at_ms };
+                    outcomes.acknowledged.push(entry);
+                }
             }
-            ("unknown", _) => outcomes.unknown.push(line.sha256),
+            ("unknown", _) => {
+                outcomes.unknown.insert(line.sha256);
+                return None;
+            }
             ("refused", _) => outcomes.refused += 1,
-            _ => outcomes.unreadable.push(text.to_owned()),
+            _ => {
+                outcomes.unreadable.push(text.to_owned());
+                return None;
+            }
         }
+        Some(line.seq)
     }
 
     /// How many acknowledgements there are.
@@ -115,8 +139,25 @@ mod tests {
         ledger.take(&line("null", "ok", 4));
         let outcomes = ledger.outcomes();
         assert_eq!(outcomes.acknowledged, [Acknowledged { index: 7, sha256: "d1".into(), at_ms: 1 }]);
-        assert_eq!(outcomes.unknown, ["d2"]);
+        assert_eq!(outcomes.unknown, ["d2".to_owned()].into());
         assert_eq!((outcomes.refused, outcomes.unreadable.len()), (1, 2));
+    }
+
+    #[test]
+    fn an_entry_that_is_told_of_again_counts_once() {
+        let ledger = Ledger::default();
+        let again = |index: &str| {
+            format!(r#"{{"seq":5,"index":{index},"sha256":"d","outcome":"ok","at_ms":9,"repeated":true}}"#)
+        };
+        assert_eq!(ledger.take(r#"{"seq":5,"index":null,"sha256":"d","outcome":"unknown","at_ms":1}"#), None);
+        assert_eq!(ledger.take(&again("7")), Some(5));
+        assert_eq!(ledger.take(&again("7")), Some(5));
+        let outcomes = ledger.outcomes();
+        assert_eq!((outcomes.acknowledged.len(), outcomes.repeated), (1, 2));
+        assert!(outcomes.unknown.is_empty());
+        // At another index it is another one, which no log can hold.
+        ledger.take(&again("8"));
+        assert_eq!(ledger.outcomes().acknowledged.len(), 2);
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //!
 //! Each is `journal write` in the application's container, started through its node's own socket, so
 //! that a node's partition does not silence it. When its container goes, it is started again in the one
-//! that takes its place.
+//! that takes its place, from the first entry whose outcome was not told.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,14 +15,27 @@ use std::time::Duration;
 use synod_cluster::{Exec, Result};
 
 use crate::ledger::Ledger;
-use crate::stage::{APPLICATION, NAMESPACE, Stage, terminate};
+use crate::stage::{APPLICATION, NAMESPACE, Stage, now_ms, terminate};
 
 /// Entries a second of each writer.
 const RATE: &str = "250";
 /// Unanswered appends at a time of each writer.
 const IN_FLIGHT: &str = "4";
-/// Seconds after which an append that nobody answers has an unknown outcome.
-const TIMEOUT: &str = "10";
+/// Seconds for which a writer tries each append: longer than any fault of the job lasts, so that in the end it
+/// always knows.
+const TIMEOUT: &str = "120";
+
+/// How a writer's appends are told from repeats of them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Once {
+    /// By the client's session, which is the default of every application; it ends with the process.
+    Session,
+    /// By a key for each entry: the writer may be killed and started again.
+    Keys {
+        /// An index that was in the log before the writer began.
+        minted_at: u64,
+    },
+}
 
 /// A writer that goes on until it is stopped.
 pub(crate) struct Writer {
@@ -32,16 +46,28 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// Starts a writer in `pod`.
-    pub(crate) fn start(stage: &Stage, pod: &str, name: &str, ledger: &Ledger) -> Self {
+    pub(crate) fn start(stage: &Stage, pod: &str, name: &str, once: Once, ledger: &Ledger) -> Self {
         let stopping = Arc::new(AtomicBool::new(false));
         let running = Arc::new(Mutex::new(None));
+        let mut course = Course {
+            stage: stage.clone(),
+            pod: pod.to_owned(),
+            name: name.to_owned(),
+            run: format!("{name}-{}", now_ms()),
+            once,
+            ledger: ledger.clone(),
+            told: Told::default(),
+        };
         let thread = {
-            let (stage, pod, name, ledger) = (stage.clone(), pod.to_owned(), name.to_owned(), ledger.clone());
             let (stopping, running) = (Arc::clone(&stopping), Arc::clone(&running));
             std::thread::spawn(move || {
-                while !stopping.load(Ordering::SeqCst) {
+                loop {
+                    let last = stopping.load(Ordering::SeqCst);
                     // The container may be gone, or not there yet: that is part of the show.
-                    let _ = once(&stage, &pod, &name, &ledger, &running);
+                    let finished = course.start(last, &running).unwrap_or(false);
+                    if finished && stopping.load(Ordering::SeqCst) {
+                        return;
+                    }
                     std::thread::sleep(Duration::from_millis(200));
                 }
             })
@@ -62,48 +88,96 @@ impl Writer {
     }
 }
 
-/// One run of a writer, from its start to its end.
-fn once(
-    stage: &Stage,
-    pod: &str,
-    name: &str,
-    ledger: &Ledger,
-    running: &Mutex<Option<Command>>,
-) -> Result<()> {
-    let args = [
-        "journal",
-        "write",
-        "--id",
-        name,
-        "--until-signal",
-        "--rate",
-        RATE,
-        "--in-flight",
-        IN_FLIGHT,
-        "--timeout",
-        TIMEOUT,
-    ];
-    let Exec { mut command, terminate } = stage.cluster.exec_on_node(NAMESPACE, pod, APPLICATION, &args)?;
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let Ok(mut child) = command.spawn() else { return Ok(()) };
-    set(running, Some(terminate));
-    read(&mut child, ledger);
-    set(running, None);
-    let _ = child.wait();
-    Ok(())
+/// Which entries' outcomes are known.
+#[derive(Debug, Default)]
+struct Told {
+    /// All up to this one.
+    through: u64,
+    /// And these.
+    beyond: BTreeSet<u64>,
+}
+
+impl Told {
+    fn note(&mut self, seq: u64) {
+        if seq > self.through {
+            self.beyond.insert(seq);
+        }
+        while self.beyond.remove(&(self.through + 1)) {
+            self.through += 1;
+        }
+    }
+}
+
+/// A writer's life over all its starts.
+struct Course {
+    stage: Stage,
+    pod: String,
+    name: String,
+    run: String,
+    once: Once,
+    ledger: Ledger,
+    told: Told,
+}
+
+impl Course {
+    /// One start, to its end. `last`: only what an earlier start may have left untold is done. Returns whether
+    /// it ended by itself, with all outcomes told.
+    fn start(&mut self, last: bool, running: &Mutex<Option<Command>>) -> Result<bool> {
+        let first = (self.told.through + 1).to_string();
+        let mut args = vec!["journal", "write", "--id", &self.name, "--rate", RATE];
+        args.extend(["--in-flight", IN_FLIGHT, "--timeout", TIMEOUT]);
+        let minted_at;
+        match self.once {
+            // A process of its own is a session of its own, and a run of its own.
+            Once::Session => {}
+            Once::Keys { minted_at: index } => {
+                minted_at = index.to_string();
+                args.extend(["--run", &self.run, "--keyed", "--first", &first, "--minted-at", &minted_at]);
+            }
+        }
+        args.extend(if last { &["--count", IN_FLIGHT][..] } else { &["--until-signal"] });
+        let exec = self.stage.cluster.exec_on_node(NAMESPACE, &self.pod, APPLICATION, &args)?;
+        let Exec { mut command, terminate } = exec;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let Ok(mut child) = command.spawn() else { return Ok(false) };
+        set(running, Some(terminate));
+        self.read(&mut child);
+        set(running, None);
+        Ok(child.wait().is_ok_and(|status| status.success()))
+    }
+
+    fn read(&mut self, child: &mut Child) {
+        let Some(stdout) = child.stdout.take() else { return };
+        let mut reader = BufReader::new(stdout);
+        let mut line = String::new();
+        // A writer that is killed may leave half a line: its outcome was not told.
+        while reader.read_line(&mut line).is_ok_and(|read| read > 0) && line.ends_with('\n') {
+            if let Some(seq) = self.ledger.take(line.trim_end()) {
+                self.told.note(seq);
+            }
+            line.clear();
+        }
+    }
 }
 
 fn set(running: &Mutex<Option<Command>>, value: Option<Command>) {
     *running.lock().unwrap_or_else(PoisonError::into_inner) = value;
 }
 
-fn read(child: &mut Child, ledger: &Ledger) {
-    let Some(stdout) = child.stdout.take() else { return };
-    let mut reader = BufReader::new(stdout);
-    let mut line = String::new();
-    // A writer that is killed may leave half a line: its outcome was not told.
-    while reader.read_line(&mut line).is_ok_and(|read| read > 0) && line.ends_with('\n') {
-        ledger.take(line.trim_end());
-        line.clear();
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_writer_goes_on_from_the_first_that_was_not_told() {
+        let mut told = Told::default();
+        for seq in [1, 2, 5, 4] {
+            told.note(seq);
+        }
+        assert_eq!(told.through, 2);
+        told.note(3);
+        assert_eq!((told.through, told.beyond.len()), (5, 0));
+        told.note(3);
+        assert_eq!((told.through, told.beyond.len()), (5, 0));
     }
 }

@@ -39,6 +39,54 @@ fn install_manifest_alone_gives_a_log_that_grows_and_shrinks() {
     assert!(status.contains("log-0") && status.contains("log-2"), "{status}");
 }
 
+/// docs: operator.md, rule 10: leases are switched by an entry in the log of the running cluster; no pod restarts,
+/// the membership stays, and the leader reads without a round from then on.
+#[test]
+fn leases_are_switched_on_a_running_log() {
+    let test = Test::new("leases");
+    test.install_operator();
+    test.apply_log("log", 3, ", retention: {maxEntries: 1000}");
+    test.wait_log("log", 3);
+    let status = |pod: &str| -> serde_json::Value {
+        let said = test.exec(pod, "synod", &["synod-sidecar", "status", "-o", "json"]);
+        serde_json::from_str(&said).unwrap()
+    };
+    let started = || {
+        ["log-0", "log-1", "log-2"].map(|pod| {
+            let pod = test.get("pod", pod);
+            (pod["metadata"]["uid"].clone(), pod["status"]["initContainerStatuses"].clone())
+        })
+    };
+    let before = started();
+    assert_eq!(test.append("log-0", &["one"]), [1]);
+    let settings = &status("log-0")["settings"];
+    assert_eq!((&settings["version"], &settings["leases"]), (&1.into(), &false.into()), "{settings}");
+    assert_eq!(settings["retain_entries"], 1000, "the genesis carries the spec's settings");
+    for (leases, version) in [(true, 2), (false, 3)] {
+        let patch = format!(r#"{{"spec":{{"reads":{{"leases":{leases}}}}}}}"#);
+        test.kubectl(&["patch", "paxos", "log", "--type=merge", "-p", &patch]);
+        for pod in ["log-0", "log-1", "log-2"] {
+            test.wait(&format!("{pod} to know that leases are {leases}"), 60, || {
+                let settings = &status(pod)["settings"];
+                (settings["version"] == version && settings["leases"] == leases).then_some(())
+            });
+        }
+        test.wait_log("log", 3);
+        let leader = test.get("paxos", "log")["status"]["leader"].as_str().unwrap().to_owned();
+        let reads = || status(&leader)["reads_under_lease"].as_u64().unwrap();
+        if leases {
+            test.wait("a read under a lease", 30, || {
+                assert_eq!(test.log(&leader), "1\tone\n");
+                (reads() > 0).then_some(())
+            });
+        }
+    }
+    assert_eq!(started(), before, "no pod was restarted");
+    let history = test.exec("log-0", "synod", &["synod-sidecar", "history", "-o", "json"]);
+    let history: serde_json::Value = serde_json::from_str(&history).unwrap();
+    assert_eq!(history["configurations"].as_array().map(Vec::len), Some(1), "{history}");
+}
+
 /// Bad specs are refused by the API server, say what to do, and change nothing.
 #[test]
 fn bad_specs_are_refused_with_advice() {

@@ -42,6 +42,18 @@ fn growing_is_not_ready_and_says_what_it_waits_for() {
 }
 
 #[test]
+fn changing_settings_is_told_until_the_members_report_them() {
+    let mut world = World::formed(3);
+    world.desired.settings.leases = true;
+    let status = of(&world);
+    assert_eq!(says(&status, "Ready"), ("False", "Configuring"));
+    let ready = status.conditions.iter().find(|c| c.type_ == "Ready").unwrap();
+    assert!(ready.message.contains("leases on"), "{}", ready.message);
+    world.settle();
+    assert_eq!(says(&of(&world), "Ready"), ("True", "AsDesired"));
+}
+
+#[test]
 fn f13_after_a_total_loss_the_status_is_not_available() {
     let mut world = World::formed(3);
     for ordinal in 0..3 {
