@@ -53,6 +53,10 @@ impl Node {
 
     pub(super) fn start_life(&mut self, removed: bool, fenced: Option<String>) {
         self.handshake.nonce = self.random.next();
+        if self.halted {
+            // It met a value that it cannot read on the way.
+            return;
+        }
         self.life = match (&self.genesis, fenced) {
             _ if removed && !planted!(TombstoneIgnored) => MemberState::Removed,
             (_, Some(why)) => MemberState::Fenced(why),

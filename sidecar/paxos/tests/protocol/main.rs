@@ -5,6 +5,7 @@ mod chains;
 mod lab;
 mod leases;
 mod recovery;
+mod rules;
 mod show;
 mod snapshots;
 
