@@ -6,7 +6,7 @@
 //!                  +--- kept <--+
 //! ```
 //!
-//! The rules, which no part of this may break (docs: protocol.md, "Sessions"):
+//! The rules, which no part of this may break (docs: decisions/0007; protocol.md, "Sessions"):
 //! - A number, once it may have left with some content, is never given to another call: only a call that never
 //!   left, or whose every try was certainly not appended, gives its number back, and only the last one can.
 //! - After a failure nothing new leaves before every try under way is answered: then all are sent again, in
