@@ -185,6 +185,29 @@ async fn a_retry_after_expiry_is_told_so() {
     assert_eq!(first.first_index, 1);
 }
 
+/// A client that is closed leaves nothing in the session table; used again, it opens another session.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_client_is_forgotten() {
+    let cluster = Cluster::of(1).await;
+    let member = &cluster.members[0];
+    let client = member.client();
+    for n in 1..=2 {
+        let under_way = client.append_with(vec!["entry".into()], patient());
+        let (appended, ()) = tokio::join!(under_way, async {
+            tokio::task::yield_now().await;
+            client.close().await;
+        });
+        assert_eq!(appended.unwrap().first_index, n);
+        until("the table is empty", || async {
+            match metric(member, "synod_session_rows") {
+                0 => Ok(()),
+                rows => Err(rows),
+            }
+        })
+        .await;
+    }
+}
+
 /// docs: protocol.md, "Sessions": rows keep the payload's digest; a number beyond the next one is refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn other_content_and_gaps_are_refused() {

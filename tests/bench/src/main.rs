@@ -1,7 +1,7 @@
 //! A load generator for a member's socket.
 //!
-//! Closed loop: each client has one append under way. A run has a warm-up that is not counted; latencies are
-//! those of single appends, from the call to its acknowledgement.
+//! Closed loop: each client has one call under way. A run has a warm-up that is not counted; latencies are those
+//! of single calls, from the call to its answer.
 #![forbid(unsafe_code)]
 
 use anyhow::{Context, bail};
@@ -12,9 +12,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use synod_client::Client;
-use synod_proto::v1::AppendRequest;
+use synod_client::{Client, IdempotencyKey, Repeats};
 use synod_proto::v1::log_client::LogClient;
+use synod_proto::v1::{AppendRequest, Consistency, ReadRequest};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::transport::Channel;
@@ -31,6 +31,8 @@ struct Cli {
 enum Command {
     /// Append for a while, with a number of clients at a time.
     Append(AppendOptions),
+    /// Read single entries for a while, with a number of clients at a time.
+    Read(ReadOptions),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -41,32 +43,45 @@ enum Mode {
     Stream,
 }
 
+/// By what the log tells a repeat of an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Identity {
+    /// A session that all clients of a socket share: exactly once, the SDK's default.
+    Session,
+    /// A key for each append.
+    Key,
+    /// Nothing.
+    None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Freshness {
+    /// By the leader's lease, or a round of its own.
+    Linearizable,
+    /// What the member has applied.
+    Sequential,
+    /// At most a second old.
+    StaleBounded,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
     Text,
     Json,
 }
 
+/// What every run needs.
 #[derive(Clone, Debug, Args)]
-struct AppendOptions {
+struct Load {
     /// The sockets; clients are spread over them.
     #[arg(long, env = "SYNOD_SOCKET", required = true, value_delimiter = ',', value_name = "PATH")]
     socket: Vec<PathBuf>,
-    /// Appends under way at a time.
+    /// Calls under way at a time.
     #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     clients: u32,
-    /// Connections to each socket; unary mode only.
+    /// Connections to each socket; not for streams.
     #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
     connections: u32,
-    /// How to append.
-    #[arg(long, value_enum, default_value_t = Mode::Stream)]
-    mode: Mode,
-    /// Bytes of an entry.
-    #[arg(long, default_value_t = 100, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
-    size: u32,
-    /// Entries of one call.
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4_096))]
-    batch: u32,
     /// How long to measure, in seconds.
     #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3_600))]
     seconds: u64,
@@ -78,9 +93,36 @@ struct AppendOptions {
     output: Format,
 }
 
+#[derive(Clone, Debug, Args)]
+struct AppendOptions {
+    #[command(flatten)]
+    load: Load,
+    /// How to append.
+    #[arg(long, value_enum, default_value_t = Mode::Stream)]
+    mode: Mode,
+    /// How a repeat would be told; stream only.
+    #[arg(long, value_enum, default_value_t = Identity::Session)]
+    identity: Identity,
+    /// Bytes of an entry.
+    #[arg(long, default_value_t = 100, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
+    size: u32,
+    /// Entries of one call.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4_096))]
+    batch: u32,
+}
+
+#[derive(Clone, Debug, Args)]
+struct ReadOptions {
+    #[command(flatten)]
+    load: Load,
+    /// How fresh.
+    #[arg(long, value_enum, default_value_t = Freshness::Linearizable)]
+    consistency: Freshness,
+}
+
 #[derive(Debug, Serialize)]
 struct Outcome {
-    mode: &'static str,
+    what: String,
     clients: u32,
     entry_bytes: u32,
     batch: u32,
@@ -94,21 +136,44 @@ struct Outcome {
     max_ms: f64,
 }
 
+/// What one client does again and again.
 #[derive(Clone)]
-enum Appender {
-    Unary(LogClient<Channel>),
-    Stream(Client),
+enum Work {
+    Unary(LogClient<Channel>, Vec<Bytes>),
+    Stream(Client, Vec<Bytes>, Identity, Arc<AtomicU64>),
+    Read(LogClient<Channel>, ReadRequest),
 }
 
-impl Appender {
-    async fn append(&mut self, entries: Vec<Bytes>) -> Result<(), String> {
+impl Work {
+    async fn once(&mut self) -> Result<(), String> {
         match self {
-            Appender::Unary(log) => {
-                let request = AppendRequest { entries, ..AppendRequest::default() };
+            Work::Unary(log, entries) => {
+                let request = AppendRequest { entries: entries.clone(), ..AppendRequest::default() };
                 log.append(request).await.map(drop).map_err(|status| status.message().to_owned())
             }
-            Appender::Stream(client) => {
-                client.append_many(entries).await.map(drop).map_err(|error| error.to_string())
+            Work::Stream(client, entries, identity, next_key) => {
+                let repeats = match identity {
+                    Identity::Session => Repeats::Session,
+                    Identity::None => Repeats::Untold,
+                    Identity::Key => {
+                        let number = next_key.fetch_add(1, Ordering::Relaxed);
+                        let key =
+                            [std::process::id().to_be_bytes().as_slice(), &number.to_be_bytes()].concat();
+                        Repeats::Key(IdempotencyKey::new(key))
+                    }
+                };
+                let how = synod_client::AppendOptions { repeats, ..Default::default() };
+                let outcome = client.append_with(entries.clone(), how).await;
+                outcome.map(drop).map_err(|error| error.to_string())
+            }
+            Work::Read(log, request) => {
+                let said = |status: tonic::Status| status.message().to_owned();
+                let mut pages = log.read(*request).await.map_err(said)?.into_inner();
+                let mut entries = 0;
+                while let Some(page) = pages.message().await.map_err(said)? {
+                    entries += page.entries.len();
+                }
+                if entries == 1 { Ok(()) } else { Err(format!("{entries} entries came, not one")) }
             }
         }
     }
@@ -118,73 +183,103 @@ impl Appender {
 async fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Append(options) => append(options).await,
+        Command::Read(options) => read(options).await,
     }
 }
 
-fn appenders(options: &AppendOptions) -> anyhow::Result<Vec<Appender>> {
+/// Connections to the sockets, as many as the load says for each.
+fn connections(load: &Load) -> anyhow::Result<Vec<LogClient<Channel>>> {
     let mut all = Vec::new();
-    for socket in &options.socket {
-        match options.mode {
-            Mode::Stream => all.push(Appender::Stream(Client::connect(socket)?)),
-            Mode::Unary => {
-                for _ in 0..options.connections.min(options.clients) {
-                    all.push(Appender::Unary(LogClient::new(synod_client::channel(socket)?)));
-                }
-            }
+    for _ in 0..load.connections.min(load.clients) {
+        for socket in &load.socket {
+            all.push(LogClient::new(synod_client::channel(socket)?));
         }
     }
     Ok(all)
 }
 
 async fn append(options: AppendOptions) -> anyhow::Result<()> {
-    let mut appenders = appenders(&options)?;
-    let mut first = appenders.first().context("no socket")?.clone();
-    first.append(vec![Bytes::from_static(b"bench")]).await.map_err(anyhow::Error::msg)?;
-    let count = appenders.len();
+    let AppendOptions { load, mode, identity, size, batch } = options;
+    let entry = Bytes::from(vec![b'x'; size as usize]);
+    let entries = vec![entry; batch as usize];
+    let (what, all) = match mode {
+        Mode::Unary => {
+            let works = connections(&load)?.into_iter().map(|log| Work::Unary(log, entries.clone()));
+            ("append, unary".to_owned(), works.collect())
+        }
+        Mode::Stream => {
+            let keys = Arc::new(AtomicU64::new(0));
+            let mut all = Vec::new();
+            for socket in &load.socket {
+                let client = Client::connect(socket)?;
+                all.push(Work::Stream(client, entries.clone(), identity, keys.clone()));
+            }
+            (format!("append, stream, {identity:?}").to_lowercase(), all)
+        }
+    };
+    run(&load, all, &Shape { what, entry_bytes: size, batch }).await
+}
+
+async fn read(options: ReadOptions) -> anyhow::Result<()> {
+    let ReadOptions { load, consistency } = options;
+    let first = load.socket.first().context("no socket")?;
+    let from = Client::connect(first)?.append("read me").await?.first_index;
+    let wire = match consistency {
+        Freshness::Linearizable => Consistency::Linearizable,
+        Freshness::Sequential => Consistency::Sequential,
+        Freshness::StaleBounded => Consistency::StaleBounded,
+    };
+    let request =
+        ReadRequest { from, limit: 1, consistency: wire.into(), at_least: from, max_staleness_ms: 1_000 };
+    let all = connections(&load)?.into_iter().map(|log| Work::Read(log, request)).collect();
+    let what = format!("read, {consistency:?}").to_lowercase();
+    run(&load, all, &Shape { what, entry_bytes: 7, batch: 1 }).await
+}
+
+/// What is measured, for the report.
+struct Shape {
+    what: String,
+    entry_bytes: u32,
+    batch: u32,
+}
+
+async fn run(load: &Load, all: Vec<Work>, shape: &Shape) -> anyhow::Result<()> {
+    let mut first = all.first().context("no socket")?.clone();
+    first.once().await.map_err(anyhow::Error::msg)?;
+    drop(first);
     let failed = Arc::new(AtomicU64::new(0));
-    let begin = Instant::now() + Duration::from_secs(options.warm_up);
-    let end = begin + Duration::from_secs(options.seconds);
+    let begin = Instant::now() + Duration::from_secs(load.warm_up);
+    let end = begin + Duration::from_secs(load.seconds);
     let mut clients = JoinSet::new();
-    for number in 0..options.clients as usize {
-        let appender = appenders[number % count].clone();
-        let failed = failed.clone();
-        let options = options.clone();
-        clients.spawn(async move { client(appender, number, &options, (begin, end), &failed).await });
+    for number in 0..load.clients as usize {
+        let (work, failed) = (all[number % all.len()].clone(), failed.clone());
+        clients.spawn(async move { client(work, (begin, end), &failed).await });
     }
-    appenders.clear();
+    drop(all);
     let mut latencies: Vec<u32> = clients.join_all().await.into_iter().flatten().collect();
     if latencies.is_empty() {
-        bail!("no append was acknowledged; {} failed", failed.load(Ordering::Relaxed));
+        bail!("no call was answered; {} failed", failed.load(Ordering::Relaxed));
     }
     latencies.sort_unstable();
-    report(&options, &latencies, failed.load(Ordering::Relaxed))
+    report(load, shape, &latencies, failed.load(Ordering::Relaxed))
 }
 
 /// Latencies in microseconds.
-async fn client(
-    mut appender: Appender,
-    number: usize,
-    options: &AppendOptions,
-    (begin, end): (Instant, Instant),
-    failed: &AtomicU64,
-) -> Vec<u32> {
+async fn client(mut work: Work, (begin, end): (Instant, Instant), failed: &AtomicU64) -> Vec<u32> {
     let mut latencies = Vec::new();
-    let byte = b'a' + u8::try_from(number % 26).unwrap_or(0);
-    let entry = Bytes::from(vec![byte; options.size as usize]);
     loop {
         let sent = Instant::now();
         if sent >= end {
             return latencies;
         }
-        let entries = (0..options.batch).map(|_| entry.clone()).collect();
-        let outcome = appender.append(entries).await;
+        let outcome = work.once().await;
         let counts = sent >= begin;
         match outcome {
             Ok(()) if counts => latencies.push(u32::try_from(sent.elapsed().as_micros()).unwrap_or(u32::MAX)),
             Ok(()) => {}
             Err(error) => {
                 if failed.fetch_add(1, Ordering::Relaxed) == 0 {
-                    eprintln!("an append failed: {error}");
+                    eprintln!("a call failed: {error}");
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
@@ -192,33 +287,33 @@ async fn client(
     }
 }
 
-fn report(options: &AppendOptions, latencies: &[u32], failed: u64) -> anyhow::Result<()> {
+fn report(load: &Load, shape: &Shape, latencies: &[u32], failed: u64) -> anyhow::Result<()> {
     let at = |permille: usize| {
         let position = (latencies.len() * permille / 1_000).min(latencies.len() - 1);
         f64::from(latencies[position]) / 1_000.0
     };
-    let seconds = options.seconds as f64;
+    let seconds = load.seconds as f64;
     let outcome = Outcome {
-        mode: if options.mode == Mode::Unary { "unary" } else { "stream" },
-        clients: options.clients,
-        entry_bytes: options.size,
-        batch: options.batch,
+        what: shape.what.clone(),
+        clients: load.clients,
+        entry_bytes: shape.entry_bytes,
+        batch: shape.batch,
         seconds,
         calls: latencies.len() as u64,
         failed,
-        entries_per_second: latencies.len() as f64 * f64::from(options.batch) / seconds,
+        entries_per_second: latencies.len() as f64 * f64::from(shape.batch) / seconds,
         p50_ms: at(500),
         p90_ms: at(900),
         p99_ms: at(990),
         max_ms: at(1_000),
     };
-    if options.output == Format::Json {
+    if load.output == Format::Json {
         println!("{}", serde_json::to_string(&outcome)?);
         return Ok(());
     }
     println!(
-        "{} {:>4} clients: {:>8.0} entries/s, p50 {:.2} ms, p90 {:.2} ms, p99 {:.2} ms, {} failed",
-        outcome.mode,
+        "{}, {} clients: {:.0} entries/s, p50 {:.2} ms, p90 {:.2} ms, p99 {:.2} ms, {} failed",
+        outcome.what,
         outcome.clients,
         outcome.entries_per_second,
         outcome.p50_ms,
