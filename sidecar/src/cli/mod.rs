@@ -4,6 +4,7 @@ mod admin;
 mod connect;
 mod dev;
 mod entries;
+mod offline;
 mod run;
 mod show;
 mod views;
@@ -45,6 +46,15 @@ enum Command {
     Probe(wait::ProbeOptions),
     /// Hand leadership over before this member stops: the preStop hook.
     Prestop(wait::PrestopOptions),
+    /// Show what a data directory holds: identity, positions, configuration. The member must be stopped.
+    Inspect(offline::InspectOptions),
+    /// Read every row of a data directory, and name what is damaged. The member must be stopped.
+    Verify(offline::InspectOptions),
+    /// Print the entries of a data directory as lines of JSON. The member must be stopped.
+    Export(offline::ExportOptions),
+    /// Go on without a quorum that is lost for good: shows what would be kept and lost, then makes a new
+    /// cluster of one member out of the survivors' directories, which stay as they are.
+    Recover(offline::RecoverOptions),
     /// Form a cluster and change its members, where no operator does it.
     #[command(subcommand)]
     Admin(admin::Command),
@@ -101,6 +111,10 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Wait(options) => wait::wait(options).await,
         Command::Probe(options) => wait::probe(options).await,
         Command::Prestop(options) => wait::prestop(options).await,
+        Command::Inspect(options) => offline::inspect(&options),
+        Command::Verify(options) => offline::verify(&options),
+        Command::Export(options) => offline::export(&options),
+        Command::Recover(options) => offline::recover(&options),
         Command::Admin(command) => admin::run(command).await,
     }
 }

@@ -1,24 +1,23 @@
 //! Opening a data directory, and the one writer.
 
 use super::encoding::{self, FORMAT, MARKS, META, PEERS, ROW_HEAD, ROWS, SKIPPED, SNAPSHOTS, name};
+use super::load::{Rows, load};
 use super::read::LogReader;
+use super::trim::delete_trimmed;
 use super::{FILE, StorageError};
 use bytes::Bytes;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, WriteTransaction};
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 use synod_paxos::{
-    Ballot, ClusterId, DurableState, Genesis, Incarnation, Index, MemberId, Slot, Storage, Write,
-    WriteCounter,
+    Ballot, ClusterId, DurableState, Genesis, Index, MemberId, Slot, Storage, Write, WriteCounter,
 };
 
 /// redb's page cache, in bytes. Rows are written once and read back mostly by members that catch up.
 const CACHE_BYTES: usize = 8 << 20;
-/// Trimmed rows that one commit deletes: what is trimmed at once must not hold up what is appended.
-const TRIM_ROWS: usize = 512;
+/// Rows that one transaction of [`create`] writes.
+const CREATE_ROWS: usize = 256;
 
 /// What a slot added to the log. True for ever once the slot is applied; a slot without a mark added nothing,
 /// whatever value it holds.
@@ -172,56 +171,15 @@ impl Disk {
     }
 
     fn load(&self) -> Result<DurableState, StorageError> {
-        let transaction = self.database.begin_read()?;
-        let meta = transaction.open_table(META)?;
-        let get = |name: &'static str| -> Result<Option<Bytes>, StorageError> {
-            Ok(meta.get(name)?.map(|value| Bytes::copy_from_slice(value.value())))
-        };
-        let number = |name: &'static str| -> Result<u64, StorageError> {
-            Ok(get(name)?.map(|bytes| encoding::read_number(name, &bytes)).transpose()?.unwrap_or(0))
-        };
-        let pair = |name: &'static str| -> Result<Option<(u64, u64)>, StorageError> {
-            get(name)?.map(|bytes| encoding::read_pair(name, &bytes)).transpose()
-        };
-        let mut state = DurableState::empty(MemberId(number(name::MEMBER)?));
-        state.incarnation = Incarnation(number(name::INCARNATION)?);
-        state.written = WriteCounter(number(name::WRITTEN)?);
-        if let Some((round, member)) = pair(name::PROMISED)? {
-            state.promised = Ballot { round, member: MemberId(member) };
-        }
-        state.genesis = get(name::GENESIS)?
-            .map(|bytes| Genesis::decode(bytes).map_err(|e| StorageError::damaged("the genesis", e)))
-            .transpose()?;
-        state.joined = get(name::JOINED)?.map(|bytes| encoding::read_joined(&bytes)).transpose()?;
-        state.genesis_confirmed = get(name::CONFIRMED)?.is_some();
-        state.chosen_through = Slot(number(name::CHOSEN_THROUGH)?);
-        state.applied = Slot(number(name::APPLIED)?);
-        state.system = get(name::SYSTEM)?.unwrap_or_default();
-        state.trim_through = Slot(number(name::TRIM_THROUGH)?);
-        state.lease = Duration::from_nanos(number(name::LEASE)?);
-        for snapshot in transaction.open_table(SNAPSHOTS)?.iter()? {
-            let (slot, system) = snapshot?;
-            state.snapshots.insert(Slot(slot.value()), Bytes::copy_from_slice(system.value()));
-        }
-        state.tombstone = pair(name::TOMBSTONE)?.map(|(version, slot)| (version, Slot(slot)));
-        state.fenced = get(name::FENCED)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        for peer in transaction.open_table(PEERS)?.iter()? {
-            let (member, counters) = peer?;
-            state.peers.insert(MemberId(member.value()), encoding::counters(counters.value()));
-        }
-        let mut rows = BTreeMap::new();
-        for row in transaction.open_table(ROWS)?.range(state.applied.0 + 1..)? {
-            let (slot, value) = row?;
-            let row = encoding::read_row(slot.value(), value.value())?;
-            rows.insert(row.slot, row);
-        }
-        state.rows = rows;
-        Ok(state)
+        load(&self.database.begin_read()?, Rows::AboveApplied)
     }
 }
 
 /// A random id, never 0.
-fn mint_member() -> Result<MemberId, StorageError> {
+///
+/// # Errors
+/// If the system has no randomness.
+pub fn mint_member() -> Result<MemberId, StorageError> {
     loop {
         let mut bytes = [0_u8; 8];
         let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
@@ -375,29 +333,47 @@ impl Storage for RedbStorage {
     }
 }
 
-/// Deletes up to [`TRIM_ROWS`] of the rows up to `through`, with what is known of them; false: some are left.
-fn delete_trimmed(transaction: &WriteTransaction, through: Slot) -> Result<bool, StorageError> {
-    let mut rows = transaction.open_table(ROWS)?;
-    let mut last = None;
-    let mut count = 0;
-    for row in rows.range(..=through.0)?.take(TRIM_ROWS) {
-        last = Some(row?.0.value());
-        count += 1;
+/// Writes a whole state into an empty data directory: the disk of a member that was never started. Rows go in
+/// many transactions; the last one makes the directory a member's.
+///
+/// # Errors
+/// If the directory holds a member already, or cannot be written to.
+pub fn create(dir: &Path, state: &DurableState) -> Result<(), StorageError> {
+    std::fs::create_dir_all(dir).map_err(|error| explain_io(dir, error))?;
+    if dir.join(FILE).exists() {
+        return Err(StorageError::NotEmpty { dir: dir.to_owned() });
     }
-    let done = count < TRIM_ROWS;
-    let Some(through) = (if done { Some(through.0) } else { last }) else { return Ok(true) };
-    rows.retain_in(..=through, |_, _| false)?;
-    transaction.open_table(SKIPPED)?.retain_in(..=through, |_, _| false)?;
-    // Marks are by index, in the order of their slots.
-    let mut marks = transaction.open_table(MARKS)?;
-    let mut behind = u64::MAX;
-    for mark in marks.iter()? {
-        let (first, place) = mark?;
-        if place.value().0 > through {
-            behind = first.value();
-            break;
-        }
+    let database = redb::Builder::new()
+        .set_cache_size(CACHE_BYTES)
+        .create(dir.join(FILE))
+        .map_err(|error| explain_database(dir, error))?;
+    let disk = Disk { database: Arc::new(database), dir: dir.to_owned() };
+    let mut storage = RedbStorage {
+        disk: disk.clone(),
+        marks: Vec::new(),
+        noted: Slot(0),
+        marked: Slot(0),
+        trim_through: Slot(0),
+        trimmed: true,
+    };
+    let mut writes: Vec<Write> = Vec::new();
+    if let Some(snapshot) = state.snapshots.get(&state.trim_through) {
+        writes.push(Write::Install { slot: state.trim_through, state: snapshot.clone() });
     }
-    marks.retain_in(..behind, |_, _| false)?;
-    Ok(done)
+    writes.extend(state.genesis.clone().map(Write::Genesis));
+    writes.push(Write::Promised(state.promised));
+    let rows = state.rows.values().cloned().map(Write::Row).collect::<Vec<_>>();
+    for chunk in core::iter::once(writes.as_slice()).chain(rows.chunks(CREATE_ROWS)) {
+        storage.commit(state.written, &mut chunk.iter())?;
+    }
+    let mut last = vec![Write::ChosenThrough(state.chosen_through)];
+    last.extend(state.genesis_confirmed.then_some(Write::GenesisConfirmed));
+    storage.commit(state.written, &mut last.iter())?;
+    let transaction = disk.begin()?;
+    {
+        let mut meta = transaction.open_table(META)?;
+        meta.insert(name::FORMAT, encoding::number(FORMAT).as_slice())?;
+        meta.insert(name::MEMBER, encoding::number(state.member.0).as_slice())?;
+    }
+    Ok(transaction.commit()?)
 }

@@ -13,9 +13,14 @@
 
 mod disk;
 mod encoding;
+mod load;
+mod offline;
 mod read;
+mod trim;
 
-pub use disk::{Disk, Mark, Opened, RedbStorage, open};
+pub use disk::{Disk, Mark, Opened, RedbStorage, create, mint_member, open};
+pub use load::Rows;
+pub use offline::{Checked, Offline};
 pub use read::{LogReader, View};
 
 use std::path::PathBuf;
@@ -29,6 +34,26 @@ pub enum StorageError {
     /// Another process holds the directory.
     #[error("{} is in use by another process: a data directory belongs to one sidecar at a time", dir.display())]
     InUse {
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// A member lives there already.
+    #[error("{} holds a member already: name an empty directory", dir.display())]
+    NotEmpty {
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// Nothing to look at.
+    #[error("{} holds no member: {FILE} is missing", dir.display())]
+    Missing {
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// Its last process was killed, and looking must not repair it.
+    #[error(
+        "{} was not closed cleanly: start and stop the member once, or look at a copy with --copy-to", dir.display()
+    )]
+    Unclean {
         /// The data directory.
         dir: PathBuf,
     },

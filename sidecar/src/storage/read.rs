@@ -3,7 +3,7 @@
 use super::StorageError;
 use super::encoding::{self, MARKS, META, ROWS, SKIPPED, name};
 use bytes::Bytes;
-use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase};
+use redb::{Database, ReadOnlyDatabase, ReadOnlyTable, ReadTransaction, ReadableDatabase, TransactionError};
 use std::sync::Arc;
 use synod_paxos::value::entries_added;
 use synod_paxos::{ClusterId, Genesis, Index, Row, Slot};
@@ -42,12 +42,40 @@ impl View {
 /// Reads what is durable. Blocking: not for the runtime's own threads.
 #[derive(Clone, Debug)]
 pub struct LogReader {
-    database: Arc<Database>,
+    database: Source,
+}
+
+#[derive(Clone)]
+enum Source {
+    Live(Arc<Database>),
+    Offline(Arc<ReadOnlyDatabase>),
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Source::Live(_) => "Live",
+            Source::Offline(_) => "Offline",
+        })
+    }
+}
+
+impl Source {
+    fn begin_read(&self) -> Result<ReadTransaction, TransactionError> {
+        match self {
+            Source::Live(database) => database.begin_read(),
+            Source::Offline(database) => database.begin_read(),
+        }
+    }
 }
 
 impl LogReader {
     pub(super) fn new(database: Arc<Database>) -> LogReader {
-        LogReader { database }
+        LogReader { database: Source::Live(database) }
+    }
+
+    pub(super) fn offline(database: Arc<ReadOnlyDatabase>) -> LogReader {
+        LogReader { database: Source::Offline(database) }
     }
 
     /// A view of the rows as they are durable now.

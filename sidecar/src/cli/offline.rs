@@ -1,0 +1,391 @@
+//! `inspect`, `verify`, `export` and `recover`: data directories that no process holds.
+
+use super::Format;
+use super::connect::print_json;
+use anyhow::{Context, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use clap::Args;
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+use synod_paxos::recovery::{self, Plan};
+use synod_paxos::system::SystemState;
+use synod_paxos::{Ballot, ClusterId, DurableState, Index, MemberId, Slot};
+
+use crate::storage::{self, Checked, Offline, Rows};
+
+const WIDTH: u16 = 80;
+/// Entries of one read while exporting.
+const PAGE: (usize, usize) = (4_096, 4 << 20);
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct Directory {
+    /// The member's data directory. No process may hold it; it is never written to.
+    dir: PathBuf,
+    /// Look at a copy that is made in this empty directory: needed after a member was killed.
+    #[arg(long, value_name = "DIR")]
+    copy_to: Option<PathBuf>,
+}
+
+impl Directory {
+    fn open(&self) -> anyhow::Result<Offline> {
+        Ok(Offline::open(&self.dir, self.copy_to.as_deref())?)
+    }
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct InspectOptions {
+    #[command(flatten)]
+    directory: Directory,
+    /// text for people, json for programs.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct ExportOptions {
+    #[command(flatten)]
+    directory: Directory,
+    /// The first index to print; what was trimmed is not there.
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct RecoverOptions {
+    /// The data directory of a survivor; name each that is left.
+    #[arg(long, required = true, value_name = "DIR")]
+    from: Vec<PathBuf>,
+    /// An empty directory for the first member of the new cluster.
+    #[arg(long, value_name = "DIR")]
+    to: PathBuf,
+    /// The new member's name; on Kubernetes that of its pod, such as demo-0.
+    #[arg(long)]
+    name: String,
+    /// Do it, and attest that the named old member is destroyed and never comes back. Repeat it for each voter
+    /// whose directory is not given; without it nothing is done.
+    #[arg(long, value_name = "MEMBER")]
+    destroyed: Vec<String>,
+    /// text for people, json for programs.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+#[derive(Debug, Serialize)]
+struct Inspected {
+    member: String,
+    starts: u64,
+    writes: u64,
+    cluster_id: Option<String>,
+    state: String,
+    promised: String,
+    trim_through: u64,
+    applied: u64,
+    chosen_through: u64,
+    rows: u64,
+    first_index: Option<u64>,
+    last_index: Option<u64>,
+    recoveries: u32,
+    settings_version: Option<u64>,
+    configuration: Option<Configured>,
+    sessions: usize,
+    snapshots: Vec<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Configured {
+    version: u64,
+    voters: BTreeMap<String, String>,
+    learners: BTreeMap<String, String>,
+}
+
+fn ballot(ballot: Ballot) -> String {
+    if ballot == Ballot::ZERO { "none".to_owned() } else { ballot.to_string() }
+}
+
+fn state_word(state: &DurableState) -> String {
+    match (&state.fenced, &state.tombstone) {
+        (Some(why), _) => format!("fenced: {why}"),
+        (None, Some((version, _))) => format!("removed by configuration {version}"),
+        (None, None) if state.genesis.is_some() => "a member".to_owned(),
+        (None, None) if state.joined.is_some() => "joining".to_owned(),
+        (None, None) => "belongs to no cluster".to_owned(),
+    }
+}
+
+fn inspected(offline: &Offline) -> anyhow::Result<Inspected> {
+    let state = offline.state(Rows::None)?;
+    let system = match (&state.genesis, state.system.is_empty()) {
+        (_, false) => Some(SystemState::decode(state.system.clone()).context("the system state is damaged")?),
+        (Some(genesis), true) => Some(SystemState::new(genesis)),
+        (None, true) => None,
+    };
+    let span = offline.span()?;
+    let configuration = system.as_ref().map(|system| {
+        let latest = system.configurations.latest();
+        let named = |voter| {
+            let members = latest.members.iter().filter(|(_, m)| m.voter == voter);
+            members.map(|(id, member)| (id.to_string(), member.name.clone())).collect()
+        };
+        Configured { version: latest.version, voters: named(true), learners: named(false) }
+    });
+    Ok(Inspected {
+        member: state.member.to_string(),
+        starts: state.incarnation.0,
+        writes: state.written.0,
+        cluster_id: state.genesis.as_ref().map(|genesis| genesis.cluster.to_string()),
+        state: state_word(&state),
+        promised: ballot(state.promised),
+        trim_through: state.trim_through.0,
+        applied: state.applied.0,
+        chosen_through: state.chosen_through.0,
+        rows: offline.row_count()?,
+        first_index: span.map(|(first, _)| first.0),
+        last_index: span.map(|(_, last)| last.0),
+        recoveries: system.as_ref().map_or(0, |system| system.recoveries),
+        settings_version: system.as_ref().map(|system| system.settings.version),
+        configuration,
+        sessions: system.as_ref().map_or(0, |system| system.sessions.open_sessions()),
+        snapshots: state.snapshots.keys().map(|slot| slot.0).collect(),
+    })
+}
+
+fn table() -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
+    table
+}
+
+fn print(rows: &[(&str, String)]) -> anyhow::Result<()> {
+    let mut table = table();
+    for (name, value) in rows {
+        table.add_row(vec![(*name).to_owned(), value.clone()]);
+    }
+    Ok(writeln!(std::io::stdout().lock(), "{}", table.trim_fmt())?)
+}
+
+/// What a data directory is, and where its log stands.
+pub(super) fn inspect(options: &InspectOptions) -> anyhow::Result<()> {
+    let found = inspected(&options.directory.open()?)?;
+    if options.output == Format::Json {
+        return print_json(&found);
+    }
+    let span = match (found.first_index, found.last_index) {
+        (Some(first), Some(last)) => format!("{first} to {last}"),
+        _ => "none".to_owned(),
+    };
+    let configuration = found.configuration.as_ref().map_or_else(
+        || "none".to_owned(),
+        |c| {
+            let names = |members: &BTreeMap<String, String>| {
+                members.iter().map(|(id, name)| format!("{name} ({id})")).collect::<Vec<_>>().join(", ")
+            };
+            let learners = if c.learners.is_empty() {
+                String::new()
+            } else {
+                format!("; learners {}", names(&c.learners))
+            };
+            format!("version {}: {}{learners}", c.version, names(&c.voters))
+        },
+    );
+    print(&[
+        ("Member", found.member),
+        ("State", found.state),
+        ("Cluster", found.cluster_id.unwrap_or_else(|| "none".to_owned())),
+        ("Configuration", configuration),
+        ("Promised", found.promised),
+        ("Entries", span),
+        (
+            "Slots",
+            format!(
+                "trimmed {}, applied {}, chosen {}",
+                found.trim_through, found.applied, found.chosen_through
+            ),
+        ),
+        ("Rows", found.rows.to_string()),
+        ("Sessions", found.sessions.to_string()),
+        ("Starts", found.starts.to_string()),
+        ("Writes", found.writes.to_string()),
+        ("Recoveries", found.recoveries.to_string()),
+    ])
+}
+
+#[derive(Debug, Serialize)]
+struct Verified<'a> {
+    healthy: bool,
+    rows: u64,
+    entries: u64,
+    bytes: u64,
+    snapshots: u64,
+    damaged: &'a [String],
+}
+
+/// Reads every row; fails if one is damaged.
+pub(super) fn verify(options: &InspectOptions) -> anyhow::Result<()> {
+    let offline = options.directory.open()?;
+    let progress = indicatif::ProgressBar::new(offline.row_count()?);
+    let style = indicatif::ProgressStyle::with_template("{bar:30} {pos} of {len} rows, {eta} left")?;
+    progress.set_style(style);
+    let checked = offline.check(|| progress.inc(1))?;
+    progress.finish_and_clear();
+    let Checked { rows, entries, bytes, snapshots, ref damaged } = checked;
+    let healthy = damaged.is_empty();
+    if options.output == Format::Json {
+        print_json(&Verified { healthy, rows, entries, bytes, snapshots, damaged })?;
+    } else {
+        println!("{rows} rows, {entries} entries, {bytes} bytes, {snapshots} snapshots");
+        damaged.iter().for_each(|what| println!("damaged: {what}"));
+    }
+    if healthy {
+        return Ok(());
+    }
+    bail!(
+        "{} of this disk are damaged: start the member, it fetches what others have; or remove it and give it an \
+         empty volume",
+        damaged.len()
+    )
+}
+
+#[derive(Debug, Serialize)]
+struct Exported<'a> {
+    index: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base64: Option<String>,
+}
+
+/// Entries as lines of JSON: `text` where the payload is UTF-8, else `base64`.
+pub(super) fn export(options: &ExportOptions) -> anyhow::Result<()> {
+    let offline = options.directory.open()?;
+    let Some((first, last)) = offline.span()? else { return Ok(()) };
+    if Index(options.from) < first && options.from > 1 {
+        bail!("index {} is trimmed here: the log of this disk begins at {first}", options.from);
+    }
+    let reader = offline.reader();
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    let mut next = first.max(Index(options.from));
+    while next <= last {
+        let found = reader.entries((next, last), PAGE.0, PAGE.1)?;
+        if found.is_empty() {
+            bail!("entry {next} is missing on this disk: `synod-sidecar verify` tells more");
+        }
+        for entry in found {
+            let text = std::str::from_utf8(&entry).ok();
+            let base64 = text.is_none().then(|| STANDARD.encode(&entry));
+            serde_json::to_writer(&mut out, &Exported { index: next.0, text, base64 })?;
+            out.write_all(b"\n")?;
+            next = next.next();
+        }
+    }
+    Ok(out.flush()?)
+}
+
+#[derive(Debug, Serialize)]
+struct Recovered {
+    done: bool,
+    base: String,
+    kept_through_slot: u64,
+    of_which_known_chosen: u64,
+    last_index: u64,
+    lost_slots: Vec<Lost>,
+    must_be_destroyed: Vec<String>,
+    new_cluster_id: Option<String>,
+    new_member: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Lost {
+    slot: u64,
+    known_chosen: bool,
+    held: bool,
+}
+
+/// Goes on without a quorum that is lost for good: a dry run, unless every missing voter is attested destroyed.
+pub(super) fn recover(options: &RecoverOptions) -> anyhow::Result<()> {
+    let survivors = options
+        .from
+        .iter()
+        .map(|dir| Ok(Offline::open(dir, None)?.state(Rows::All)?))
+        .collect::<anyhow::Result<Vec<DurableState>>>()?;
+    let plan = recovery::plan(&survivors)?;
+    let mut told = Recovered {
+        done: false,
+        base: plan.base.to_string(),
+        kept_through_slot: plan.kept_through.0,
+        of_which_known_chosen: plan.chosen_through.0,
+        last_index: plan.last_index.0,
+        lost_slots: plan
+            .lost
+            .iter()
+            .map(|lost| Lost { slot: lost.slot.0, known_chosen: lost.chosen, held: lost.held })
+            .collect(),
+        must_be_destroyed: plan.missing.iter().map(MemberId::to_string).collect(),
+        new_cluster_id: None,
+        new_member: None,
+    };
+    if options.destroyed.is_empty() && !plan.missing.is_empty() {
+        return tell(&told, options.output);
+    }
+    attested(&plan, &options.destroyed)?;
+    let (cluster, member) = found(&plan, options)?;
+    (told.done, told.new_cluster_id, told.new_member) =
+        (true, Some(cluster.to_string()), Some(member.to_string()));
+    tell(&told, options.output)
+}
+
+/// Exactly the missing voters must be attested: a typing error must not bring back a member that votes.
+fn attested(plan: &Plan, destroyed: &[String]) -> anyhow::Result<()> {
+    for missing in &plan.missing {
+        if !destroyed.contains(&missing.to_string()) {
+            bail!(
+                "{missing} voted and its directory is not given: add --destroyed {missing} if it never comes back"
+            );
+        }
+    }
+    for named in destroyed {
+        let known = MemberId::parse(named).is_some_and(|member| plan.missing.contains(&member));
+        if !known {
+            bail!("{named} is not a missing voter: without --destroyed the plan lists them");
+        }
+    }
+    Ok(())
+}
+
+fn found(plan: &Plan, options: &RecoverOptions) -> anyhow::Result<(ClusterId, MemberId)> {
+    let cluster = ClusterId(uuid::Uuid::new_v4().into_bytes());
+    let member = storage::mint_member()?;
+    for disk in plan.found(cluster, &BTreeMap::from([(member, options.name.clone())]))? {
+        storage::create(&options.to, &disk)?;
+    }
+    Ok((cluster, member))
+}
+
+fn tell(told: &Recovered, output: Format) -> anyhow::Result<()> {
+    if output == Format::Json {
+        return print_json(told);
+    }
+    let unsure = Slot(told.kept_through_slot).0 - told.of_which_known_chosen;
+    let lost = match told.lost_slots.iter().filter(|lost| lost.known_chosen).count() {
+        0 => format!("{} slots, none of them known to be chosen", told.lost_slots.len()),
+        chosen => format!("{} slots, {chosen} of them CHOSEN", told.lost_slots.len()),
+    };
+    let mut rows = vec![
+        ("Log of", told.base.clone()),
+        ("Kept", format!("entries up to {}, slots up to {}", told.last_index, told.kept_through_slot)),
+        ("Kept, unsure", format!("{unsure} slots that may never have been acknowledged")),
+        ("Lost", lost),
+        ("Must be destroyed", told.must_be_destroyed.join(", ")),
+    ];
+    match (&told.new_cluster_id, &told.new_member) {
+        (Some(cluster), Some(member)) => {
+            rows.push(("New cluster", cluster.clone()));
+            rows.push(("New member", member.clone()));
+        }
+        _ => rows.push(("Done", "nothing: repeat it with --destroyed for each of them".to_owned())),
+    }
+    print(&rows)
+}

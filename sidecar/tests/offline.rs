@@ -1,0 +1,143 @@
+//! `inspect`, `verify`, `export` and `recover` on directories of a cluster that ran and was stopped.
+#![allow(clippy::unwrap_used)]
+
+use bytes::Bytes;
+use serde_json::Value as Json;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Output};
+use synod_paxos::value::{Append, Call, Operation, Origin, Value};
+use synod_paxos::{Ballot, ClusterId, Genesis, MemberId, Row, Slot, Storage, Write, row};
+use synod_paxos::{Incarnation, Index, RequestId};
+use synod_sidecar::storage::{FILE, Mark, open};
+
+const CLUSTER: ClusterId = ClusterId([7; 16]);
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_synod-sidecar")).args(arguments).output().unwrap()
+}
+
+fn text(dir: &Path) -> &str {
+    dir.to_str().unwrap()
+}
+
+fn json(output: &Output) -> Json {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn batch(slot: u64, entry: &str) -> Row {
+    let ballot = Ballot { round: 1, member: MemberId(1) };
+    let origin = Origin { member: MemberId(1), incarnation: Incarnation(1), request: RequestId(slot) };
+    let append = Append::plain(vec![Bytes::from(entry.to_owned())]);
+    let calls = vec![Call { origin, operation: Operation::Append(append) }];
+    let value = Value::Batch { ballot, advance: std::time::Duration::ZERO, calls }.encode();
+    let checksum = row::checksum(CLUSTER, Slot(slot), ballot, &value);
+    Row { slot: Slot(slot), ballot, chosen: true, value, checksum }
+}
+
+/// The directory of a member of three, with three entries; `damaged` slots fail their checksum.
+fn directory(damaged: &[u64]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = open(dir.path(), None).unwrap();
+    let members = BTreeMap::from([
+        (opened.state.member, "log-0".to_owned()),
+        (MemberId(2), "log-1".to_owned()),
+        (MemberId(3), "log-2".to_owned()),
+    ]);
+    let mut writes = vec![Write::Genesis(Genesis::new(CLUSTER, members)), Write::GenesisConfirmed];
+    for (slot, entry) in [(1, "one"), (2, "two"), (3, "three")] {
+        let mut row = batch(slot, entry);
+        if damaged.contains(&slot) {
+            row.checksum ^= 1;
+        }
+        writes.push(Write::Row(row));
+    }
+    writes.push(Write::ChosenThrough(Slot(3)));
+    let mark = |n| Mark { first: Index(n), slot: Slot(n), count: 1, skipped: Vec::new() };
+    opened.storage.add_marks([mark(1), mark(2), mark(3)], Slot(3));
+    opened.storage.commit(opened.state.written.next(), &mut writes.iter()).unwrap();
+    dir
+}
+
+#[test]
+fn a_directory_is_shown_checked_and_exported_without_a_change() {
+    let dir = directory(&[]);
+    let before = std::fs::read(dir.path().join(FILE)).unwrap();
+    let shown = json(&run(&["inspect", text(dir.path()), "-o", "json"]));
+    assert_eq!((&shown["last_index"], &shown["chosen_through"]), (&Json::from(3), &Json::from(3)));
+    assert_eq!(shown["configuration"]["voters"].as_object().unwrap().len(), 3);
+    let people = run(&["inspect", text(dir.path())]);
+    let people = String::from_utf8(people.stdout).unwrap();
+    assert!(people.lines().all(|line| line.chars().count() <= 80), "{people}");
+    let verified = json(&run(&["verify", text(dir.path()), "-o", "json"]));
+    assert_eq!(
+        (&verified["healthy"], &verified["rows"], &verified["entries"]),
+        (&Json::from(true), &Json::from(3), &Json::from(3))
+    );
+    let exported = run(&["export", text(dir.path()), "--from", "2"]);
+    let exported = String::from_utf8(exported.stdout).unwrap();
+    assert_eq!(exported, "{\"index\":2,\"text\":\"two\"}\n{\"index\":3,\"text\":\"three\"}\n");
+    assert_eq!(std::fs::read(dir.path().join(FILE)).unwrap(), before);
+}
+
+/// reliability.md, fault 4: found, named, never exported.
+#[test]
+fn damage_is_named_and_never_exported() {
+    let dir = directory(&[2]);
+    let verified = run(&["verify", text(dir.path()), "-o", "json"]);
+    assert!(!verified.status.success());
+    let found: Json = serde_json::from_slice(&verified.stdout).unwrap();
+    assert_eq!(found["damaged"], Json::from(vec!["slot 2: fails its checksum"]));
+    let exported = run(&["export", text(dir.path())]);
+    assert!(!exported.status.success());
+    assert!(!String::from_utf8(exported.stdout).unwrap().contains("two"));
+}
+
+#[test]
+fn what_is_no_stopped_member_is_refused_with_a_hint() {
+    let empty = tempfile::tempdir().unwrap();
+    let refused = run(&["inspect", text(empty.path())]);
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("holds no member"));
+    let dir = directory(&[]);
+    let held = open(dir.path(), None).unwrap();
+    let refused = run(&["verify", text(dir.path())]);
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("in use by another process"));
+    drop(held);
+    let refused = run(&["inspect", text(dir.path()), "--copy-to", text(dir.path())]);
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("name an empty directory"));
+    let copied = empty.path().join("copy");
+    assert!(run(&["inspect", text(dir.path()), "--copy-to", text(&copied)]).status.success());
+}
+
+/// docs: protocol.md, "Quorum lost for good": a dry run first, an attestation for each missing voter, the source
+/// untouched, and a cluster of one that goes on behind what was kept.
+#[test]
+fn a_lost_quorum_is_recovered_only_with_every_attestation() {
+    let (dir, target) = (directory(&[]), tempfile::tempdir().unwrap());
+    let to = target.path().join("new");
+    let before = std::fs::read(dir.path().join(FILE)).unwrap();
+    let base = ["recover", "--from", text(dir.path()), "--to", text(&to), "--name", "log-0"];
+    let with = |more: &[&str]| run(&[&base[..], more].concat());
+    let plan = json(&with(&["-o", "json"]));
+    assert_eq!((&plan["done"], &plan["last_index"]), (&Json::from(false), &Json::from(3)));
+    let missing = [MemberId(2).to_string(), MemberId(3).to_string()];
+    assert_eq!(plan["must_be_destroyed"], Json::from(missing.to_vec()));
+    assert!(!to.exists());
+    let refused = with(&["--destroyed", &missing[0]]);
+    assert!(String::from_utf8(refused.stderr).unwrap().contains(&missing[1]));
+    let refused = with(&["--destroyed", &missing[0], "--destroyed", &missing[1], "--destroyed", "typo"]);
+    assert!(!refused.status.success() && !to.exists());
+    let done = json(&with(&["--destroyed", &missing[0], "--destroyed", &missing[1], "-o", "json"]));
+    assert_eq!(done["done"], Json::from(true));
+    assert_eq!(std::fs::read(dir.path().join(FILE)).unwrap(), before);
+    assert!(!with(&["--destroyed", &missing[0], "--destroyed", &missing[1]]).status.success(), "not twice");
+    // The new member starts, leads by itself and has every entry.
+    let mut opened = open(&to, None).unwrap();
+    assert_eq!(opened.state.member.to_string(), done["new_member"].as_str().unwrap());
+    let node = synod_paxos::Node::new(opened.state.clone(), synod_paxos::Instant(0), 1).unwrap();
+    let system = node.system().unwrap();
+    assert_eq!((system.last_index, system.recoveries), (Index(3), 1));
+    assert_eq!(system.configurations.latest().voters().collect::<Vec<_>>(), [opened.state.member]);
+    opened.storage.commit(opened.state.written.next(), &mut [].iter()).unwrap();
+}
