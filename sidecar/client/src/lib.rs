@@ -107,7 +107,7 @@ impl Client {
 
     /// Appends one entry exactly once, with [`AppendOptions::default`].
     ///
-    /// The append goes on, up to its deadline, where the future is dropped.
+    /// Where the future is dropped before it is done, the append is not tried again; it may have been appended.
     ///
     /// # Errors
     /// See [`AppendError`].

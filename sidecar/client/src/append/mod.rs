@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use synod_proto::v1::append_request::Identity;
 use synod_proto::v1::{self, AppendRequest};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tonic::Code;
 use tonic::transport::Channel;
@@ -133,6 +133,8 @@ struct Job {
     expected_index: Option<u64>,
     deadline: Instant,
     answer: oneshot::Sender<Result<Appended, AppendError>>,
+    /// Its share of the bytes that may be under way.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 /// One attempt of a call that is not of the session.
@@ -175,10 +177,10 @@ impl Appender {
         let deadline = Instant::now() + timeout;
         let size = entries.iter().map(|entry| entry.len() + 64).sum::<usize>();
         let size = u32::try_from(size).unwrap_or(u32::MAX).min(IN_FLIGHT_BYTES);
-        let waiting = tokio::time::timeout_at(deadline, self.bytes.acquire_many(size));
-        let Ok(Ok(_permit)) = waiting.await else { return Err(AppendError::Refused(too_slow())) };
+        let waiting = tokio::time::timeout_at(deadline, self.bytes.clone().acquire_many_owned(size));
+        let Ok(Ok(permit)) = waiting.await else { return Err(AppendError::Refused(too_slow())) };
         let outcome = match repeats {
-            Repeats::Session => self.ordered(entries, expected_index, deadline).await,
+            Repeats::Session => self.ordered(entries, expected_index, deadline, permit).await,
             Repeats::Key(IdempotencyKey { key, minted_at }) => {
                 let identity = Some(Identity::Key(v1::IdempotencyKey { key, minted_at }));
                 let request = AppendRequest { entries, expected_index, identity };
@@ -200,9 +202,11 @@ impl Appender {
         entries: Vec<Bytes>,
         expected_index: Option<u64>,
         deadline: Instant,
+        permit: OwnedSemaphorePermit,
     ) -> Result<Appended, AppendError> {
         let (answer, reply) = oneshot::channel();
-        let job = Command::Ordered(Job { entries, expected_index, deadline, answer });
+        let permit = Some(permit);
+        let job = Command::Ordered(Job { entries, expected_index, deadline, answer, permit });
         match tokio::time::timeout_at(deadline, self.commands.send(job)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(AppendError::Refused(not_sent("the client has stopped"))),

@@ -26,7 +26,7 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 use synod_proto::v1::append_request::Identity;
 use synod_proto::v1::{AppendRequest, SessionCall};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Duration, Instant};
 
 #[cfg(test)]
@@ -63,6 +63,7 @@ struct Call {
 struct Caller {
     deadline: Instant,
     answer: oneshot::Sender<Result<Appended, AppendError>>,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Caller {
@@ -192,19 +193,17 @@ impl Ordered {
         if self.flow != Flow::Open {
             return None;
         }
-        let mut at = usize::try_from(self.send_from.saturating_sub(self.first)).ok()?;
-        while self.calls.get(at).is_some_and(|call| call.stage != Stage::Kept) {
-            at += 1;
-        }
-        if at >= self.calls.len() {
-            at = self.calls.len();
-            if at >= IN_FLIGHT {
-                return None;
+        let at = match self.next_kept() {
+            Some(at) => at,
+            None if self.calls.len() >= IN_FLIGHT => return None,
+            None => {
+                let Job { entries, expected_index, deadline, answer, permit } = self.next_waiting()?;
+                let caller = Some(Caller { deadline, answer, permit });
+                let call = Call { entries, expected_index, caller, stage: Stage::Kept, maybe: false };
+                self.calls.push_back(call);
+                self.calls.len() - 1
             }
-            let Job { entries, expected_index, deadline, answer } = self.waiting.pop_front()?;
-            let caller = Some(Caller { deadline, answer });
-            self.calls.push_back(Call { entries, expected_index, caller, stage: Stage::Kept, maybe: false });
-        }
+        };
         let sequence = self.first + at as u64;
         let call = self.calls.get_mut(at)?;
         call.stage = Stage::InFlight;
@@ -218,6 +217,35 @@ impl Ordered {
         };
         let deadline = call.caller.as_ref().map_or(now + FILLER_TIMEOUT, |caller| caller.deadline);
         Some((sequence, request, deadline))
+    }
+
+    /// The first numbered call that is to be sent again. One whose caller went away is not: only its number is
+    /// used up, if it has to be.
+    fn next_kept(&mut self) -> Option<usize> {
+        let mut at = usize::try_from(self.send_from.saturating_sub(self.first)).ok()?;
+        loop {
+            let call = self.calls.get_mut(at)?;
+            if call.stage != Stage::Kept {
+                at += 1;
+                continue;
+            }
+            if call.caller.take_if(|caller| caller.answer.is_closed()).is_some() {
+                call.fill();
+                self.give_back();
+                continue;
+            }
+            return Some(at);
+        }
+    }
+
+    /// The next call to be numbered; those whose callers went away before are not sent at all.
+    fn next_waiting(&mut self) -> Option<Job> {
+        loop {
+            let job = self.waiting.pop_front()?;
+            if !job.answer.is_closed() {
+                return Some(job);
+            }
+        }
     }
 
     /// The answer to a try.
@@ -381,9 +409,9 @@ impl Ordered {
             if call.maybe {
                 call.end(Err(AppendError::Unknown(error.clone())));
             }
-            if let Some(Caller { deadline, answer }) = call.caller.take() {
+            if let Some(Caller { deadline, answer, permit }) = call.caller.take() {
                 let Call { entries, expected_index, .. } = call;
-                again.push_back(Job { entries, expected_index, deadline, answer });
+                again.push_back(Job { entries, expected_index, deadline, answer, permit });
             }
         }
         again.append(&mut self.waiting);

@@ -90,7 +90,8 @@ struct Try {
 
 struct Told {
     payload: Bytes,
-    answer: oneshot::Receiver<Result<Appended, AppendError>>,
+    /// None: the caller went away.
+    answer: Option<oneshot::Receiver<Result<Appended, AppendError>>>,
 }
 
 struct World {
@@ -116,6 +117,8 @@ enum Action {
     Cut,
     ExpireSession,
     Pass(u16),
+    /// One of the callers goes away.
+    Leave(usize),
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -128,6 +131,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => Just(Action::Cut),
         1 => Just(Action::ExpireSession),
         2 => (1..300_u16).prop_map(Action::Pass),
+        1 => (0..40_usize).prop_map(Action::Leave),
     ]
 }
 
@@ -144,8 +148,8 @@ impl World {
                 let payload = Bytes::from(format!("call {}", self.told.len()));
                 let deadline = self.now + Duration::from_millis(u64::from(*span));
                 let entries = vec![payload.clone()];
-                self.ordered.push(Job { entries, expected_index: None, deadline, answer });
-                self.told.push(Told { payload, answer: told });
+                self.ordered.push(Job { entries, expected_index: None, deadline, answer, permit: None });
+                self.told.push(Told { payload, answer: Some(told) });
             }
             Action::Send => self.send(),
             Action::Apply(at) => {
@@ -170,6 +174,11 @@ impl World {
                 self.ordered.cut(&transport("cut"));
             }
             Action::ExpireSession => self.log.sessions.clear(),
+            Action::Leave(at) => {
+                if let Some(told) = self.told.get_mut(*at) {
+                    told.answer = None;
+                }
+            }
             Action::Pass(span) => {
                 self.now += Duration::from_millis(u64::from(*span));
                 self.ordered.expire(self.now);
@@ -223,8 +232,8 @@ impl World {
                 .map(|(index, _)| index)
                 .collect();
             assert!(places.len() <= 1, "{:?} stands at {places:?}", told.payload);
-            let outcome = told.answer.try_recv().unwrap();
-            match outcome {
+            let Some(answer) = &mut told.answer else { continue };
+            match answer.try_recv().unwrap() {
                 Ok(appended) => {
                     assert_eq!(places, [appended.first_index], "{:?}", told.payload);
                     assert!(appended.first_index > last, "{:?} overtook an earlier call", told.payload);
@@ -289,9 +298,27 @@ fn a_filler_takes_the_place_of_what_timed_out() {
     let filler = &world.floating[1].request;
     assert_eq!((filler.expected_index, filler.entries.as_slice()), (Some(NEVER), &[Bytes::new()][..]));
     world.heal();
-    let first = world.told[0].answer.try_recv().unwrap();
+    let first = world.told[0].answer.as_mut().unwrap().try_recv().unwrap();
     assert!(matches!(first, Err(AppendError::Unknown(_))), "{first:?}");
-    assert!(world.told[1].answer.try_recv().unwrap().is_ok());
+    assert!(world.told[1].answer.as_mut().unwrap().try_recv().unwrap().is_ok());
+}
+
+/// What nobody waits for any more is not tried again, and holds nothing up.
+#[test]
+fn a_caller_that_goes_away_leaves_no_trace() {
+    let mut world = World::new();
+    job(&mut world, 1_000);
+    job(&mut world, 1_000);
+    world.send();
+    job(&mut world, 1_000);
+    world.act(&Action::Refuse(0));
+    world.act(&Action::Refuse(0));
+    // The first is sent and refused for now, the third was never sent.
+    world.act(&Action::Leave(0));
+    world.act(&Action::Leave(2));
+    world.heal();
+    assert!(world.told[1].answer.as_mut().unwrap().try_recv().unwrap().is_ok());
+    assert_eq!(world.log.entries, ["call 1"]);
 }
 
 /// docs: reliability.md, fault 40: what may have been appended under a session that has expired is unknown; what
@@ -305,7 +332,7 @@ fn an_expired_session_duplicates_nothing() {
     // The first is appended and its answer lost; the second is given up for certain.
     world.act(&Action::Apply(0));
     world.act(&Action::Refuse(0));
-    assert!(world.told[0].answer.try_recv().unwrap().is_ok());
+    assert!(world.told[0].answer.as_mut().unwrap().try_recv().unwrap().is_ok());
     job(&mut world, 1_000);
     world.send();
     let lost = world.floating.pop().unwrap();
@@ -315,7 +342,7 @@ fn an_expired_session_duplicates_nothing() {
     world.act(&Action::ExpireSession);
     world.heal();
     for at in [1, 2] {
-        let told = world.told[at].answer.try_recv().unwrap();
+        let told = world.told[at].answer.as_mut().unwrap().try_recv().unwrap();
         assert!(
             matches!(told, Err(AppendError::Unknown(ref e)) if e.reason == "session-expired"),
             "{told:?}"
