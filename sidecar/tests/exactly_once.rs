@@ -343,3 +343,45 @@ async fn leases_are_switched_by_a_log_entry() {
     let refused = member.admin(&["settings", "--election-timeout-ms", "100"]);
     assert!(stderr(&refused).contains("five heartbeats"), "{}", stderr(&refused));
 }
+
+/// docs: reliability.md, fault 41: what retention has trimmed is told so, with the index to go on from; a session
+/// outlives the entries that it appended.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_trimmed_is_told_so() {
+    let cluster = Cluster::of(3).await;
+    let session = open_session(&cluster.members[0]).await;
+    let first = append(&cluster.members[0], call(session, 1, "first")).await.unwrap();
+    settings(&cluster.members[0], &["--retain-entries", "100"]);
+    let client = cluster.members[1].client();
+    let mut begins = 0;
+    until("the log is trimmed", || async {
+        client.append_many(vec![Bytes::from_static(b"entry"); 50]).await.unwrap();
+        match client.read(1, ReadOptions::default()).try_collect::<Vec<_>>().await {
+            Err(error) if error.reason == "compacted" => Ok(()),
+            other => Err(other.map(|entries| entries.len())),
+        }
+    })
+    .await;
+    for member in &cluster.members {
+        let client = member.client();
+        let error = until("this member trims, too", || async {
+            match client.read(1, ReadOptions::default()).try_collect::<Vec<_>>().await {
+                Err(error) if error.reason == "compacted" => Ok(error),
+                other => Err(other.map(|entries| entries.len())),
+            }
+        })
+        .await;
+        let error = CallError { message: String::new(), ..error };
+        assert_eq!((error.code, error.not_appended), (Code::OutOfRange, true));
+        begins = error.first_index.unwrap();
+        let last = client.tail(Consistency::Linearizable).await.unwrap();
+        let kept: Vec<_> = client.read(begins, ReadOptions::default()).try_collect().await.unwrap();
+        assert_eq!((kept[0].index, kept.len() as u64), (begins, last - begins + 1));
+        assert!(kept.len() >= 100, "{}", kept.len());
+        let cut = client.subscribe(1).try_next().await.unwrap_err();
+        assert_eq!(cut.reason, "compacted");
+    }
+    assert!(begins > 1);
+    let again = append(&cluster.members[2], call(session, 1, "first")).await.unwrap();
+    assert_eq!((again.first_index, again.repeated), (first.first_index, true));
+}

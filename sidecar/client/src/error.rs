@@ -35,8 +35,10 @@ pub struct CallError {
     pub not_appended: bool,
     /// When to try again, if the member gave a hint: milliseconds.
     pub retry_after_ms: Option<u32>,
-    /// The last index, where the reason is `expected-index`.
+    /// The last index, where the reason is `expected-index`; the last one applied here, where it is `behind`.
     pub tail: Option<u64>,
+    /// The first index that can still be read, where the reason is `compacted`.
+    pub first_index: Option<u64>,
 }
 
 impl CallError {
@@ -48,6 +50,7 @@ impl CallError {
             not_appended: failure.not_appended,
             retry_after_ms: Some(failure.retry_after_ms).filter(|&ms| ms > 0),
             tail: failure.tail,
+            first_index: failure.first_index,
         }
     }
 
@@ -75,6 +78,7 @@ impl From<Status> for CallError {
             not_appended: false,
             retry_after_ms: None,
             tail: None,
+            first_index: None,
         }
     }
 }
@@ -106,8 +110,8 @@ pub enum AppendError {
         /// The last index.
         tail: u64,
     },
-    /// It may or may not have been appended, now or a little later. Appending again may make a second
-    /// entry; reading the log tells.
+    /// It may or may not have been appended, now or a little later: the deadline passed while nobody could tell, or
+    /// the session or key was forgotten meanwhile. Appending again may make a second entry; reading the log tells.
     #[error("outcome unknown: {0}")]
     Unknown(CallError),
 }

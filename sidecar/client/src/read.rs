@@ -149,6 +149,7 @@ impl Reading {
                 not_appended: false,
                 retry_after_ms: None,
                 tail: None,
+                first_index: None,
             });
         }
         self.next += 1;

@@ -337,6 +337,7 @@ fn transport(message: &str) -> CallError {
         not_appended: false,
         retry_after_ms: None,
         tail: None,
+        first_index: None,
     }
 }
 

@@ -21,6 +21,7 @@ fn refused(reason: &str, code: tonic::Code, not_appended: bool) -> CallError {
         not_appended,
         retry_after_ms: None,
         tail: None,
+        first_index: None,
     }
 }
 
