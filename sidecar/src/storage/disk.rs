@@ -63,6 +63,23 @@ pub fn open(dir: &Path, wanted: Option<ClusterId>) -> Result<Opened, StorageErro
         .set_cache_size(CACHE_BYTES)
         .create(&file)
         .map_err(|error| explain_database(dir, error))?;
+    start(database, dir, wanted)
+}
+
+/// Opens a disk on a backend of the caller's: for tests of what a failing disk does.
+///
+/// # Errors
+/// Those of [`open`].
+pub fn open_on(backend: impl redb::StorageBackend) -> Result<Opened, StorageError> {
+    let dir = Path::new("(a backend)");
+    let database = redb::Builder::new()
+        .set_cache_size(CACHE_BYTES)
+        .create_with_backend(backend)
+        .map_err(|error| explain_database(dir, error))?;
+    start(database, dir, None)
+}
+
+fn start(database: Database, dir: &Path, wanted: Option<ClusterId>) -> Result<Opened, StorageError> {
     let disk = Disk { database: Arc::new(database), dir: dir.to_owned() };
     disk.check_format()?;
     if let (Some(found), Some(wanted)) = (disk.cluster()?, wanted)

@@ -18,7 +18,7 @@ mod offline;
 mod read;
 mod trim;
 
-pub use disk::{Disk, Mark, Opened, RedbStorage, create, mint_member, open};
+pub use disk::{Disk, Mark, Opened, RedbStorage, create, mint_member, open, open_on};
 pub use load::Rows;
 pub use offline::{Checked, Offline};
 pub use read::{LogReader, View};
