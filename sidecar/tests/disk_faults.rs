@@ -2,11 +2,11 @@
 //! reliability.md, layers of testing, 4; faults 1 to 3, 8, 13, 14, 35, 37).
 #![allow(clippy::unwrap_used)]
 
+mod medium;
+
 use bytes::Bytes;
-use redb::StorageBackend;
+use medium::{Disk, Operation, apply};
 use std::collections::BTreeMap;
-use std::io;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use synod_paxos::message::Counters;
 use synod_paxos::{
@@ -16,85 +16,6 @@ use synod_paxos::{
 use synod_sidecar::storage::{Opened, StorageError, open_on};
 
 const CLUSTER: ClusterId = ClusterId([7; 16]);
-
-/// What redb asked of the disk.
-#[derive(Clone, Debug)]
-enum Operation {
-    Write { offset: u64, data: Vec<u8> },
-    SetLength(u64),
-    Sync,
-}
-
-fn apply(image: &mut Vec<u8>, operation: &Operation) {
-    match operation {
-        Operation::Write { offset, data } => {
-            let (from, to) = (*offset as usize, *offset as usize + data.len());
-            image[from..to].copy_from_slice(data);
-        }
-        Operation::SetLength(length) => image.resize(*length as usize, 0),
-        Operation::Sync => {}
-    }
-}
-
-#[derive(Debug, Default)]
-struct Medium {
-    image: Vec<u8>,
-    /// Everything that was asked, if it is recorded.
-    recorded: Option<Vec<Operation>>,
-    asked: usize,
-    /// This operation and all behind it fail.
-    fails_at: Option<usize>,
-}
-
-/// A disk in memory.
-#[derive(Clone, Debug, Default)]
-struct Disk(Arc<Mutex<Medium>>);
-
-impl Disk {
-    fn with(image: Vec<u8>) -> Disk {
-        Disk(Arc::new(Mutex::new(Medium { image, ..Medium::default() })))
-    }
-
-    fn ask(&self, operation: Operation) -> io::Result<()> {
-        let mut medium = self.0.lock().unwrap();
-        let number = medium.asked;
-        medium.asked += 1;
-        if medium.fails_at.is_some_and(|at| number >= at) {
-            return Err(io::Error::other("the disk fails"));
-        }
-        apply(&mut medium.image, &operation);
-        if let Some(recorded) = &mut medium.recorded {
-            recorded.push(operation);
-        }
-        Ok(())
-    }
-}
-
-impl StorageBackend for Disk {
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.0.lock().unwrap().image.len() as u64)
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let medium = self.0.lock().unwrap();
-        let from = offset as usize;
-        let found = medium.image.get(from..from + out.len());
-        out.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.ask(Operation::SetLength(len))
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.ask(Operation::Sync)
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.ask(Operation::Write { offset, data: data.to_vec() })
-    }
-}
 
 fn stored(slot: u64, round: u64, size: usize) -> Write {
     let (slot, ballot) = (Slot(slot), Ballot { round, member: MemberId(1) });
@@ -168,7 +89,7 @@ fn live(disk: &Disk) -> Acknowledged {
         if let Some(model) = model {
             assert_eq!(state, booted(model));
         }
-        told.states.push((disk.0.lock().unwrap().asked, state.clone()));
+        told.states.push((disk.medium().asked, state.clone()));
         for writes in commits {
             state.written = state.written.next();
             writes.iter().for_each(|write| state.apply(write));
@@ -177,7 +98,7 @@ fn live(disk: &Disk) -> Acknowledged {
                 told.failed = Some(error);
                 return told;
             }
-            told.states.push((disk.0.lock().unwrap().asked, state.clone()));
+            told.states.push((disk.medium().asked, state.clone()));
         }
         model = Some(state);
     }
@@ -236,10 +157,10 @@ fn cuts(synced: &[u8], behind: &[Operation]) -> Vec<(&'static str, Vec<u8>)> {
 #[test]
 fn every_cut_leaves_what_was_acknowledged() {
     let disk = Disk::default();
-    disk.0.lock().unwrap().recorded = Some(Vec::new());
+    disk.medium().recorded = Some(Vec::new());
     let told = live(&disk);
     assert!(told.failed.is_none());
-    let operations = disk.0.lock().unwrap().recorded.take().unwrap();
+    let operations = disk.medium().recorded.take().unwrap();
     let (mut image, mut synced, mut behind) = (Vec::new(), Vec::new(), Vec::new());
     let mut points = 0;
     for at in 0..=operations.len() {
@@ -270,11 +191,11 @@ fn every_error_is_told_and_nothing_acknowledged_is_lost() {
     let operations = whole.states.last().unwrap().0;
     for at in 0..operations {
         let disk = Disk::default();
-        disk.0.lock().unwrap().fails_at = Some(at);
+        disk.medium().fails_at = Some(at);
         let told = live(&disk);
         assert!(told.failed.is_some(), "operation {at} failed and nobody was told");
         let acknowledged = told.states.last().map(|(_, state)| state);
-        let image = std::mem::take(&mut disk.0.lock().unwrap().image);
+        let image = std::mem::take(&mut disk.medium().image);
         check(image, acknowledged, told.next.as_ref(), &format!("operation {at} fails"));
     }
     println!("{operations} operations, each failed once");

@@ -334,9 +334,12 @@ impl Storage for RedbStorage {
                 let mut marks = transaction.open_table(MARKS)?;
                 let mut skipped = transaction.open_table(SKIPPED)?;
                 for mark in self.marks.drain(..) {
-                    marks.insert(mark.first.0, (mark.slot.0, mark.count))?;
+                    let (first, slot, count) = (mark.first.0, mark.slot.0, mark.count);
+                    let places = encoding::places(&mark.skipped);
+                    let checksum = encoding::mark_checksum(first, slot, count, &places);
+                    marks.insert(first, (slot, count, checksum))?;
                     if !mark.skipped.is_empty() {
-                        skipped.insert(mark.slot.0, encoding::places(&mark.skipped).as_slice())?;
+                        skipped.insert(mark.slot.0, places.as_slice())?;
                     }
                 }
             }

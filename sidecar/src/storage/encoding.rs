@@ -6,11 +6,13 @@ use redb::TableDefinition;
 use synod_paxos::codec::{DecodeError, Reader, Writer};
 use synod_paxos::message::Counters;
 use synod_paxos::{Ballot, ClusterId, Digest, Incarnation, MemberId, Row, Slot, WriteCounter};
+use xxhash_rust::xxh3::Xxh3;
 
 pub(super) const ROWS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("rows");
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 pub(super) const PEERS: TableDefinition<'_, u64, (u64, u64)> = TableDefinition::new("peers");
-pub(super) const MARKS: TableDefinition<'_, u64, (u64, u32)> = TableDefinition::new("marks");
+/// First index -> slot, count, and [`mark_checksum`].
+pub(super) const MARKS: TableDefinition<'_, u64, (u64, u32, u64)> = TableDefinition::new("marks");
 /// Slot -> the places, four bytes each, of calls whose entries were not added.
 pub(super) const SKIPPED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("skipped");
 /// Slot of a mark -> the encoded system state there.
@@ -69,6 +71,29 @@ pub(super) fn read_row(slot: u64, stored: &[u8]) -> Result<Row, StorageError> {
     })
 }
 
+/// Over a whole mark, with the calls that it skips: a flipped bit must not serve an entry under another's index.
+pub(super) fn mark_checksum(first: u64, slot: u64, count: u32, skipped: &[u8]) -> u64 {
+    let mut hash = Xxh3::new();
+    hash.update(&first.to_le_bytes());
+    hash.update(&slot.to_le_bytes());
+    hash.update(&count.to_le_bytes());
+    hash.update(skipped);
+    hash.digest()
+}
+
+/// Checks a mark as it was stored, and gives the calls that it skips.
+pub(super) fn read_mark(
+    first: u64,
+    (slot, count, checksum): (u64, u32, u64),
+    skipped: Option<&[u8]>,
+) -> Result<Vec<u32>, StorageError> {
+    let skipped = skipped.unwrap_or_default();
+    if checksum != mark_checksum(first, slot, count, skipped) {
+        return Err(StorageError::damaged("a mark", format!("that of index {first} fails its checksum")));
+    }
+    Ok(skipped.as_chunks().0.iter().map(|place| u32::from_le_bytes(*place)).collect())
+}
+
 pub(super) fn number(value: u64) -> [u8; 8] {
     value.to_le_bytes()
 }
@@ -117,8 +142,4 @@ pub(super) fn counters((incarnation, written): (u64, u64)) -> Counters {
 
 pub(super) fn places(skipped: &[u32]) -> Vec<u8> {
     skipped.iter().flat_map(|place| place.to_le_bytes()).collect()
-}
-
-pub(super) fn read_places(stored: &[u8]) -> Vec<u32> {
-    stored.as_chunks().0.iter().map(|place| u32::from_le_bytes(*place)).collect()
 }

@@ -156,7 +156,7 @@ impl Offline {
         let mut next = None;
         for mark in marks.iter()? {
             let (first, place) = mark?;
-            let (first, (slot, count)) = (first.value(), place.value());
+            let (first, (slot, count, _)) = (first.value(), place.value());
             if slot <= trim_through.0 {
                 continue;
             }
@@ -165,11 +165,18 @@ impl Offline {
             }
             next = Some(first + u64::from(count));
             checked.entries += u64::from(count);
-            let places = skipped.get(slot)?.map(|places| encoding::read_places(places.value()));
+            let places = skipped.get(slot)?;
+            let places = match encoding::read_mark(first, place.value(), places.as_ref().map(|p| p.value())) {
+                Ok(places) => places,
+                Err(error) => {
+                    checked.damaged.push(error.to_string());
+                    continue;
+                }
+            };
             let added = rows
                 .get(slot)?
                 .and_then(|row| encoding::read_row(slot, row.value()).ok())
-                .and_then(|row| entries_added(row.value, &places.unwrap_or_default()).ok());
+                .and_then(|row| entries_added(row.value, &places).ok());
             if added.is_none_or(|added| added.len() as u64 != u64::from(count)) {
                 checked.damaged.push(format!("index {first}: slot {slot} does not hold its {count} entries"));
             }

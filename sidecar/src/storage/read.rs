@@ -113,9 +113,17 @@ impl LogReader {
             None => return Err(StorageError::damaged("the log", format!("entry {from} has no slot"))),
         };
         let (mut found, mut taken) = (Vec::new(), 0);
+        let mut expected = begin;
         for mark in marks.range(begin..=through.0)? {
             let (first, place) = mark?;
-            let (first, (slot, count)) = (Index(first.value()), place.value());
+            let (first, (slot, count, _)) = (Index(first.value()), place.value());
+            let places = skipped.get(slot)?;
+            let places = places.as_ref().map(|places| places.value());
+            let skipped = encoding::read_mark(first.0, place.value(), places)?;
+            if first.0 != expected {
+                return Err(StorageError::damaged("the log", format!("entry {expected} has no slot")));
+            }
+            expected = first.0.saturating_add(u64::from(count));
             let Some(row) = rows.get(slot)? else {
                 return Err(StorageError::damaged("the log", format!("slot {slot} is missing")));
             };
@@ -123,9 +131,8 @@ impl LogReader {
             if !cluster.is_some_and(|cluster| row.is_intact(cluster)) {
                 return Err(StorageError::damaged("a row", format!("slot {slot} fails its checksum")));
             }
-            let skipped = skipped.get(slot)?.map(|places| encoding::read_places(places.value()));
-            let added = entries_added(row.value, &skipped.unwrap_or_default())
-                .map_err(|e| StorageError::damaged("a value", e))?;
+            let added =
+                entries_added(row.value, &skipped).map_err(|e| StorageError::damaged("a value", e))?;
             if added.len() as u64 != u64::from(count) {
                 let why = format!("slot {slot} holds {} entries, not {count}", added.len());
                 return Err(StorageError::damaged("the log", why));
@@ -141,6 +148,9 @@ impl LogReader {
                 taken += entry.len();
                 found.push(entry);
             }
+        }
+        if found.is_empty() && from <= through {
+            return Err(StorageError::damaged("the log", format!("entry {from} is missing")));
         }
         Ok(found)
     }
