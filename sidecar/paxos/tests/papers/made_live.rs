@@ -127,3 +127,36 @@ fn a_lagging_replica_catches_up_without_consensus() {
     assert!(lab.log.iter().any(|line| line.contains("Learned")));
     assert!(!lab.mail.iter().any(|i| matches!(i.message, Message::Prepare { .. })));
 }
+
+/// Section 5.5, snapshots: a lagging replica whose missing log entries are gone everywhere takes a snapshot from
+/// another one, and the rest of the log behind it; what it has promised stands.
+#[test]
+fn a_replica_behind_the_log_takes_a_snapshot_and_the_rest() {
+    let mut lab = Lab::new(3, |_, disk| {
+        if let Some(genesis) = &mut disk.genesis {
+            genesis.settings.retention.entries = Some(2);
+        }
+    });
+    elect(&mut lab, 1, &[1, 2, 3]);
+    let promised = lab.status(3).promised;
+    lab.crash(3);
+    for request in 1..=60 {
+        append(&mut lab, 1, request, &format!("v{request}"));
+        settle_among(&mut lab, &[1, 2]);
+        lab.pass(Duration::from_millis(100));
+        settle_among(&mut lab, &[1, 2]);
+    }
+    assert!(lab.status(1).trim_through > lab.status(3).chosen_through, "the log begins behind it");
+    lab.restart(3);
+    for _ in 0..20 {
+        lab.pass(Duration::from_millis(100));
+        lab.settle();
+    }
+    let (leader, follower) = (lab.status(1), lab.status(3));
+    assert_eq!((follower.chosen_through, follower.last_index), (leader.chosen_through, leader.last_index));
+    assert_eq!(follower.promised, promised);
+    assert!(lab.log.iter().any(|line| line.contains("SnapshotChunk")), "by a snapshot");
+    let chains: Vec<u128> =
+        [1, 3].map(|n| lab.seat(n).node.system().expect("a founder").chain).into_iter().collect();
+    assert_eq!(chains[0], chains[1], "and its state is the same");
+}

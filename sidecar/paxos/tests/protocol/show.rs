@@ -77,6 +77,9 @@ fn message(message: &Message) -> String {
         Message::ReadPoint { slot: None, .. } => "refused".into(),
         Message::HandOver { ballot, .. } => format!("{ballot:?}"),
         Message::Retire { version, slot, .. } => format!("version {version} by {slot:?}"),
+        Message::Busy { ballot, wait, .. } => format!("{ballot:?} for {} ms", wait.as_millis()),
+        Message::SnapshotRequest { slot, offset, .. } => format!("of {slot:?} from byte {offset}"),
+        Message::SnapshotChunk { slot, .. } => format!("of {slot:?}"),
         other => return format!("{other:?}"),
     };
     [kind, body].join(" ").trim_end().to_string()
@@ -176,6 +179,7 @@ pub(crate) fn output(member: u64, output: &Output) -> Option<String> {
         Output::LeaderChanged { leader: Some(ballot) } => format!("{member} follows {ballot:?}"),
         Output::LeaderChanged { leader: None } => format!("{member} follows nobody"),
         Output::Notice(notice) => format!("{member} notes: {}", self::notice(notice)),
+        Output::Installed { slot, index } => format!("{member} stands at {slot:?}, {index:?}"),
         Output::OpenView { .. } | Output::ReadView { .. } | Output::CloseView(_) => return None,
         other => format!("{member} gives {other:?}"),
     })
@@ -193,6 +197,10 @@ fn write(write: &Write) -> Option<String> {
         Write::GenesisConfirmed => "genesis confirmed".into(),
         Write::Tombstone { version, .. } => format!("tombstone by version {version}"),
         Write::Fenced(_) => "fence".into(),
+        Write::Snapshot { slot, .. } => format!("snapshot {slot:?}"),
+        Write::Trim { through } => format!("trim {through:?}"),
+        Write::Install { slot, .. } => format!("install {slot:?}"),
+        Write::Lease(longest) => format!("longest lease {} ms", longest.as_millis()),
         Write::Peer { .. } => return None,
         other => format!("{other:?}"),
     })
@@ -219,6 +227,7 @@ fn notice(notice: &Notice) -> String {
             Some(from) => format!("{slot:?} came damaged from {}", from.0),
             None => format!("{slot:?} is damaged on its disk"),
         },
+        Notice::Installed { slot, from } => format!("took the snapshot of {slot:?} from {}", from.0),
         Notice::Fenced(why) => format!("fenced: {why}"),
         other => format!("{other:?}"),
     }

@@ -2,10 +2,11 @@
 //!
 //! | command | what it does |
 //! |---|---|
-//! | `start N [alpha=A] [chunk=ROWS]` | N founders that have met; lines below it prepare disks: `1: promised 1.3; row 3 1.3 text; chosen 2` |
+//! | `start N [alpha=A] [leases=1] [retain=ENTRIES] [chunk=ROWS]` | N founders that have met; lines below it prepare disks: `1: promised 1.3; row 3 1.3 text; chosen 2` |
 //! | `new N` | an empty disk, a process on it, connected to everyone |
 //! | `campaign N` | lets N's election timeout pass, nobody else's |
 //! | `pass MS [N..]` | lets time pass, with a tick where one is due (only at N..) |
+//! | `beats COUNT [without=N]` | so many heartbeats, with everything delivered and durable |
 //! | `deliver FILTER [once]` | delivers what now waits and matches: `1>2 Prepare`, `*>3`, `1>*` |
 //! | `drop FILTER`, `copy FILTER` | loses it; puts a second copy behind it |
 //! | `mail` | prints what waits |
@@ -108,7 +109,17 @@ impl Engine {
         let (verb, rest) = plain.split_first().expect("a command has a verb");
         let shown = self.lab.log.len();
         match *verb {
-            "start" => self.start(number(rest[0]), option("alpha"), option("chunk"), &lines[1..]),
+            "start" => {
+                let settings = |genesis: &mut synod_paxos::Genesis| {
+                    genesis.alpha =
+                        option("alpha").map_or(genesis.alpha, |a| u32::try_from(a).expect("small"));
+                    genesis.settings.leases = option("leases") == Some(1);
+                    genesis.settings.retention.entries = option("retain");
+                };
+                self.start(number(rest[0]), settings, &lines[1..]);
+                self.lab.chunk_rows = option("chunk").map_or(usize::MAX, |rows| rows as usize);
+            }
+            "beats" => self.beats(number(rest[0]), option("without")),
             "append" => self.append(number(rest[0]), &rest[1..], option("expect")),
             "settle" => match option("without") {
                 Some(n) => self.lab.settle_without(n),
@@ -142,17 +153,24 @@ impl Engine {
         RequestId(self.request)
     }
 
-    fn start(&mut self, members: u64, alpha: Option<u64>, chunk: Option<u64>, disks: &[&str]) {
+    fn start(&mut self, members: u64, settings: impl Fn(&mut synod_paxos::Genesis), disks: &[&str]) {
         self.lab = Lab::new(members, |member, disk| {
-            if let (Some(alpha), Some(genesis)) = (alpha, disk.genesis.as_mut()) {
-                genesis.alpha = u32::try_from(alpha).expect("a small window");
-            }
+            disk.genesis.iter_mut().for_each(&settings);
             let own = format!("{}:", member.0);
             for line in disks.iter().filter_map(|line| line.strip_prefix(&own)) {
                 line.split(';').for_each(|fact| prepare(disk, fact.trim()));
             }
         });
-        self.lab.chunk_rows = chunk.map_or(usize::MAX, |rows| rows as usize);
+    }
+
+    fn beats(&mut self, count: u64, without: Option<u64>) {
+        for _ in 0..count {
+            self.lab.pass(Duration::from_millis(100));
+            match without {
+                Some(n) => self.lab.settle_without(n),
+                None => self.lab.settle(),
+            }
+        }
     }
 
     fn append(&mut self, at: u64, texts: &[&str], expected: Option<u64>) {

@@ -72,6 +72,7 @@ scripts! {
     fenced_disk
     forwarded_across_leaders
     hand_over
+    lease
     lost_messages
     member_added
     member_removed
@@ -83,4 +84,5 @@ scripts! {
     recovery
     restart
     same_operation
+    snapshot
 }
