@@ -3,13 +3,17 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down cluster cluster-down test verify fix tools bench sim search rust
+.PHONY: help demo demo-down cluster cluster-down test verify fix tools bench sim search fuzz cover rust
 
 CACHE := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/synod
 NEXTEST_VERSION := 0.9.151
 DENY_VERSION := 0.20.2
+FUZZ_VERSION := 0.13.2
+TARPAULIN_VERSION := 0.37.5
 NEXTEST := $(CACHE)/tools/cargo-nextest-$(NEXTEST_VERSION)/bin/cargo-nextest
 DENY := $(CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
+FUZZ := $(CACHE)/tools/cargo-fuzz-$(FUZZ_VERSION)/bin/cargo-fuzz
+TARPAULIN := $(CACHE)/tools/cargo-tarpaulin-$(TARPAULIN_VERSION)/bin/cargo-tarpaulin
 
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 CLUSTER := cargo run --quiet --locked --package synod-cluster --
@@ -49,7 +53,7 @@ fix: rust ## Format the code and write the generated files anew
 	@cargo fmt --all
 	@cargo run --quiet --locked --package synod-operator --bin crdgen
 
-# How long `make sim` runs: 90s, 10m, 1h.
+# How long `make sim` runs, and `make fuzz` each target: 90s, 10m, 1h.
 FOR ?= 1m
 SIM := cargo run --quiet --locked --profile sim --package synod-sim --
 
@@ -59,13 +63,21 @@ sim: rust ## Try to break the core on both cores: make sim FOR=10m
 search: rust ## Visit every state of small clusters: make search SEARCH_ARGS='--help'
 	@cargo run --quiet --locked --package synod-search -- --depth-first $(SEARCH_ARGS)
 
+fuzz: rust $(FUZZ) ## Throw bytes at every decoder, FOR each: make fuzz FOR=10m
+	@CARGO_FUZZ='$(FUZZ)' fuzz/run '$(FOR)' $(TARGETS)
+
+cover: rust $(TARPAULIN) ## Which lines of sidecar/paxos the core's tests and the simulator run
+	@'$(TARPAULIN)' tarpaulin --packages synod-paxos synod-sim --tests --engine llvm --skip-clean --locked \
+	  --target-dir target/cover --output-dir target/cover --out Lcov --out Json \
+	  --include-files 'sidecar/paxos/src/*' --timeout 600
+
 bench: rust ## Measure on this machine: make bench BENCH_ARGS='--help'
 	@cargo run --quiet --release --locked --package synod-bench -- $(BENCH_ARGS)
 
 tools: rust $(NEXTEST) $(DENY) ## Build the test runner and the dependency checker, once
 
 # Built in the cache folder, named by version, and moved into place when whole.
-$(NEXTEST) $(DENY): | rust
+$(NEXTEST) $(DENY) $(FUZZ) $(TARPAULIN): | rust
 	@root='$(patsubst %/bin/,%,$(dir $@))'; name='$(notdir $@)'; \
 	  version="$${root##*-}"; mkdir -p "$${root%/*}"; \
 	  echo "Building $$name $$version (once)"; \

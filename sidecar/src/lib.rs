@@ -5,6 +5,7 @@ pub mod cli;
 pub mod clock;
 pub mod driver;
 pub mod member;
+pub mod outside;
 pub mod server;
 pub mod shared;
 pub mod storage;

@@ -143,7 +143,7 @@ fn unexpected(outcome: &AdminOutcome) -> Status {
     Status::internal("the core gave an answer of another kind: this is a fault of Synod's")
 }
 
-fn genesis(request: InitializeRequest) -> Result<Genesis, Status> {
+pub(super) fn genesis(request: InitializeRequest) -> Result<Genesis, Status> {
     let cluster = cluster_id_of(&request.cluster_id)?;
     let count = request.members.len();
     let members: BTreeMap<MemberId, String> =

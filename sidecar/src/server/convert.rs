@@ -4,14 +4,15 @@ use crate::driver::{History, Report};
 use crate::transport::Identity;
 use crate::transport::wire::ballot_out;
 use bytes::Bytes;
+use prost::Message as _;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use synod_paxos::configuration::Configuration;
 use synod_paxos::settings::{ElectionSettings, Limits, Retention, Settings};
 use synod_paxos::status::{MemberState, Role};
 use synod_paxos::system::Reply;
-use synod_paxos::value::{self, Append};
-use synod_paxos::{Index, MemberId, SessionId, Status};
+use synod_paxos::value::{self, Append, Call, Operation, Origin};
+use synod_paxos::{Genesis, Incarnation, Index, MemberId, RequestId, SessionId, Status};
 use synod_proto::v1::{self, append_request};
 
 /// This program's version.
@@ -200,6 +201,39 @@ pub(super) fn changed_settings(base: Settings, wanted: &v1::Settings) -> Setting
 
 fn or<T: Default + PartialEq>(wanted: T, default: T) -> T {
     if wanted == T::default() { default } else { wanted }
+}
+
+/// Takes bytes through what a client's request goes through on its way to the core.
+pub(crate) fn check_request(bytes: &[u8]) {
+    if let Ok(request) = v1::AppendRequest::decode(bytes) {
+        check_call(Operation::Append(append(request)));
+    }
+    if let Ok(request) = v1::AppendStreamRequest::decode(bytes)
+        && let Some(request) = request.append
+    {
+        check_call(Operation::Append(append(request)));
+    }
+    if let Ok(request) = v1::ChangeSettingsRequest::decode(bytes) {
+        let settings = changed_settings(Settings::default(), &request.settings.unwrap_or_default());
+        if settings.validate().is_ok() {
+            check_call(Operation::ChangeSettings { expected_version: request.expected_version, settings });
+        }
+    }
+    if let Ok(request) = v1::InitializeRequest::decode(bytes)
+        && let Ok(genesis) = super::admin::genesis(request)
+        && genesis.validate().is_ok()
+    {
+        assert_eq!(Genesis::decode(genesis.encode()).as_ref(), Ok(&genesis));
+    }
+}
+
+/// What the bounds let through is read by every member as it was meant.
+fn check_call(operation: Operation) {
+    let origin = Origin { member: MemberId(1), incarnation: Incarnation(1), request: RequestId(1) };
+    let call = Call { origin, operation };
+    if call.validate().is_ok() {
+        assert_eq!(Call::decode(call.encode()).as_ref(), Ok(&call));
+    }
 }
 
 /// An append as the core takes it.

@@ -4,6 +4,7 @@ pub mod admin;
 mod append_stream;
 mod cluster;
 mod convert;
+pub(crate) use convert::check_request;
 mod deadline;
 pub mod failure;
 pub mod health;

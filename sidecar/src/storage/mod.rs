@@ -11,12 +11,15 @@
 //! Each commit is one transaction with redb's two-phase commit (docs: decisions/0003). After a failed commit
 //! nothing is tried again on the same handle: the process ends (docs: protocol.md, "Integrity").
 
+mod check;
 mod disk;
 mod encoding;
 mod load;
 mod offline;
 mod read;
 mod trim;
+
+pub(crate) use check::check_stored;
 
 pub use disk::{Disk, Mark, Opened, RedbStorage, create, mint_member, open, open_on};
 pub use load::Rows;

@@ -1,0 +1,30 @@
+//! What the fuzz targets and the test over their corpus ask of the stored formats.
+
+use super::encoding::{
+    ROW_HEAD, joined, number, pair, places, read_joined, read_number, read_pair, read_places, read_row,
+    write_row,
+};
+
+/// Reads bytes as each thing that a start reads: a row, a number, a pair, a joined cluster, places of calls. What is
+/// accepted is written again as the same bytes.
+///
+/// # Panics
+/// Where it is not: the tests of [`crate::outside`] call this.
+pub(crate) fn check_stored(bytes: &[u8]) {
+    if let Ok(row) = read_row(7, bytes) {
+        let mut again = vec![0; ROW_HEAD + row.value.len()];
+        write_row(&row, &mut again);
+        // Any byte but 0 says that the row is chosen; 1 is written.
+        assert_eq!((&again[..16], &again[17..]), (&bytes[..16], &bytes[17..]), "{row:?}");
+    }
+    if let Ok(value) = read_number("a number", bytes) {
+        assert_eq!(number(value), bytes);
+    }
+    if let Ok((first, second)) = read_pair("a pair", bytes) {
+        assert_eq!(pair(first, second), bytes);
+    }
+    if let Ok((cluster, digest)) = read_joined(bytes) {
+        assert_eq!(joined(cluster, digest), bytes);
+    }
+    assert_eq!(places(&read_places(bytes)), bytes[..bytes.len() / 4 * 4]);
+}
