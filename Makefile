@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down cluster cluster-down test verify fix tools bench sim search fuzz cover rust
+.PHONY: help demo demo-down cluster cluster-down test verify fix tools bench sim search fuzz torture cover rust
 
 CACHE := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/synod
 NEXTEST_VERSION := 0.9.151
@@ -53,7 +53,7 @@ fix: rust ## Format the code and write the generated files anew
 	@cargo fmt --all
 	@cargo run --quiet --locked --package synod-operator --bin crdgen
 
-# How long `make sim` runs, and `make fuzz` each target: 90s, 10m, 1h.
+# How long `make sim` and `make torture` run, and `make fuzz` each target: 90s, 10m, 1h.
 FOR ?= 1m
 SIM := cargo run --quiet --locked --profile sim --package synod-sim --
 
@@ -65,6 +65,9 @@ search: rust ## Visit every state of small clusters: make search SEARCH_ARGS='--
 
 fuzz: rust $(FUZZ) ## Throw bytes at every decoder, FOR each: make fuzz FOR=10m
 	@CARGO_FUZZ='$(FUZZ)' fuzz/run '$(FOR)' $(TARGETS)
+
+torture: rust ## Kill and pause real members under load: make torture FOR=20m
+	@SYNOD_TORTURE='$(FOR)' cargo test --quiet --release --locked --package synod-sidecar --test torture -- --nocapture
 
 cover: rust $(TARPAULIN) ## Which lines of sidecar/paxos the core's tests and the simulator run
 	@'$(TARPAULIN)' tarpaulin --packages synod-paxos synod-sim --tests --engine llvm --skip-clean --locked \
