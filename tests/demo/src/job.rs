@@ -27,6 +27,7 @@ const AFTERWARDS: usize = 200;
 pub(crate) struct Found {
     pub(crate) evidence: Evidence,
     pub(crate) lines: usize,
+    pub(crate) repeated: usize,
     pub(crate) refused: usize,
     pub(crate) gaps: Gaps,
     pub(crate) configurations: Vec<Configuration>,
@@ -73,7 +74,15 @@ pub(crate) fn run(stage: &Stage, progress: &Progress) -> Result<Found> {
         let log = progress.step(&name, None, |_| read_alone(stage, pod, &evidence))?;
         evidence.logs.insert(pod.clone(), log);
     }
-    Ok(Found { evidence, lines: text.lines, refused: outcomes.refused, gaps, configurations, leaders })
+    Ok(Found {
+        evidence,
+        lines: text.lines,
+        repeated: outcomes.repeated,
+        refused: outcomes.refused,
+        gaps,
+        configurations,
+        leaders,
+    })
 }
 
 fn disturb(

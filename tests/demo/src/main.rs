@@ -101,6 +101,7 @@ fn run(cli: &Cli) -> Result<bool> {
         sha256_out: evidence.sha256_out,
         appends_acknowledged: evidence.text.len() + evidence.writers.len(),
         writers_acknowledged: evidence.writers.len(),
+        repeated: found.repeated,
         refused: found.refused,
         longest_write_gap_ms: found.gaps,
         configurations: found.configurations,

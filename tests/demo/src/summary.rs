@@ -25,6 +25,8 @@ pub(crate) struct Summary {
     pub(crate) duplicated: usize,
     pub(crate) reordered: usize,
     pub(crate) unknown_outcome: usize,
+    /// Acknowledgements that said that an earlier try had appended the entry: retries that duplicated nothing.
+    pub(crate) repeated: usize,
     /// Certainly not appended, by the client's word.
     pub(crate) refused: usize,
     pub(crate) longest_write_gap_ms: Gaps,
@@ -98,6 +100,7 @@ impl Summary {
         row("  lost", self.lost.to_string());
         row("  duplicated", self.duplicated.to_string());
         row("  reordered", self.reordered.to_string());
+        row("  answered to a repeat", self.repeated.to_string());
         row("outcomes unknown / refused", format!("{} / {}", self.unknown_outcome, self.refused));
         let gaps = &self.longest_write_gap_ms;
         for (what, gap) in [
