@@ -161,6 +161,8 @@ impl Node {
     }
 
     pub(super) fn resend_hello(&mut self) {
+        // Whose answers are needed may have changed: a member that recovers learns of newer configurations.
+        self.try_activate();
         if !self.wants_handshake() {
             return;
         }
