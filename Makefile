@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down cluster cluster-down test verify fix tools bench sim search fuzz torture cover rust
+.PHONY: help demo demo-down cluster cluster-down test verify fix tools bench sim sim-explain search fuzz torture cover rust
 
 CACHE := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/synod
 NEXTEST_VERSION := 0.9.151
@@ -58,7 +58,10 @@ FOR ?= 1m
 SIM := cargo run --quiet --locked --profile sim --package synod-sim --
 
 sim: rust ## Try to break the core on both cores: make sim FOR=10m
-	@$(SIM) --for $(FOR) --report target/sim/report.json $(SIM_ARGS)
+	@$(SIM) sweep --for $(FOR) --report target/sim/report.json $(SIM_ARGS)
+
+sim-explain: rust ## Show how a seed breaks a promise: make sim-explain SEED=7
+	@$(SIM) explain $(SEED)
 
 search: rust ## Visit every state of small clusters: make search SEARCH_ARGS='--help'
 	@cargo run --quiet --locked --package synod-search -- --depth-first $(SEARCH_ARGS)

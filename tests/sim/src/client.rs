@@ -1,26 +1,14 @@
 //! Simulated applications: each does one operation after the other at one member, and gives up after a while.
 
+use crate::action::Operation;
+use crate::coverage::Rule;
 use crate::faults::Fault;
+use crate::history::Event;
 use crate::oracle::{Outcome, Violation};
-use crate::world::{Event, World};
+use crate::world::{Effect, World};
 use bytes::Bytes;
-use std::time::Duration;
 use synod_paxos::value::{self, Append};
 use synod_paxos::{Consistency, Index, Input, MemberId, Refusal, RequestId};
-
-/// What a client asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Operation {
-    /// Append these payloads, on the condition that the last index is the expected one.
-    Append {
-        /// Unique in the run.
-        entries: Vec<Bytes>,
-        /// The condition.
-        expected: Option<Index>,
-    },
-    /// A linearizable read of the last index.
-    Read,
-}
 
 /// An operation that is not answered.
 #[derive(Clone, Debug)]
@@ -31,6 +19,8 @@ pub struct Open {
     pub request: RequestId,
     /// What.
     pub operation: Operation,
+    /// The payloads, if it appends.
+    pub entries: Vec<Bytes>,
     /// When it began.
     pub begun: u64,
     /// The highest index that any answer given before it began had shown.
@@ -42,8 +32,6 @@ pub struct Open {
 pub struct Client {
     /// The operation under way.
     pub open: Option<Open>,
-    /// Operations begun.
-    pub begun: u64,
     /// The last index it has seen.
     pub seen: Index,
 }
@@ -54,62 +42,59 @@ pub fn payload(client: usize, number: u64, part: usize) -> Bytes {
 }
 
 impl World {
-    pub(crate) fn client_pause(&mut self, client: usize) {
-        let pause = self.random.between(Duration::from_micros(200), Duration::from_millis(25));
-        self.schedule(pause, Event::Client(client));
-    }
-
-    /// A client without an open operation begins one at a random running member.
-    pub(crate) fn client_turn(&mut self, client: usize) -> Result<(), Violation> {
-        if self.settling || self.clients[client].open.is_some() {
-            return Ok(());
+    /// A client without an open operation begins one. Returns whether it did.
+    ///
+    /// # Errors
+    /// The first broken promise.
+    pub fn call(
+        &mut self,
+        client: usize,
+        at: MemberId,
+        request: RequestId,
+        operation: &Operation,
+    ) -> Result<bool, Violation> {
+        if self.clients.get(client).is_none_or(|c| c.open.is_some()) || !self.is_running(at) {
+            return Ok(false);
         }
-        let Some(&at) = self.random.pick(&self.running()) else {
-            self.client_pause(client);
-            return Ok(());
-        };
-        let request = self.new_request();
-        let operation = self.new_operation(client);
         let floor = self.oracle.floor();
-        let input = match &operation {
-            Operation::Append { entries, expected } => {
-                let append = Append { expected_index: *expected, ..Append::plain(entries.clone()) };
-                Input::Call { request, operation: value::Operation::Append(append) }
+        let mut payloads = Vec::new();
+        let input = match operation {
+            Operation::Append { number, entries, expected } => {
+                payloads = (0..*entries).map(|part| payload(client, *number, part)).collect();
+                let expected_index = expected.map(Index);
+                {
+                    let append = Append { expected_index, ..Append::plain(payloads.clone()) };
+                    Input::Call { request, operation: value::Operation::Append(append) }
+                }
             }
             Operation::Read => Input::Read { request, consistency: Consistency::Linearizable },
         };
+        self.trace.step(self.now, 5, client as u64, request.0);
         self.trace.line(self.now, || format!("client {client} at {at:?} {request:?}: {operation:?}"));
-        self.clients[client].open = Some(Open { at, request, operation, begun: self.now, floor });
-        let patience = self.random.between(self.patience.0, self.patience.1);
-        self.schedule(patience, Event::GiveUp { client, request });
-        self.input(at, input)
+        let open =
+            Open { at, request, operation: operation.clone(), entries: payloads, begun: self.now, floor };
+        self.clients[client].open = Some(open);
+        self.input(at, input)?;
+        Ok(true)
     }
 
-    fn new_operation(&mut self, client: usize) -> Operation {
-        self.clients[client].begun += 1;
-        if self.random.chance(200) {
-            return Operation::Read;
-        }
-        let number = self.clients[client].begun;
-        let count = if self.random.chance(150) { 3 } else { 1 };
-        let entries = (0..count).map(|part| payload(client, number, part)).collect();
-        let expected = self.random.chance(100).then(|| self.clients[client].seen);
-        Operation::Append { entries, expected }
-    }
-
-    pub(crate) fn give_up(&mut self, client: usize, request: RequestId) -> Result<(), Violation> {
-        let Some(open) = self.clients[client].open.as_ref().filter(|open| open.request == request) else {
-            return Ok(());
+    /// A client gives up. Returns whether it was still waiting.
+    ///
+    /// # Errors
+    /// The first broken promise.
+    pub fn cancel(&mut self, client: usize, request: RequestId) -> Result<bool, Violation> {
+        let Some(client_state) = self.clients.get_mut(client) else { return Ok(false) };
+        let Some(open) = client_state.open.as_ref().filter(|open| open.request == request) else {
+            return Ok(false);
         };
         let at = open.at;
-        self.faults.add(Fault::ClientTimeout);
+        self.coverage.fault(Fault::ClientTimeout);
         self.input(at, Input::Cancel(request))?;
         // A member that answers nothing even to this is one that has nothing to say any more.
-        if let Some(open) = self.clients[client].open.take_if(|open| open.request == request) {
-            self.oracle.answered(&open, &Outcome::Unknown)?;
-            self.client_pause(client);
+        if self.clients[client].open.as_ref().is_some_and(|open| open.request == request) {
+            self.close(client, &Outcome::Unknown)?;
         }
-        Ok(())
+        Ok(true)
     }
 
     pub(crate) fn answer(
@@ -119,10 +104,18 @@ impl World {
         outcome: &Outcome,
     ) -> Result<(), Violation> {
         let waits = |c: &Client| c.open.as_ref().is_some_and(|o| o.request == request && o.at == id);
-        let Some(client) = self.clients.iter().position(waits) else { return Ok(()) };
+        match self.clients.iter().position(waits) {
+            Some(client) => self.close(client, outcome),
+            None => Ok(()),
+        }
+    }
+
+    /// The operation of `client` came to `outcome`.
+    pub(crate) fn close(&mut self, client: usize, outcome: &Outcome) -> Result<(), Violation> {
         let Some(open) = self.clients[client].open.take() else { return Ok(()) };
-        self.trace.step(self.now, 4, client as u64, request.0);
-        self.trace.line(self.now, || format!("client {client} {request:?} gets {outcome:?}"));
+        self.trace.step(self.now, 4, client as u64, open.request.0);
+        self.trace.line(self.now, || format!("client {client} {:?} gets {outcome:?}", open.request));
+        self.count_answer(outcome, &open);
         let seen = match outcome {
             Outcome::Appended(_, last) => *last,
             Outcome::Read(index) => *index,
@@ -132,8 +125,27 @@ impl World {
         let known = &mut self.clients[client].seen;
         *known = (*known).max(seen);
         self.oracle.answered(&open, outcome)?;
-        self.note_served(&open.operation, outcome, open.begun);
-        self.client_pause(client);
+        if matches!(outcome, Outcome::Appended(..)) {
+            self.last_append_served = self.last_append_served.max(Some(open.begun));
+        }
+        if let Some(history) = &mut self.history {
+            history.push(Event::of(client, &open, outcome, self.now));
+        }
+        self.effects.push(Effect::Answered(client));
         Ok(())
+    }
+
+    fn count_answer(&mut self, outcome: &Outcome, open: &Open) {
+        let read = open.operation == Operation::Read;
+        self.coverage.rule(match outcome {
+            Outcome::Appended(..) => Rule::AppendAcknowledged,
+            Outcome::Read(_) => Rule::ReadAnswered,
+            Outcome::Refused(_) if read => Rule::ReadRefused,
+            Outcome::Unknown if read => Rule::ReadRefused,
+            Outcome::Refused(Refusal::UnexpectedIndex { .. }) => Rule::AppendUnexpected,
+            Outcome::Refused(Refusal::NotActive(_)) => Rule::AppendNotActive,
+            Outcome::Refused(_) => Rule::AppendNoLeader,
+            Outcome::Unknown => Rule::AppendUnknown,
+        });
     }
 }

@@ -1,120 +1,88 @@
-//! The kinds of fault, and how often each happened.
+//! The kinds of fault that a run can meet. Numbers are those of the catalogue in docs: reliability.md.
+//!
+//! Faults of the disk are listed apart, in [`crate::disk_faults`]: the real storage engine is tested against the
+//! same list.
 
-use std::collections::BTreeMap;
+use crate::coverage::kinds;
+use crate::disk_faults::DiskFault;
 
-/// Every kind of fault that a run can meet. One that a whole test run never met fails it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fault {
-    /// A message was lost.
-    Drop,
-    /// A message arrived twice.
-    Duplicate,
-    /// A message was overtaken.
-    Reorder,
-    /// A message was late.
-    Delay,
-    /// A link carried messages one way only.
-    OneWayCut,
-    /// A member was cut off both ways.
-    Isolation,
-    /// The members were split in two.
-    Partition,
-    /// A process died.
-    Crash,
-    /// A process started on a disk that has had a life.
-    Restart,
-    /// A crash lost writes that were not synced.
-    LostUnsynced,
-    /// A crash during a sync whose transaction survived untold.
-    UntoldSync,
-    /// All members lost power together.
-    PowerLoss,
-    /// A disk took long to sync.
-    SlowDisk,
-    /// A member was added as a learner.
-    AddLearner,
-    /// A learner was promoted.
-    Promote,
-    /// A member was removed.
-    Remove,
-    /// Leadership was handed over.
-    TransferLeader,
-    /// A client gave up waiting.
-    ClientTimeout,
-}
-
-impl Fault {
-    /// All kinds.
-    pub const ALL: [Fault; 18] = [
-        Fault::Drop,
-        Fault::Duplicate,
-        Fault::Reorder,
-        Fault::Delay,
-        Fault::OneWayCut,
-        Fault::Isolation,
-        Fault::Partition,
-        Fault::Crash,
-        Fault::Restart,
-        Fault::LostUnsynced,
-        Fault::UntoldSync,
-        Fault::PowerLoss,
-        Fault::SlowDisk,
-        Fault::AddLearner,
-        Fault::Promote,
-        Fault::Remove,
-        Fault::TransferLeader,
-        Fault::ClientTimeout,
-    ];
-
-    /// Its name in reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Fault::Drop => "drop",
-            Fault::Duplicate => "duplicate",
-            Fault::Reorder => "reorder",
-            Fault::Delay => "delay",
-            Fault::OneWayCut => "one_way_cut",
-            Fault::Isolation => "isolation",
-            Fault::Partition => "partition",
-            Fault::Crash => "crash",
-            Fault::Restart => "restart",
-            Fault::LostUnsynced => "lost_unsynced",
-            Fault::UntoldSync => "untold_sync",
-            Fault::PowerLoss => "power_loss",
-            Fault::SlowDisk => "slow_disk",
-            Fault::AddLearner => "add_learner",
-            Fault::Promote => "promote",
-            Fault::Remove => "remove",
-            Fault::TransferLeader => "transfer_leader",
-            Fault::ClientTimeout => "client_timeout",
-        }
+kinds! {
+    /// Every kind of fault. One that a whole sweep never met is named in its report.
+    Fault {
+        /// 20: a message was lost.
+        Drop = "drop",
+        /// 20: a message arrived twice.
+        Duplicate = "duplicate",
+        /// 20: a message was overtaken by later ones.
+        Reorder = "reorder",
+        /// 20: a message was late by more than an election timeout: stale delivery.
+        Stale = "stale_delivery",
+        /// A message was late.
+        Delay = "delay",
+        /// 16: a member's links carried messages one way only.
+        OneWayCut = "one_way_cut",
+        /// 15: a member was cut off both ways.
+        Isolation = "isolation",
+        /// 15: the members were split in two.
+        Partition = "partition",
+        /// 17 to 19: some links were cut, others not.
+        PartialPartition = "partial_partition",
+        /// 17: every link but those of one member was cut.
+        HubTopology = "hub_topology",
+        /// 1: a process died between any two of its writes.
+        Crash = "crash",
+        /// 13: a process died again before it had recovered.
+        CrashInRecovery = "crash_in_recovery",
+        /// A process started on a disk that has had a life.
+        Restart = "restart",
+        /// 10: all members lost power together.
+        PowerLoss = "power_loss",
+        /// 47: a process was told to stop, handed over, and came back.
+        Drain = "drain",
+        /// 22: a process got no time for a while, less than an election timeout or so.
+        Pause = "pause",
+        /// 22: a machine was suspended for several election timeouts; its clock counted them.
+        Suspend = "suspend",
+        /// 23: a member's clock runs fast or slow.
+        ClockRate = "clock_rate",
+        /// 23: a member's clock jumped ahead.
+        ClockJump = "clock_jump",
+        /// Every start: a member's clock begins anywhere.
+        ClockOffset = "clock_offset",
+        /// 28 to 30: a member was added as a learner.
+        AddLearner = "add_learner",
+        /// A learner was promoted.
+        Promote = "promote",
+        /// 31, 46: a member was removed, the leader included.
+        Remove = "remove",
+        /// 29: a change was asked for while another was under way, or from a version that had passed.
+        CompetingChange = "competing_change",
+        /// 50: an operator repeated a change that it had asked for before.
+        RepeatedChange = "repeated_change",
+        /// Leadership was handed over on request.
+        TransferLeader = "transfer_leader",
+        /// 39: a client gave up waiting.
+        ClientTimeout = "client_timeout",
     }
 }
 
-/// How often each kind happened.
-#[derive(Clone, Debug, Default)]
-pub struct FaultCounts(BTreeMap<Fault, u64>);
+/// A fault of either list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnyFault {
+    /// Not of the disk.
+    World(Fault),
+    /// Of the disk.
+    Disk(DiskFault),
+}
 
-impl FaultCounts {
-    /// One more.
-    pub fn add(&mut self, fault: Fault) {
-        *self.0.entry(fault).or_default() += 1;
+impl From<Fault> for AnyFault {
+    fn from(fault: Fault) -> AnyFault {
+        AnyFault::World(fault)
     }
+}
 
-    /// How often `fault` happened.
-    pub fn get(&self, fault: Fault) -> u64 {
-        self.0.get(&fault).copied().unwrap_or(0)
-    }
-
-    /// All faults together.
-    pub fn total(&self) -> u64 {
-        self.0.values().sum()
-    }
-
-    /// Adds another run's.
-    pub fn merge(&mut self, other: &FaultCounts) {
-        for (fault, count) in &other.0 {
-            *self.0.entry(*fault).or_default() += count;
-        }
+impl From<DiskFault> for AnyFault {
+    fn from(fault: DiskFault) -> AnyFault {
+        AnyFault::Disk(fault)
     }
 }

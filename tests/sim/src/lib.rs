@@ -6,22 +6,29 @@
 //! "Layers of testing", 2).
 //!
 //! ```text
-//!   seed -> World { members (core + disk), network, clients, faults } -> events in order of simulated time
-//!                |                                        |
-//!                +-- invariants after every step          +-- oracle on every answer
+//!   seed --> Director (chance: order, faults, clients, operator) --steps--> World (members: core + disk)
+//!                                    |                                        |              |
+//!   event file <--write-- typed steps + --read--> replay, shrink --steps----->+   invariants +   oracle on
+//!                                                                                 every step     every answer
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod action;
 pub mod client;
+pub mod coverage;
+pub mod director;
 pub mod disk;
+pub mod disk_faults;
+pub mod explain;
 pub mod faults;
+pub mod history;
 pub mod invariants;
 pub mod member;
-pub mod membership;
-pub mod network;
 pub mod oracle;
+mod outputs;
 pub mod progress;
 pub mod random;
+pub mod replay;
 pub mod run;
 pub mod sweep;
 pub mod topologies;

@@ -1,8 +1,50 @@
 //! One simulated member: a disk that outlives it, and the core while its process runs.
 
 use crate::disk::SimDisk;
-use std::time::Duration;
-use synod_paxos::{Instant, MemberId, Node};
+use std::collections::VecDeque;
+use synod_paxos::message::ViewId;
+use synod_paxos::{Index, Instant, MemberId, Node, Slot};
+
+/// A member's own clock: it counts suspended time, begins anywhere, and runs a little fast or slow.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clock {
+    /// Nanoseconds that it shows at simulated time 0.
+    pub offset: u64,
+    /// Parts per million that it runs fast.
+    pub drift: i64,
+}
+
+impl Clock {
+    /// What it shows at simulated time `at`.
+    pub fn local(&self, at: u64) -> Instant {
+        if self.drift == 0 {
+            return Instant(self.offset + at);
+        }
+        let run = i128::from(at) * i128::from(1_000_000 + self.drift) / 1_000_000;
+        Instant(self.offset + u64::try_from(run).unwrap_or(0))
+    }
+
+    /// The simulated time at which it shows `local`, or a moment later.
+    pub fn global(&self, local: Instant) -> u64 {
+        if self.drift == 0 {
+            return local.0.saturating_sub(self.offset);
+        }
+        let run = i128::from(local.0.saturating_sub(self.offset)) * 1_000_000;
+        let rate = i128::from(1_000_000 + self.drift);
+        u64::try_from((run + rate - 1) / rate).unwrap_or(u64::MAX)
+    }
+}
+
+/// Rows that the core asked for and has not got.
+#[derive(Clone, Copy, Debug)]
+pub struct AskedRead {
+    /// Of which view.
+    pub view: ViewId,
+    /// From where on.
+    pub from: Slot,
+    /// At most so many bytes of values.
+    pub bytes: usize,
+}
 
 /// A disk, and the process on it, if one runs.
 #[derive(Debug)]
@@ -13,16 +55,20 @@ pub struct Member {
     pub disk: SimDisk,
     /// The process.
     pub node: Option<Node>,
-    /// Counts processes: an event of an earlier one is dropped.
+    /// Counts processes: what was scheduled for an earlier one is dropped.
     pub boot: u64,
-    /// This process's clock lies so far ahead of simulated time.
-    pub clock_offset: Duration,
+    /// This process's clock.
+    pub clock: Clock,
     /// When the next tick is scheduled.
     pub tick_at: Option<u64>,
-    /// How long a sync takes at least; raised while its disk is slow.
-    pub sync_floor: Duration,
-    /// Its operator threw the disk away: it never comes back.
+    /// Reads of views, oldest first.
+    pub reads: VecDeque<AskedRead>,
+    /// Its volume is gone: it never comes back.
     pub destroyed: bool,
+    /// The last index that a subscriber here has got: it goes on from there over restarts.
+    pub streamed: Index,
+    /// The process took part since it started.
+    pub was_active: bool,
 }
 
 impl Member {
@@ -33,20 +79,12 @@ impl Member {
             disk: SimDisk::empty(id),
             node: None,
             boot: 0,
-            clock_offset: Duration::ZERO,
+            clock: Clock::default(),
             tick_at: None,
-            sync_floor: Duration::ZERO,
+            reads: VecDeque::new(),
             destroyed: false,
+            streamed: Index(0),
+            was_active: false,
         }
-    }
-
-    /// The member's own clock at simulated time `at`.
-    pub fn local(&self, at: u64) -> Instant {
-        Instant(at).after(self.clock_offset)
-    }
-
-    /// Simulated time of a moment on the member's own clock.
-    pub fn global(&self, local: Instant) -> u64 {
-        local.since(Instant(0).after(self.clock_offset)).as_nanos().try_into().unwrap_or(u64::MAX)
     }
 }

@@ -4,7 +4,8 @@
 //! one index; an append acknowledged before another began has the smaller index; a linearizable read covers
 //! every append acknowledged before it began.
 
-use crate::client::{Open, Operation};
+use crate::action::Operation;
+use crate::client::Open;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use synod_paxos::{Applied, Index, MemberId, Refusal, Slot};
@@ -112,11 +113,11 @@ impl Oracle {
         self.checked += 1;
         match (&open.operation, outcome) {
             (_, Outcome::Unknown) => self.unknown += 1,
-            (Operation::Append { entries, expected }, Outcome::Appended(first, last)) => {
-                self.judge_append(open, entries, *expected, *first, *last)?;
+            (Operation::Append { expected, .. }, Outcome::Appended(first, last)) => {
+                self.judge_append(open, &open.entries, expected.map(Index), *first, *last)?;
             }
-            (Operation::Append { entries, expected }, Outcome::Refused(refusal)) => {
-                self.judge_refusal(open, entries, *expected, refusal)?;
+            (Operation::Append { expected, .. }, Outcome::Refused(refusal)) => {
+                self.judge_refusal(open, &open.entries, expected.map(Index), refusal)?;
             }
             (Operation::Read, Outcome::Read(index)) => {
                 if *index < open.floor {

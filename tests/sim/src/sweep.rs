@@ -1,12 +1,12 @@
 //! Many seeds on two threads, and what they came to.
 
-use crate::faults::{Fault, FaultCounts};
+use crate::coverage::Coverage;
 use crate::oracle::Violation;
-use crate::run::{Effort, Outcome, run};
+use crate::run::{Effort, Keep, Outcome, run};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Which seeds to run.
 #[derive(Clone, Copy, Debug)]
@@ -17,10 +17,29 @@ pub struct Seeds {
     pub count: u64,
     /// No new one after this.
     pub end: Option<Instant>,
+    /// Threads.
+    pub threads: usize,
 }
 
-/// What a sweep came to.
-#[derive(Debug, Default, Serialize)]
+/// What runs came to together.
+#[derive(Debug, Default)]
+pub struct Sums {
+    /// Runs.
+    pub seeds: u64,
+    /// Simulated time of all.
+    pub simulated: Duration,
+    /// Client operations judged.
+    pub operations: u64,
+    /// Of these, such whose outcome nobody can tell.
+    pub unknown: u64,
+    /// What was met.
+    pub coverage: Coverage,
+    /// Seeds in which something broke.
+    pub failed: BTreeMap<u64, Violation>,
+}
+
+/// What a sweep came to, as a file shows it.
+#[derive(Debug, Serialize)]
 pub struct Report {
     /// Runs.
     pub seeds: u64,
@@ -33,20 +52,57 @@ pub struct Report {
     pub inconclusive: u64,
     /// Runs in which something broke.
     pub violations: u64,
-    /// How often each kind of fault happened.
+    /// How often each kind of fault, message and rule was met.
     pub coverage: BTreeMap<String, u64>,
-    /// Kinds that never did.
+    /// Kinds that never were.
     pub unreached: Vec<String>,
 }
 
-/// Runs seeds on two threads until they are through or one fails; outcomes are ordered by seed, and none
-/// depends on which thread ran it. Assertions of the core are caught and reported as violations.
-pub fn sweep(seeds: Seeds, effort: Effort, progress: &(dyn Fn(&Outcome) + Sync)) -> Vec<Outcome> {
+impl Sums {
+    fn add(&mut self, outcome: Outcome) {
+        self.seeds += 1;
+        self.simulated += outcome.simulated;
+        self.operations += outcome.operations;
+        self.unknown += outcome.unknown;
+        self.coverage.merge(&outcome.coverage);
+        if let Some(violation) = outcome.violation {
+            self.failed.insert(outcome.seed, violation);
+        }
+    }
+
+    fn merge(&mut self, other: Sums) {
+        self.seeds += other.seeds;
+        self.simulated += other.simulated;
+        self.operations += other.operations;
+        self.unknown += other.unknown;
+        self.coverage.merge(&other.coverage);
+        self.failed.extend(other.failed);
+    }
+
+    /// As a file shows it.
+    pub fn report(&self) -> Report {
+        let coverage = self.coverage.named();
+        let unreached = coverage.iter().filter(|(_, count)| **count == 0).map(|(name, _)| name.clone());
+        Report {
+            seeds: self.seeds,
+            simulated_hours: self.simulated.as_secs_f64() / 3_600.0,
+            operations_checked: self.operations,
+            inconclusive: 0,
+            violations: self.failed.len() as u64,
+            unreached: unreached.collect(),
+            coverage,
+        }
+    }
+}
+
+/// Runs seeds until they are through or one fails; what they come to does not depend on which thread ran which.
+/// Assertions of the core are caught and reported as violations.
+pub fn sweep(seeds: Seeds, effort: Effort, progress: &(dyn Fn(&Outcome) + Sync)) -> Sums {
     std::panic::set_hook(Box::new(|_| {}));
     let next = AtomicU64::new(seeds.first);
     let last = seeds.first.saturating_add(seeds.count);
     let work = || {
-        let mut outcomes = Vec::new();
+        let mut sums = Sums::default();
         while seeds.end.is_none_or(|end| Instant::now() < end) {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= last {
@@ -57,54 +113,33 @@ pub fn sweep(seeds: Seeds, effort: Effort, progress: &(dyn Fn(&Outcome) + Sync))
             if outcome.violation.is_some() {
                 next.store(last, Ordering::Relaxed);
             }
-            outcomes.push(outcome);
+            sums.add(outcome);
         }
-        outcomes
+        sums
     };
-    let mut outcomes = std::thread::scope(|scope| {
-        let other = scope.spawn(work);
-        let mut outcomes = work();
-        outcomes.extend(other.join().expect("a run catches its own panics"));
-        outcomes
+    let sums = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..seeds.threads).map(|_| scope.spawn(work)).collect();
+        let mut sums = work();
+        for other in others {
+            sums.merge(other.join().expect("a run catches its own panics"));
+        }
+        sums
     });
     let _ = std::panic::take_hook();
-    outcomes.sort_by_key(|outcome| outcome.seed);
-    outcomes
+    sums
 }
 
 /// Every so many seeds one is run twice: a run must be a function of its seed.
 const SAMPLE: u64 = 64;
 
 fn run_and_sample(seed: u64, effort: Effort) -> Outcome {
-    let mut outcome = run(seed, effort, false);
+    let mut outcome = run(seed, effort, Keep::default());
     if seed.is_multiple_of(SAMPLE) && outcome.violation.is_none() {
-        let again = run(seed, effort, false);
+        let again = run(seed, effort, Keep::default());
         if again.hash != outcome.hash {
             let evidence = format!("hashes {:016x} and {:016x}", outcome.hash, again.hash);
             outcome.violation = Some(Violation { property: "a run is a function of its seed", evidence });
         }
     }
     outcome
-}
-
-impl Report {
-    /// Adds up outcomes.
-    pub fn of(outcomes: &[Outcome]) -> Report {
-        let mut faults = FaultCounts::default();
-        let mut report = Report::default();
-        for outcome in outcomes {
-            faults.merge(&outcome.faults);
-            report.seeds += 1;
-            report.simulated_hours += outcome.simulated.as_secs_f64() / 3_600.0;
-            report.operations_checked += outcome.operations;
-            report.violations += u64::from(outcome.violation.is_some());
-        }
-        for fault in Fault::ALL {
-            report.coverage.insert(fault.name().to_owned(), faults.get(fault));
-            if faults.get(fault) == 0 {
-                report.unreached.push(fault.name().to_owned());
-            }
-        }
-        report
-    }
 }

@@ -11,9 +11,10 @@
 //!   chained       a - H - b  the leader a and b do not see each other: b must not unseat a for ever
 //! ```
 
-use crate::client::Operation;
-use crate::oracle::{Outcome, Violation};
-use crate::world::World;
+use crate::director::Director;
+use crate::director::swarm::Swarm;
+use crate::oracle::Violation;
+use crate::random::Random;
 use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -122,79 +123,46 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// # Errors
 /// A broken promise, or no recovery at all.
 pub fn recover(topology: Topology, seed: u64) -> Result<Recovery, Violation> {
-    let mut world = World::new(seed ^ 0x746f_706f, topology.members(), 6, false);
-    // Clients at members that reach no leader try elsewhere soon, so that what is measured is the cluster.
-    world.patience = (Duration::from_millis(50), Duration::from_millis(150));
-    let leader = lead(&mut world)?;
-    let others: Vec<MemberId> = world.running().into_iter().filter(|m| *m != leader).collect();
-    let Some(&hub) = world.random.pick(&others) else { return stuck("no other member") };
+    let swarm = Swarm::calm(topology.members(), 6);
+    let mut director = Director::new(seed, swarm, Random::new(seed ^ 0x746f_706f), false, false)?;
+    let pause = director.random.between(Duration::from_secs(2), Duration::from_secs(4));
+    director.pass(pause)?;
+    let Some(leader) = director.serving_leader() else { return stuck("no leader without a fault") };
+    let all = director.world.running();
+    let others: Vec<MemberId> = all.iter().copied().filter(|m| *m != leader).collect();
+    let Some(&hub) = director.random.pick(&others) else { return stuck("no other member") };
     if topology == Topology::Constrained {
         // The hub misses what the others get, for less than an election timeout.
-        world.network.cut(leader, hub);
-        let pause = world.random.between(Duration::from_millis(100), Duration::from_millis(600));
-        world.pass(pause)?;
+        director.network.cut((leader, hub));
+        let pause = director.random.between(Duration::from_millis(100), Duration::from_millis(600));
+        director.pass(pause)?;
     }
-    world.network.heal();
-    let all = world.running();
+    director.network.heal();
     for &a in &all {
         for &b in all.iter().filter(|b| **b != a) {
             let isolated = topology == Topology::Constrained && (a == leader || b == leader);
             if isolated || (a != hub && b != hub) {
-                world.network.cut(a, b);
+                director.network.cut((a, b));
             }
         }
     }
-    let cut = world.now;
-    let epochs = |world: &World| world.node(hub).and_then(|n| n.system()).map_or(0, |s| s.leaders.len());
-    while !world.served_since(cut) {
-        if world.now - cut > nanos(LONGEST) {
-            return stuck(&world.describe());
+    let cut = director.world.now;
+    while director.world.last_append_served.is_none_or(|begun| begun <= cut) {
+        if director.world.now - cut > u64::try_from(LONGEST.as_nanos()).unwrap_or(u64::MAX) {
+            return stuck(&director.describe());
         }
-        world.step()?;
+        director.step()?;
     }
-    let after = Duration::from_nanos(world.now - cut);
-    let before = epochs(&world);
-    world.settling = true;
-    world.pass(world.genesis.settings.election.timeout * 10)?;
-    Ok(Recovery { after, later_leaders: (epochs(&world) - before) as u64 })
+    let after = Duration::from_nanos(director.world.now - cut);
+    let epochs = |director: &Director| {
+        director.world.node(hub).and_then(|n| n.system()).map_or(0, |s| s.leaders.len())
+    };
+    let before = epochs(&director);
+    director.settling = true;
+    director.pass(director.swarm.timeout * 10)?;
+    Ok(Recovery { after, later_leaders: (epochs(&director) - before) as u64 })
 }
 
 fn stuck<T>(evidence: &str) -> Result<T, Violation> {
     Err(Violation { property: "a leader under partial connectivity", evidence: evidence.to_owned() })
-}
-
-/// Lets a cluster elect a leader and work for a while.
-fn lead(world: &mut World) -> Result<MemberId, Violation> {
-    let pause = world.random.between(Duration::from_secs(2), Duration::from_secs(4));
-    world.pass(pause)?;
-    match world.serving_leader() {
-        Some(leader) => Ok(leader),
-        None => stuck("no leader without a fault"),
-    }
-}
-
-fn nanos(span: Duration) -> u64 {
-    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
-}
-
-impl World {
-    /// Lets simulated time pass.
-    pub(crate) fn pass(&mut self, span: Duration) -> Result<(), Violation> {
-        let until = self.now + nanos(span);
-        while self.now < until {
-            self.step()?;
-        }
-        Ok(())
-    }
-
-    fn served_since(&self, moment: u64) -> bool {
-        self.last_append_served.is_some_and(|begun| begun > moment)
-    }
-
-    /// Notes when the newest acknowledged append had begun.
-    pub(crate) fn note_served(&mut self, operation: &Operation, outcome: &Outcome, begun: u64) {
-        if matches!((operation, outcome), (Operation::Append { .. }, Outcome::Appended(..))) {
-            self.last_append_served = self.last_append_served.max(Some(begun));
-        }
-    }
 }

@@ -37,6 +37,11 @@ impl Trace {
         }
     }
 
+    /// Whether somebody wants the lines.
+    pub fn is_kept(&self) -> bool {
+        self.keep
+    }
+
     /// The hash so far.
     pub fn digest(&self) -> u64 {
         self.hash.digest()

@@ -1,471 +1,438 @@
-//! The simulated world: members, network, clients, and the events between them in order of time.
+//! The simulated members, their disks and clients, and everything that can happen to them.
+//!
+//! The world has no chance in it and schedules nothing: whoever drives it ([`crate::director`] by chance,
+//! [`crate::replay`] from a file) tells it what happens next, and it says what may happen then as [`Effect`]s.
 
+use crate::action::{self, Command};
 use crate::client::Client;
-use crate::faults::{Fault, FaultCounts};
+use crate::coverage::{Coverage, MessageKind, Rule};
+use crate::disk_faults::DiskFault;
+use crate::faults::Fault;
+use crate::history;
 use crate::invariants::agreement::Agreement;
 use crate::invariants::chosen::Chosen;
-use crate::invariants::epochs;
 use crate::invariants::promises::Promises;
-use crate::member::Member;
-use crate::membership::Operator;
-use crate::network::Network;
+use crate::invariants::proposals::Proposals;
+use crate::invariants::whole_promises::WholePromises;
+use crate::member::{Clock, Member};
 use crate::oracle::{Oracle, Outcome, Violation};
-use crate::random::Random;
 use crate::trace::Trace;
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use synod_paxos::message::ViewId;
+use synod_paxos::configuration::Change;
+use synod_paxos::settings::ElectionSettings;
 use synod_paxos::{
-    AdminCommand, ClusterId, Genesis, Incoming, Input, MemberId, Node, Output, Refusal, Reply, RequestId,
-    Slot,
+    AdminCommand, AdminOutcome, ClusterId, Genesis, Incoming, Input, MemberId, Node, Refusal, RequestId,
 };
 
-/// Something that will happen.
+/// What a run begins with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setup {
+    /// Where it came from.
+    pub seed: u64,
+    /// The founding members.
+    pub founders: Vec<u64>,
+    /// The window of slots between a configuration entry and its effect.
+    pub alpha: u32,
+    /// Nanoseconds.
+    pub heartbeat: u64,
+    /// Nanoseconds.
+    pub timeout: u64,
+    /// Leaders read locally under a lease.
+    pub leases: bool,
+    /// Entries that the log keeps; none: all.
+    pub retention: Option<u64>,
+    /// Slots between two comparisons of chains.
+    pub chain_interval: u32,
+    /// Rows of the session table.
+    pub session_rows: u32,
+    /// Simulated applications.
+    pub clients: usize,
+}
+
+impl Setup {
+    fn genesis(&self) -> Genesis {
+        let mut cluster = [0; 16];
+        cluster[..8].copy_from_slice(&self.seed.to_le_bytes());
+        let members = self.founders.iter().map(|id| (MemberId(*id), format!("m{id}"))).collect();
+        let mut genesis = Genesis::new(ClusterId(cluster), members);
+        genesis.alpha = self.alpha;
+        genesis.settings.election = ElectionSettings {
+            heartbeat: Duration::from_nanos(self.heartbeat),
+            timeout: Duration::from_nanos(self.timeout),
+        };
+        genesis.settings.leases = self.leases;
+        genesis.settings.retention.entries = self.retention;
+        genesis.settings.chain_interval = self.chain_interval;
+        genesis.settings.limits.session_rows = self.session_rows;
+        genesis
+    }
+}
+
+/// What a step made possible.
 #[derive(Debug)]
-pub(crate) enum Event {
-    Deliver(Box<Incoming>),
+pub enum Effect {
+    /// A message is on its way.
+    Sent(Box<Incoming>),
+    /// A member's transaction is on its way to the disk.
+    Syncing(MemberId),
+    /// A member waits for rows of a view.
+    Reading(MemberId),
+    /// A member wants a tick at that simulated time.
     Tick(MemberId, u64),
-    Synced(MemberId, u64),
-    ReadView { member: MemberId, boot: u64, view: ViewId, from: Slot, bytes: usize },
-    Connect(MemberId, MemberId),
-    Client(usize),
-    GiveUp { client: usize, request: RequestId },
-    Restart(MemberId),
-    Trouble,
-    HealNetwork,
-    Operate,
+    /// A member's process died.
+    Died(MemberId),
+    /// A client's operation is over.
+    Answered(usize),
 }
 
 /// All of one run's state.
 #[derive(Debug)]
 pub struct World {
-    pub(crate) now: u64,
-    pub(crate) random: Random,
-    pub(crate) cluster: ClusterId,
-    pub(crate) genesis: Genesis,
-    pub(crate) members: BTreeMap<MemberId, Member>,
-    pub(crate) network: Network,
-    pub(crate) faults: FaultCounts,
-    pub(crate) clients: Vec<Client>,
-    pub(crate) operator: Operator,
-    /// No new faults and operations: everything is to come to rest.
-    pub(crate) settling: bool,
-    pub(crate) oracle: Oracle,
-    pub(crate) trace: Trace,
+    /// Simulated nanoseconds.
+    pub now: u64,
+    /// The first configuration.
+    pub genesis: Genesis,
+    /// All that ever were.
+    pub members: BTreeMap<MemberId, Member>,
+    /// The applications.
+    pub clients: Vec<Client>,
+    /// Judges their answers.
+    pub oracle: Oracle,
+    /// What was met.
+    pub coverage: Coverage,
+    /// What happened.
+    pub trace: Trace,
+    /// Operations from call to return, if somebody wants them.
+    pub history: Option<Vec<history::Event>>,
+    /// What the steps since the last look made possible.
+    pub effects: Vec<Effect>,
     /// When the newest append that is acknowledged had begun.
-    pub(crate) last_append_served: Option<u64>,
-    /// How long clients wait for an answer, between these.
-    pub(crate) patience: (Duration, Duration),
-    events: BinaryHeap<Reverse<(u64, u64)>>,
-    bodies: BTreeMap<u64, Event>,
-    scheduled: u64,
-    requests: u64,
-    agreement: Agreement,
-    chosen: Chosen,
-    promises: Promises,
+    pub last_append_served: Option<u64>,
+    /// Members whose disk shows less than it had acknowledged: none of them may ever vote again.
+    pub rolled_back: BTreeSet<MemberId>,
+    pub(crate) agreement: Agreement,
+    pub(crate) chosen: Chosen,
+    pub(crate) promises: Promises,
+    pub(crate) proposals: Proposals,
+    pub(crate) whole_promises: WholePromises,
 }
 
 impl World {
-    /// `founders` members with empty disks, started and told to form a cluster.
-    pub fn new(seed: u64, founders: usize, clients: usize, keep_trace: bool) -> World {
-        let mut random = Random::new(seed);
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&random.bits().to_le_bytes());
-        let cluster = ClusterId(bytes);
-        let ids: Vec<MemberId> = (0..founders).map(|_| MemberId(random.bits() | 1)).collect();
-        let members = ids.iter().map(|id| (*id, format!("{id}"))).collect();
-        let mut genesis = Genesis::new(cluster, members);
-        // Small windows meet their edges often.
-        genesis.alpha = [2, 4, 8, 64][usize::try_from(random.below(4)).unwrap_or(0)];
-        let mut world = World {
+    /// A world without members.
+    pub fn new(setup: &Setup, keep_trace: bool) -> World {
+        World {
             now: 0,
-            random,
-            cluster,
-            genesis: genesis.clone(),
+            genesis: setup.genesis(),
             members: BTreeMap::new(),
-            network: Network::default(),
-            faults: FaultCounts::default(),
-            clients: (0..clients).map(|_| Client::default()).collect(),
-            operator: Operator::default(),
-            settling: false,
+            clients: (0..setup.clients).map(|_| Client::default()).collect(),
             oracle: Oracle::default(),
+            coverage: Coverage::default(),
             trace: Trace::new(keep_trace),
+            history: None,
+            effects: Vec::new(),
             last_append_served: None,
-            patience: (Duration::from_millis(300), Duration::from_millis(4_000)),
-            events: BinaryHeap::new(),
-            bodies: BTreeMap::new(),
-            scheduled: 0,
-            requests: 0,
+            rolled_back: BTreeSet::new(),
             agreement: Agreement::default(),
             chosen: Chosen::default(),
             promises: Promises::default(),
-        };
-        for id in ids {
-            world.add_member(id);
-            world.start(id);
-            world.admin(id, AdminCommand::Initialize(genesis.clone()));
+            proposals: Proposals::default(),
+            whole_promises: WholePromises::default(),
         }
-        for client in 0..clients {
-            world.schedule(Duration::from_millis(5), Event::Client(client));
-        }
-        world
     }
 
-    /// A fresh member id.
-    pub(crate) fn mint(&mut self) -> MemberId {
-        MemberId(self.random.bits() | 1)
-    }
-
-    pub(crate) fn add_member(&mut self, id: MemberId) {
-        self.members.insert(id, Member::new(id));
-    }
-
-    pub(crate) fn node(&self, id: MemberId) -> Option<&Node> {
+    /// A member's core, if its process runs.
+    pub fn node(&self, id: MemberId) -> Option<&Node> {
         self.members.get(&id).and_then(|m| m.node.as_ref())
     }
 
-    pub(crate) fn is_running(&self, id: MemberId) -> bool {
+    /// Whether a member's process runs.
+    pub fn is_running(&self, id: MemberId) -> bool {
         self.node(id).is_some()
     }
 
-    pub(crate) fn running(&self) -> Vec<MemberId> {
+    /// All whose process runs.
+    pub fn running(&self) -> Vec<MemberId> {
         self.members.values().filter(|m| m.node.is_some()).map(|m| m.id).collect()
     }
 
-    pub(crate) fn schedule(&mut self, after: Duration, event: Event) {
-        let at = self.now + u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
-        self.scheduled += 1;
-        self.events.push(Reverse((at, self.scheduled)));
-        self.bodies.insert(self.scheduled, event);
+    /// An empty volume appears.
+    pub fn add(&mut self, id: MemberId) -> bool {
+        self.members.insert(id, Member::new(id)).is_none()
     }
 
-    /// Lets the next event happen; false: there is none.
+    /// Starts the process on a member's volume. Returns whether it did.
     ///
     /// # Errors
     /// The first broken promise.
-    pub fn step(&mut self) -> Result<bool, Violation> {
-        let Some(Reverse((at, number))) = self.events.pop() else { return Ok(false) };
-        let Some(event) = self.bodies.remove(&number) else { return Ok(true) };
-        self.now = at;
-        self.happen(event)?;
+    pub fn start(&mut self, id: MemberId, seed: u64, clock: Clock) -> Result<bool, Violation> {
+        let now = self.now;
+        let Some(member) = self.members.get_mut(&id).filter(|m| m.node.is_none() && !m.destroyed) else {
+            return Ok(false);
+        };
+        if member.boot > 0 {
+            self.coverage.fault(Fault::Restart);
+        }
+        if clock.drift != 0 {
+            self.coverage.fault(Fault::ClockRate);
+        }
+        self.coverage.fault(Fault::ClockOffset);
+        member.boot += 1;
+        member.clock = clock;
+        member.tick_at = None;
+        member.was_active = false;
+        let state = member.disk.boot();
+        let node = Node::new(state, clock.local(now), seed);
+        member.node = Some(node.expect("a simulated disk holds what the core wrote"));
+        self.trace.step(now, 6, id.0, seed);
+        self.trace.line(now, || format!("{id:?} starts"));
+        self.pump(id)?;
         Ok(true)
     }
 
-    fn happen(&mut self, event: Event) -> Result<(), Violation> {
-        match event {
-            Event::Deliver(incoming) => self.deliver(*incoming),
-            Event::Tick(member, boot) => {
-                if let Some(m) = self.members.get_mut(&member).filter(|m| m.boot == boot) {
-                    m.tick_at = None;
-                    return self.input(member, Input::Tick);
-                }
-                Ok(())
-            }
-            Event::Synced(member, boot) => self.synced(member, boot),
-            Event::ReadView { member, boot, view, from, bytes } => {
-                self.read_view(member, boot, view, from, bytes)
-            }
-            Event::Connect(a, b) => {
-                if self.is_running(a) && self.is_running(b) && self.network.is_open(a, b) {
-                    return self.input(a, Input::PeerConnected(b));
-                }
-                Ok(())
-            }
-            Event::Client(client) => self.client_turn(client),
-            Event::GiveUp { client, request } => self.give_up(client, request),
-            Event::Restart(member) => {
-                if !self.is_running(member) && self.members.get(&member).is_some_and(|m| !m.destroyed) {
-                    self.faults.add(Fault::Restart);
-                    self.start(member);
-                    return self.pump(member);
-                }
-                Ok(())
-            }
-            Event::Trouble => self.trouble(),
-            Event::HealNetwork => {
-                self.network.heal();
-                self.connect_all();
-                Ok(())
-            }
-            Event::Operate => {
-                if !self.settling {
-                    self.destroy_retired();
-                    self.operate();
-                    let pause = self.random.between(Duration::from_millis(100), Duration::from_millis(900));
-                    self.schedule(pause, Event::Operate);
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// Starts the process on a member's disk.
-    pub(crate) fn start(&mut self, id: MemberId) {
-        let (seed, offset, now) = (self.random.bits(), self.random.below(1 << 40), self.now);
-        let Some(member) = self.members.get_mut(&id) else { return };
-        member.boot += 1;
-        member.clock_offset = Duration::from_nanos(offset);
-        member.tick_at = None;
-        let state = member.disk.boot();
-        let node =
-            Node::new(state, member.local(now), seed).expect("a simulated disk holds what the core wrote");
-        member.node = Some(node);
-        self.trace.line(now, || format!("{id:?} starts"));
-        for other in self.running() {
-            if other != id {
-                let delay = self.random.between(Duration::from_millis(1), Duration::from_millis(30));
-                self.schedule(delay, Event::Connect(id, other));
-                self.schedule(delay, Event::Connect(other, id));
-            }
-        }
-        self.schedule_tick(id);
-    }
-
-    pub(crate) fn connect_all(&mut self) {
-        let running = self.running();
-        for &a in &running {
-            for &b in running.iter().filter(|b| **b != a) {
-                let delay = self.random.between(Duration::from_millis(1), Duration::from_millis(50));
-                self.schedule(delay, Event::Connect(a, b));
-            }
-        }
-    }
-
-    /// Ends a member's process; what its clients wait for has an unknown outcome.
-    pub(crate) fn crash(&mut self, id: MemberId) {
-        let survives = self.random.chance(500);
+    /// Ends a member's process; what its clients wait for has an unknown outcome. Returns whether it ran.
+    ///
+    /// # Errors
+    /// The first broken promise.
+    pub fn crash(&mut self, id: MemberId, kept: usize, torn: bool) -> Result<bool, Violation> {
         let now = self.now;
-        let Some(member) = self.members.get_mut(&id) else { return };
+        let Some(member) = self.members.get_mut(&id) else { return Ok(false) };
         if member.node.take().is_none() {
-            return;
+            return Ok(false);
         }
         member.boot += 1;
-        let syncing = !member.disk.syncing.is_empty();
-        let syncing_batches = std::mem::take(&mut member.disk.fresh);
-        drop(syncing_batches);
-        let lost = member.disk.crash(survives);
-        if syncing && survives {
-            for row in std::mem::take(&mut member.disk.fresh) {
-                self.chosen.voted(id, &row);
+        member.reads.clear();
+        let syncing = member.disk.syncing.len();
+        let lied = member.disk.kept().is_some();
+        let lost = member.disk.crash(kept, torn);
+        let fresh = std::mem::take(&mut member.disk.fresh);
+        self.coverage.fault(Fault::Crash);
+        if lied {
+            self.coverage.fault(DiskFault::LostSync);
+            self.promises.forget(id);
+            self.rolled_back.insert(id);
+        } else {
+            for row in &fresh {
+                self.chosen.voted(id, row)?;
             }
-            self.faults.add(Fault::UntoldSync);
+        }
+        if torn && syncing > 0 && kept > 0 {
+            self.coverage.fault(DiskFault::TornWrite);
+        } else if syncing > 0 && kept >= syncing {
+            self.coverage.fault(DiskFault::UntoldSync);
         }
         if lost > 0 {
-            self.faults.add(Fault::LostUnsynced);
+            self.coverage.fault(DiskFault::LostUnsynced);
         }
-        self.faults.add(Fault::Crash);
-        self.trace.line(now, || format!("{id:?} crashes, {lost} writes lost"));
+        self.trace.line(now, || {
+            let note = if lied { ", and what it had acknowledged" } else { "" };
+            format!("{id:?} dies, {lost} writes lost{note}")
+        });
         self.trace.step(now, 1, id.0, lost as u64);
         for client in 0..self.clients.len() {
-            if self.clients[client].open.as_ref().is_some_and(|open| open.at == id)
-                && let Some(open) = self.clients[client].open.take()
-            {
-                let _ = self.oracle.answered(&open, &Outcome::Unknown);
-                self.client_pause(client);
+            if self.clients[client].open.as_ref().is_some_and(|open| open.at == id) {
+                self.close(client, &Outcome::Unknown)?;
             }
         }
-        for other in self.running() {
-            self.input_quietly(other, Input::PeerDisconnected(id));
-        }
+        self.effects.push(Effect::Died(id));
+        Ok(true)
     }
 
-    /// The member's disk is gone for good.
-    pub(crate) fn destroy(&mut self, id: MemberId) {
-        self.crash(id);
-        if let Some(member) = self.members.get_mut(&id) {
-            member.destroyed = true;
-        }
+    /// The member's volume is gone for good.
+    ///
+    /// # Errors
+    /// The first broken promise.
+    pub fn destroy(&mut self, id: MemberId) -> Result<bool, Violation> {
+        self.crash(id, 0, false)?;
+        let Some(member) = self.members.get_mut(&id) else { return Ok(false) };
+        self.trace.line(self.now, || format!("{id:?} loses its volume"));
+        Ok(!std::mem::replace(&mut member.destroyed, true))
     }
 
-    pub(crate) fn admin(&mut self, id: MemberId, command: AdminCommand) {
-        let request = self.new_request();
-        self.trace.line(self.now, || format!("{id:?} is told {command:?}"));
-        self.input_quietly(id, Input::Admin { request, command });
+    /// One end of a connection sees it stand or break. Returns whether that end runs.
+    ///
+    /// # Errors
+    /// The first broken promise.
+    pub fn connection(&mut self, at: MemberId, peer: MemberId, stands: bool) -> Result<bool, Violation> {
+        let input = if stands { Input::PeerConnected(peer) } else { Input::PeerDisconnected(peer) };
+        self.trace.step(self.now, 7, at.0, peer.0 << 1 | u64::from(stands));
+        self.input(at, input)?;
+        Ok(self.is_running(at))
     }
 
-    pub(crate) fn new_request(&mut self) -> RequestId {
-        self.requests += 1;
-        RequestId(self.requests)
+    /// A member's timer fires.
+    ///
+    /// # Errors
+    /// The first broken promise.
+    pub fn tick(&mut self, id: MemberId) -> Result<bool, Violation> {
+        let Some(member) = self.members.get_mut(&id) else { return Ok(false) };
+        member.tick_at = None;
+        self.input(id, Input::Tick)?;
+        Ok(self.is_running(id))
     }
 
-    /// An input whose outputs are looked at with the member's next step.
-    fn input_quietly(&mut self, id: MemberId, input: Input) {
-        let now = self.now;
-        let Some(member) = self.members.get_mut(&id) else { return };
-        let local = member.local(now);
-        let boot = member.boot;
-        if let Some(node) = member.node.as_mut() {
-            node.handle(local, input);
-            self.schedule(Duration::ZERO, Event::Tick(id, boot));
-        }
-    }
-
-    pub(crate) fn input(&mut self, id: MemberId, input: Input) -> Result<(), Violation> {
-        let now = self.now;
-        let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
-        let local = member.local(now);
-        let Some(node) = member.node.as_mut() else { return Ok(()) };
-        node.handle(local, input);
-        self.pump(id)
-    }
-
-    fn deliver(&mut self, incoming: Incoming) -> Result<(), Violation> {
+    /// A message arrives.
+    ///
+    /// # Errors
+    /// The first broken promise.
+    pub fn deliver(&mut self, incoming: Incoming) -> Result<(), Violation> {
         let to = incoming.to;
-        if !self.network.is_open(incoming.from, to) {
+        if !self.is_running(to) {
             return Ok(());
         }
+        self.coverage.message(MessageKind::of(&incoming.message));
         self.trace.step(self.now, 2, incoming.from.0 ^ to.0.rotate_left(7), incoming.counters.written.0);
         self.trace.line(self.now, || format!("{:?} -> {to:?} {:?}", incoming.from, incoming.message));
         self.input(to, Input::Message(incoming))
     }
 
-    /// Takes a member's outputs, then checks what must hold.
-    pub(crate) fn pump(&mut self, id: MemberId) -> Result<(), Violation> {
-        let mut applied = false;
-        loop {
-            let now = self.now;
-            let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
-            let local = member.local(now);
-            let Some(output) = member.node.as_mut().and_then(|node| node.poll_output(local)) else { break };
-            applied |= matches!(output, Output::Applied(_));
-            self.take_output(id, output)?;
+    /// The transaction under way is durable, and the member is told.
+    ///
+    /// # Errors
+    /// The first broken promise.
+    pub fn synced(&mut self, id: MemberId) -> Result<bool, Violation> {
+        let Some(member) = self.members.get_mut(&id).filter(|m| m.node.is_some()) else { return Ok(false) };
+        let batches = std::mem::take(&mut member.disk.syncing);
+        let Some(completed) = member.disk.commit_all(batches) else { return Ok(false) };
+        for row in std::mem::take(&mut member.disk.fresh) {
+            self.chosen.voted(id, &row)?;
         }
-        self.schedule_tick(id);
-        self.check(id, applied)
+        self.promises.check(id, member.disk.state().promised)?;
+        self.input(id, Input::Persisted(completed))?;
+        self.start_sync(id);
+        Ok(true)
     }
 
-    fn check(&mut self, id: MemberId, applied: bool) -> Result<(), Violation> {
-        let Some(node) = self.members.get(&id).and_then(|m| m.node.as_ref()) else { return Ok(()) };
-        node.check_invariants();
-        if applied {
-            self.agreement.check(id, node)?;
-            epochs::check(node)?;
-            if let Some(system) = node.system() {
-                self.chosen.check(node, system.applied)?;
-                self.oracle.dense(system.applied)?;
-            }
-            self.oracle.settle_owed()?;
+    /// The disk answers the oldest read of a view with at most so many rows.
+    ///
+    /// # Errors
+    /// The first broken promise.
+    pub fn read_rows(&mut self, id: MemberId, count: usize) -> Result<bool, Violation> {
+        let Some(member) = self.members.get_mut(&id) else { return Ok(false) };
+        let Some(asked) = member.reads.pop_front() else { return Ok(false) };
+        let read = member.disk.read(asked.view, asked.from, asked.bytes, count);
+        if let Some((rows, end)) = read {
+            self.input(id, Input::ViewRows { view: asked.view, rows, end })?;
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn schedule_tick(&mut self, id: MemberId) {
-        let now = self.now;
-        let Some(member) = self.members.get_mut(&id) else { return };
-        let Some(deadline) = member.node.as_ref().and_then(Node::next_deadline) else { return };
-        let at = member.global(deadline).max(now);
-        if member.tick_at.is_none_or(|scheduled| at < scheduled) {
-            member.tick_at = Some(at);
-            let boot = member.boot;
-            self.schedule(Duration::from_nanos(at - now), Event::Tick(id, boot));
+    /// Something goes wrong with a disk. Returns whether there was something to go wrong.
+    pub fn disk(&mut self, id: MemberId, fault: DiskFault, change: impl FnOnce(&mut Member) -> bool) -> bool {
+        let Some(member) = self.members.get_mut(&id).filter(|m| !m.destroyed) else { return false };
+        let done = change(member);
+        if done {
+            self.trace.step(self.now, 8, id.0, fault as u64);
+            self.trace.line(self.now, || format!("{id:?} disk: {}", fault.name()));
+            self.coverage.fault(fault);
         }
+        done
     }
 
-    fn take_output(&mut self, id: MemberId, output: Output) -> Result<(), Violation> {
-        match output {
-            Output::Send(outgoing) => {
-                let incoming = outgoing.to_incoming();
-                if !self.is_running(incoming.to) {
-                    return Ok(());
-                }
-                for delay in self.network.route(id, incoming.to, &mut self.random, &mut self.faults) {
-                    self.schedule(delay, Event::Deliver(Box::new(incoming.clone())));
-                }
-            }
-            Output::Persist(batch) => {
-                if let Some(member) = self.members.get_mut(&id) {
-                    member.disk.pending.push_back(batch);
-                }
-                self.start_sync(id);
-            }
-            Output::OpenView { view } => {
-                if let Some(member) = self.members.get_mut(&id) {
-                    member.disk.open(view);
-                }
-            }
-            Output::ReadView { view, from, bytes } => {
-                let delay = self.random.between(Duration::from_micros(20), Duration::from_micros(900));
-                let boot = self.members.get(&id).map_or(0, |m| m.boot);
-                self.schedule(delay, Event::ReadView { member: id, boot, view, from, bytes });
-            }
-            Output::CloseView(view) => {
-                if let Some(member) = self.members.get_mut(&id) {
-                    member.disk.close(view);
-                }
-            }
-            Output::Applied(applied) => {
-                self.trace.step(self.now, 3, id.0, applied.slot.0);
-                self.trace.line(self.now, || format!("{id:?} applies {:?}", applied.slot));
-                self.oracle.applied(id, &applied)?;
-            }
-            Output::Installed { slot, index } => {
-                self.trace.line(self.now, || format!("{id:?} installs a snapshot at {slot:?}, {index:?}"));
-            }
-            Output::Trimmed { slot, index } => {
-                self.trace.line(self.now, || format!("{id:?} trims to {slot:?}, {index:?}"));
-            }
-            Output::CallReply { request, outcome } => {
-                let outcome = match outcome {
-                    Ok(Reply::Appended { first, last, .. }) => Outcome::Appended(first, last),
-                    Ok(_) => Outcome::Unknown,
-                    Err(Refusal::OutcomeUnknown) => Outcome::Unknown,
-                    Err(refusal) => Outcome::Refused(refusal),
+    /// The volume of a member that does not run is an older copy of itself.
+    pub fn restore(&mut self, id: MemberId) -> bool {
+        let stopped = !self.is_running(id);
+        let done = self.disk(id, DiskFault::RestoredCopy, |member| stopped && member.disk.restore());
+        if done {
+            self.promises.forget(id);
+            self.rolled_back.insert(id);
+        }
+        done
+    }
+
+    /// A clock jumps ahead.
+    ///
+    /// # Errors
+    /// The first broken promise.
+    pub fn jump(&mut self, id: MemberId, by: u64) -> Result<bool, Violation> {
+        let Some(member) = self.members.get_mut(&id).filter(|m| m.node.is_some()) else { return Ok(false) };
+        member.clock.offset += by;
+        member.tick_at = None;
+        self.coverage.fault(Fault::ClockJump);
+        self.trace.step(self.now, 9, id.0, by);
+        self.trace.line(self.now, || format!("{id:?} clock jumps by {} ms", by / 1_000_000));
+        self.pump(id)?;
+        Ok(true)
+    }
+
+    /// An operator's call.
+    ///
+    /// # Errors
+    /// The first broken promise.
+    pub fn admin(&mut self, id: MemberId, request: RequestId, command: &Command) -> Result<bool, Violation> {
+        let cluster = self.genesis.cluster;
+        let command = match command {
+            Command::Initialize => AdminCommand::Initialize(self.genesis.clone()),
+            Command::Join => AdminCommand::Join { cluster, digest: self.genesis.digest() },
+            Command::Change { version, operation, change, subject } => {
+                let member = MemberId(*subject);
+                let mut name = [0; 16];
+                name[..8].copy_from_slice(&operation.to_le_bytes());
+                let change = match change {
+                    action::Change::AddLearner => Change::AddLearner { member, name: format!("m{subject}") },
+                    action::Change::Promote => Change::Promote { member },
+                    action::Change::Remove => Change::Remove { member },
                 };
-                self.answer(id, request, &outcome)?;
+                AdminCommand::Change { cluster, expected_version: *version, operation: name, change }
             }
-            Output::ReadReady { request, outcome } => {
-                let outcome = outcome.map_or_else(Outcome::Refused, Outcome::Read);
-                self.answer(id, request, &outcome)?;
-            }
-            Output::AdminReply { request, outcome } => {
-                self.trace.line(self.now, || format!("{id:?} answers {request:?}: {outcome:?}"));
-            }
-            Output::LeaderChanged { leader } => {
-                self.trace.line(self.now, || format!("{id:?} follows {leader:?}"));
-            }
-            Output::Notice(notice) => self.trace.line(self.now, || format!("{id:?}: {notice:?}")),
-        }
-        Ok(())
+            Command::Transfer { to } => AdminCommand::TransferLeader { cluster, to: to.map(MemberId) },
+            Command::PrepareStop => AdminCommand::PrepareStop,
+        };
+        self.trace.step(self.now, 10, id.0, request.0);
+        self.trace.line(self.now, || match &command {
+            AdminCommand::Initialize(_) => format!("{id:?} is told to form the cluster"),
+            other => format!("{id:?} is told {other:?}"),
+        });
+        self.input(id, Input::Admin { request, command })?;
+        Ok(self.is_running(id))
     }
 
-    fn start_sync(&mut self, id: MemberId) {
-        let latency = self.random.between(Duration::from_micros(60), Duration::from_micros(2_500));
+    /// Hands an input to a member's core, takes what comes of it, and checks what must hold.
+    ///
+    /// # Errors
+    /// The first broken promise.
+    pub fn input(&mut self, id: MemberId, input: Input) -> Result<(), Violation> {
+        let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
+        let local = member.clock.local(self.now);
+        let Some(node) = member.node.as_mut() else { return Ok(()) };
+        node.handle(local, input);
+        self.pump(id)
+    }
+
+    pub(crate) fn start_sync(&mut self, id: MemberId) {
         let Some(member) = self.members.get_mut(&id) else { return };
         if !member.disk.syncing.is_empty() || member.disk.pending.is_empty() {
             return;
         }
         member.disk.syncing = std::mem::take(&mut member.disk.pending).into();
-        let (boot, latency) = (member.boot, latency + member.sync_floor);
-        self.schedule(latency, Event::Synced(id, boot));
+        self.effects.push(Effect::Syncing(id));
     }
 
-    fn synced(&mut self, id: MemberId, boot: u64) -> Result<(), Violation> {
-        let Some(member) = self.members.get_mut(&id).filter(|m| m.boot == boot) else { return Ok(()) };
-        let batches = std::mem::take(&mut member.disk.syncing);
-        let Some(completed) = member.disk.commit_all(batches) else { return Ok(()) };
-        for row in std::mem::take(&mut member.disk.fresh) {
-            self.chosen.voted(id, &row);
-        }
-        let Some(member) = self.members.get(&id) else { return Ok(()) };
-        self.promises.check(id, member.disk.durable().promised)?;
-        self.input(id, Input::Persisted(completed))?;
-        self.start_sync(id);
-        Ok(())
+    /// Members of the configurations that the most advanced member knows to be in force or pending.
+    pub fn configurations(&self) -> Vec<Vec<MemberId>> {
+        let nodes = self.members.values().filter_map(|m| m.node.as_ref()?.system());
+        let Some(system) = nodes.max_by_key(|s| s.applied) else { return Vec::new() };
+        system.configurations.from(system.applied.next()).map(|c| c.voters().collect()).collect()
     }
 
-    fn read_view(
-        &mut self,
-        id: MemberId,
-        boot: u64,
-        view: ViewId,
-        from: Slot,
-        bytes: usize,
-    ) -> Result<(), Violation> {
-        let Some(member) = self.members.get(&id).filter(|m| m.boot == boot) else { return Ok(()) };
-        match member.disk.read(view, from, bytes) {
-            Some((rows, end)) => self.input(id, Input::ViewRows { view, rows, end }),
-            None => Ok(()),
+    pub(crate) fn count_admin(&mut self, outcome: &Result<AdminOutcome, Refusal>) {
+        match outcome {
+            Ok(AdminOutcome::Changed { .. }) => self.coverage.rule(Rule::ChangeConfirmed),
+            Ok(AdminOutcome::Transferred(_)) => self.coverage.rule(Rule::HandedOver),
+            Ok(AdminOutcome::StopPrepared) => self.coverage.rule(Rule::StopPrepared),
+            Err(Refusal::Change(_) | Refusal::NotCaughtUp { .. }) => self.coverage.rule(Rule::ChangeRefused),
+            Ok(AdminOutcome::Initialized(_) | AdminOutcome::Joined) | Err(_) => {}
         }
+    }
+
+    /// Whether nobody has an operation open.
+    pub fn is_quiet(&self) -> bool {
+        self.clients.iter().all(|client| client.open.is_none())
+    }
+
+    /// The last index that a client has seen.
+    pub fn seen(&self, client: usize) -> u64 {
+        self.clients.get(client).map_or(0, |client| client.seen.0)
     }
 }

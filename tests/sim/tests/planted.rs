@@ -45,7 +45,7 @@ fn build() -> PathBuf {
 
 fn seeds(program: &Path, bug: Option<&str>, count: u64) -> (bool, String) {
     let mut command = Command::new(program);
-    command.args(["--seeds", &count.to_string()]);
+    command.args(["sweep", "--seeds", &count.to_string()]);
     command.args(bug.iter().flat_map(|bug| ["--planted", bug]));
     let output = command.output().expect("the program was just built");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();

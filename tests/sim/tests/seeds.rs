@@ -1,39 +1,46 @@
 //! The simulator's part of `make test`: a fixed range of seeds, every kind of fault, and replay.
 
-use synod_sim::run::{Effort, run};
-use synod_sim::sweep::{Report, Seeds, sweep};
+use synod_sim::replay::{read_events, replay, write_events};
+use synod_sim::run::{Effort, Keep, run};
+use synod_sim::sweep::{Seeds, sweep};
 
 /// About two minutes of two cores in the profile that tests are built with.
-const SEEDS: u64 = 20_000;
+const SEEDS: u64 = 4_000;
 
-/// Properties: those of `synod_sim::invariants` and of the oracle, over a fixed range of seeds with at least 500
-/// client operations and 20 faults each (docs: reliability.md, "Layers of testing", 2). Every 64th seed is run
-/// twice, with equal hashes.
+/// What is reached so seldom that a fixed range of seeds need not meet it; long sweeps name what they miss.
+const RARE: &[&str] = &[
+    // Only members that disagree, which is a bug, make it.
+    "message.diverged",
+    "rule.configuration_void",
+    "rule.stepped_down_on_another_batch",
+];
+
+/// Properties: those of `synod_sim::invariants` and of the oracle, over a fixed range of seeds (docs: reliability.md,
+/// "Layers of testing", 2). Every 64th seed is run twice, with equal hashes.
 #[test]
 fn a_fixed_range_of_seeds_breaks_nothing() {
     let effort = Effort::default();
-    let outcomes = sweep(Seeds { first: 1, count: SEEDS, end: None }, effort, &|_| {});
-    let report = Report::of(&outcomes);
+    let sums = sweep(Seeds { first: 1, count: SEEDS, end: None, threads: 2 }, effort, &|_| {});
+    let report = sums.report();
     println!("{}", serde_json::to_string_pretty(&report).unwrap());
-    for outcome in &outcomes {
-        if let Some(violation) = &outcome.violation {
-            panic!(
-                "seed {}: {}: {}\nsee it with: synod-sim --seed {} --trace",
-                outcome.seed, violation.property, violation.evidence, outcome.seed
-            );
-        }
-        assert!(outcome.operations >= effort.operations, "seed {}: {}", outcome.seed, outcome.operations);
-        assert!(outcome.faults.total() >= effort.faults, "seed {}", outcome.seed);
+    if let Some((seed, violation)) = sums.failed.first_key_value() {
+        panic!(
+            "seed {seed}: {}: {}\nsee it with: make sim-explain SEED={seed}",
+            violation.property, violation.evidence
+        );
     }
     assert_eq!(report.seeds, SEEDS);
-    assert!(report.unreached.is_empty(), "kinds of fault that never happened: {:?}", report.unreached);
+    let missed: Vec<&String> =
+        report.unreached.iter().filter(|name| !RARE.contains(&name.as_str())).collect();
+    assert!(missed.is_empty(), "never reached: {missed:?}");
 }
 
 /// Property: a run is a function of its seed (docs: reliability.md, "Layers of testing", 2).
 #[test]
 fn a_seed_replays_to_the_same_trace() {
     for seed in [1, 2, 5, 6, 7, 77, 439, 3_542, 4_272] {
-        let (first, second) = (run(seed, Effort::default(), false), run(seed, Effort::default(), false));
+        let (first, second) =
+            (run(seed, Effort::default(), Keep::default()), run(seed, Effort::default(), Keep::default()));
         assert_eq!(first.hash, second.hash, "seed {seed}");
         assert_eq!(first.entries, second.entries, "seed {seed}");
     }
@@ -42,6 +49,23 @@ fn a_seed_replays_to_the_same_trace() {
 /// The hash sees differences: other seeds give other traces.
 #[test]
 fn seeds_differ() {
-    let effort = Effort { operations: 50, faults: 1 };
-    assert_ne!(run(1, effort, false).hash, run(2, effort, false).hash);
+    let effort = Effort { operations: 50, faults: 1, ..Effort::default() };
+    assert_ne!(run(1, effort, Keep::default()).hash, run(2, effort, Keep::default()).hash);
+}
+
+/// Property: a run is a function of its recorded events, too: done again from an event file, they have the very same
+/// trace (docs: reliability.md, "Layers of testing", 2).
+#[test]
+fn an_event_file_replays_to_the_same_trace() {
+    for seed in 1..=40 {
+        let outcome = run(seed, Effort::default(), Keep { steps: true, ..Keep::default() });
+        let setup = outcome.setup.expect("a run that began");
+        let file = write_events(&setup, &outcome.steps).unwrap();
+        let (read_setup, steps) = read_events(&file).unwrap();
+        assert_eq!((&read_setup, &steps), (&setup, &outcome.steps), "seed {seed}");
+        let again = replay(&setup, &steps, false);
+        assert_eq!(again.violation, outcome.violation, "seed {seed}");
+        assert_eq!(again.world.trace.digest(), outcome.hash, "seed {seed}");
+        assert_eq!(again.world.oracle.checked, outcome.operations, "seed {seed}");
+    }
 }

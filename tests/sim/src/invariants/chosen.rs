@@ -1,4 +1,5 @@
-//! A value is applied only when it is chosen: a quorum of conf(slot) holds it on disk under one ballot.
+//! A value is applied only when it is chosen: a quorum of conf(slot) holds it on disk under one ballot. And once
+//! it is, nobody votes for another value there under a higher ballot.
 //!
 //! Votes are counted from the disks themselves, so that no member's own bookkeeping is believed.
 
@@ -13,16 +14,37 @@ type Votes = BTreeMap<(Ballot, u64), BTreeSet<MemberId>>;
 #[derive(Debug, Default)]
 pub struct Chosen {
     votes: BTreeMap<Slot, Votes>,
-    chosen: BTreeMap<Slot, u64>,
+    /// The value's hash, and the lowest ballot under which a quorum was seen to have it.
+    chosen: BTreeMap<Slot, (u64, Ballot)>,
 }
 
 impl Chosen {
     /// A row became durable at `member`. Learnt rows are no votes.
-    pub fn voted(&mut self, member: MemberId, row: &Row) {
-        if !row.chosen && !self.chosen.contains_key(&row.slot) {
-            let votes = self.votes.entry(row.slot).or_default();
-            votes.entry((row.ballot, xxh3_64(&row.value))).or_default().insert(member);
+    ///
+    /// # Errors
+    /// Where it votes for another value than was chosen there under a lower ballot.
+    pub fn voted(&mut self, member: MemberId, row: &Row) -> Result<(), Violation> {
+        if row.chosen {
+            return Ok(());
         }
+        let value = xxh3_64(&row.value);
+        match self.chosen.get(&row.slot) {
+            None => {
+                let votes = self.votes.entry(row.slot).or_default();
+                votes.entry((row.ballot, value)).or_default().insert(member);
+                Ok(())
+            }
+            Some((chosen, under)) if *under < row.ballot && *chosen != value => violation(
+                "a chosen value never changes",
+                format!("{member:?} votes {row:?}, another value was chosen under {under:?}"),
+            ),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// The hash of what was chosen in `slot`, if anybody has applied it.
+    pub fn value(&self, slot: Slot) -> Option<u64> {
+        self.chosen.get(&slot).map(|(value, _)| *value)
     }
 
     /// `node` has applied every slot up to `applied`: those not seen before must have been chosen.
@@ -36,11 +58,11 @@ impl Chosen {
             let configuration = system.configurations.at(slot);
             let votes = self.votes.remove(&slot).unwrap_or_default();
             let winner = votes.iter().find(|(_, voters)| configuration.has_quorum(voters));
-            let Some(((_, value), _)) = winner else {
+            let Some(((ballot, value), _)) = winner else {
                 let evidence = format!("{slot:?} applied with only these durable votes: {votes:?}");
                 return violation("applied only if chosen", evidence);
             };
-            self.chosen.insert(slot, *value);
+            self.chosen.insert(slot, (*value, *ballot));
             slot = slot.next();
         }
         Ok(())

@@ -9,6 +9,11 @@ use synod_paxos::{Ballot, MemberId};
 pub struct Promises(BTreeMap<MemberId, Ballot>);
 
 impl Promises {
+    /// The disk lost what it had acknowledged: it begins anew.
+    pub fn forget(&mut self, member: MemberId) {
+        self.0.remove(&member);
+    }
+
     /// Compares a disk with what it held before.
     ///
     /// # Errors

@@ -1,0 +1,50 @@
+//! The history of a run as an outside checker reads it: one JSON object a line.
+
+use crate::action::Operation;
+use crate::client::Open;
+use crate::oracle::Outcome;
+use serde::Serialize;
+
+/// One operation, from call to return.
+#[derive(Debug, Serialize)]
+pub struct Event {
+    /// Who called: one call at a time.
+    pub client: usize,
+    /// append or read.
+    pub op: &'static str,
+    /// The payloads of an append, and the last index it demanded.
+    pub input: serde_json::Value,
+    /// The first and last index of an append; the last index of a read; why it was refused.
+    pub output: serde_json::Value,
+    /// ok: it took effect. failed: it certainly did not. unknown: nobody can tell.
+    pub outcome: &'static str,
+    /// Simulated nanoseconds.
+    pub invoke_ns: u64,
+    /// Simulated nanoseconds; of an unknown outcome, when the client gave up.
+    pub return_ns: u64,
+}
+
+impl Event {
+    /// What became of an operation at `now`.
+    pub fn of(client: usize, open: &Open, outcome: &Outcome, now: u64) -> Event {
+        let input = match &open.operation {
+            Operation::Append { expected, .. } => {
+                let entries: Vec<String> =
+                    open.entries.iter().map(|e| String::from_utf8_lossy(e).into_owned()).collect();
+                serde_json::json!({ "entries": entries, "expected_index": expected })
+            }
+            Operation::Read => serde_json::Value::Null,
+        };
+        let (word, output) = match outcome {
+            Outcome::Appended(first, last) => ("ok", serde_json::json!({ "first": first.0, "last": last.0 })),
+            Outcome::Read(index) => ("ok", serde_json::json!({ "last_index": index.0 })),
+            Outcome::Refused(why) => ("failed", serde_json::json!({ "why": why.to_string() })),
+            Outcome::Unknown => ("unknown", serde_json::Value::Null),
+        };
+        let op = match open.operation {
+            Operation::Append { .. } => "append",
+            Operation::Read => "read",
+        };
+        Event { client, op, input, output, outcome: word, invoke_ns: open.begun, return_ns: now }
+    }
+}

@@ -1,0 +1,243 @@
+//! What the core asks for: sends, writes, reads, answers; each checked and counted on its way.
+
+use crate::coverage::Rule;
+use crate::faults::Fault;
+use crate::invariants::{epochs, leaving, stream};
+use crate::member::AskedRead;
+use crate::oracle::{Outcome, Violation};
+use crate::world::{Effect, World};
+use synod_paxos::message::Message;
+use synod_paxos::status::MemberState;
+use synod_paxos::value::Value;
+use synod_paxos::{Applied, MemberId, Node, Notice, Output, Refusal, Reply, Slot};
+
+impl World {
+    /// Takes a member's outputs, then checks what must hold.
+    pub(crate) fn pump(&mut self, id: MemberId) -> Result<(), Violation> {
+        let mut applied = false;
+        loop {
+            let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
+            let local = member.clock.local(self.now);
+            let Some(output) = member.node.as_mut().and_then(|node| node.poll_output(local)) else { break };
+            applied |= matches!(output, Output::Applied(_));
+            self.take_output(id, output)?;
+        }
+        self.want_tick(id);
+        self.check(id, applied)
+    }
+
+    fn check(&mut self, id: MemberId, applied: bool) -> Result<(), Violation> {
+        let Some(node) = self.members.get(&id).and_then(|m| m.node.as_ref()) else { return Ok(()) };
+        node.check_invariants();
+        if applied {
+            self.agreement.check(id, node)?;
+            epochs::check(node)?;
+            if let Some(system) = node.system() {
+                self.chosen.check(node, system.applied)?;
+                self.oracle.dense(system.applied)?;
+            }
+            self.oracle.settle_owed()?;
+        }
+        self.proposals.check(&self.chosen)
+    }
+
+    fn want_tick(&mut self, id: MemberId) {
+        let now = self.now;
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let Some(deadline) = member.node.as_ref().and_then(Node::next_deadline) else { return };
+        let at = member.clock.global(deadline).max(now);
+        if member.tick_at.is_none_or(|scheduled| at < scheduled) {
+            member.tick_at = Some(at);
+            self.effects.push(Effect::Tick(id, at));
+        }
+    }
+
+    fn take_output(&mut self, id: MemberId, output: Output) -> Result<(), Violation> {
+        match output {
+            Output::Send(outgoing) => {
+                self.check_leaving(id, outgoing.message())?;
+                self.effects.push(Effect::Sent(Box::new(outgoing.to_incoming())));
+            }
+            Output::Persist(batch) => {
+                if let Some(member) = self.members.get_mut(&id) {
+                    member.disk.pending.push_back(batch);
+                }
+                self.start_sync(id);
+            }
+            Output::OpenView { view } => {
+                if let Some(member) = self.members.get_mut(&id) {
+                    member.disk.open(view);
+                }
+            }
+            Output::ReadView { view, from, bytes } => {
+                if let Some(member) = self.members.get_mut(&id) {
+                    member.reads.push_back(AskedRead { view, from, bytes });
+                    self.effects.push(Effect::Reading(id));
+                }
+            }
+            Output::CloseView(view) => {
+                if let Some(member) = self.members.get_mut(&id) {
+                    member.disk.close(view);
+                }
+            }
+            Output::Applied(applied) => self.take_applied(id, &applied)?,
+            Output::Installed { slot, index } => {
+                self.trace.line(self.now, || format!("{id:?} installs a snapshot at {slot:?}, {index:?}"));
+                self.coverage.rule(Rule::Installed);
+                if let Some(member) = self.members.get_mut(&id) {
+                    // A subscriber that was behind it is told that the log begins later.
+                    member.streamed = member.streamed.max(index);
+                }
+            }
+            Output::Trimmed { slot, index } => {
+                self.trace.line(self.now, || format!("{id:?} trims to {slot:?}, {index:?}"));
+                self.coverage.rule(Rule::Trimmed);
+            }
+            Output::CallReply { request, outcome } => {
+                let outcome = match outcome {
+                    Ok(Reply::Appended { first, last, .. }) => Outcome::Appended(first, last),
+                    Ok(_) => Outcome::Unknown,
+                    Err(Refusal::OutcomeUnknown) => Outcome::Unknown,
+                    Err(refusal) => Outcome::Refused(refusal),
+                };
+                self.answer(id, request, &outcome)?;
+            }
+            Output::ReadReady { request, outcome } => {
+                let outcome = outcome.map_or_else(Outcome::Refused, Outcome::Read);
+                self.answer(id, request, &outcome)?;
+            }
+            Output::AdminReply { request, outcome } => {
+                self.count_admin(&outcome);
+                self.trace.line(self.now, || format!("{id:?} answers {request:?}: {outcome:?}"));
+            }
+            Output::LeaderChanged { leader } => {
+                self.trace.line(self.now, || format!("{id:?} follows {leader:?}"));
+            }
+            Output::Notice(notice) => self.take_notice(id, &notice),
+        }
+        Ok(())
+    }
+
+    fn check_leaving(&mut self, id: MemberId, message: &Message) -> Result<(), Violation> {
+        let Some(member) = self.members.get(&id) else { return Ok(()) };
+        leaving::check(&member.disk, self.genesis.cluster, &self.chosen, message)?;
+        if self.rolled_back.contains(&id) {
+            leaving::check_rolled_back(id, message)?;
+        }
+        self.whole_promises.check(id, &member.disk, message)?;
+        self.proposals.sent(id, message)?;
+        match message {
+            Message::Promise { chunk, rows, .. } => {
+                if *chunk > 0 {
+                    self.coverage.rule(Rule::PromiseInChunks);
+                }
+                if rows.iter().any(|row| !row.chosen) {
+                    self.coverage.rule(Rule::PromiseWithRows);
+                }
+            }
+            Message::Learned { rows, .. } if !rows.is_empty() => self.coverage.rule(Rule::ChosenSent),
+            Message::Welcome { full_genesis: Some(_), .. } => self.coverage.rule(Rule::GenesisSent),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn take_applied(&mut self, id: MemberId, applied: &Applied) -> Result<(), Violation> {
+        self.trace.step(self.now, 3, id.0, applied.slot.0);
+        self.trace.line(self.now, || format!("{id:?} applies {:?}", applied.slot));
+        if let Some(member) = self.members.get_mut(&id) {
+            let behind = member.streamed;
+            stream::check(member, applied)?;
+            if member.boot > 2 && behind.0 > 0 && behind < member.streamed && !member.was_active {
+                self.coverage.rule(Rule::StreamResumed);
+            }
+            let state = member.node.as_ref().filter(|_| !member.was_active);
+            let local = member.clock.local(self.now);
+            if state.is_some_and(|node| node.status(local).state == MemberState::Active) {
+                member.was_active = true;
+                if member.boot > 2 {
+                    self.coverage.rule(Rule::RecoveredMember);
+                }
+            }
+        }
+        self.oracle.applied(id, applied)?;
+        if self.chosen.value(applied.slot).is_none() {
+            self.count_value(id, applied);
+        }
+        Ok(())
+    }
+
+    /// The first member to apply a slot tells what kind of value it holds.
+    fn count_value(&mut self, id: MemberId, applied: &Applied) {
+        let row = self.members.get(&id).and_then(|m| m.disk.rows().get(&applied.slot));
+        let Some(value) = row.and_then(|row| Value::decode(row.value.clone()).ok()) else { return };
+        let ballot = row.map(|row| row.ballot);
+        match value {
+            Value::NoOp => self.coverage.rule(Rule::NoOpChosen),
+            Value::LeaderStart { .. } | Value::Mark | Value::Trim { .. } | Value::Recovered { .. } => {}
+            Value::Batch { ballot: taken, .. } => {
+                if ballot.is_some_and(|under| taken < under) {
+                    self.coverage.rule(Rule::ValueAdopted);
+                }
+                let void = applied.entries.is_empty() && self.is_void(id, applied.slot, taken);
+                self.coverage.rule(if void { Rule::VoidBatchChosen } else { Rule::BatchChosen });
+            }
+            Value::Configuration(entry) => {
+                let made = self.node(id).and_then(|n| n.system()).is_some_and(|s| {
+                    s.configurations.made_by(&entry.operation).is_some_and(|c| c.slot == applied.slot)
+                });
+                let rule = if made { Rule::ConfigurationChosen } else { Rule::ConfigurationVoid };
+                self.coverage.rule(rule);
+            }
+        }
+    }
+
+    fn is_void(&self, id: MemberId, slot: Slot, taken: synod_paxos::Ballot) -> bool {
+        let system = self.node(id).and_then(|n| n.system());
+        system.is_some_and(|s| s.leaders.iter().any(|(at, ballot)| *at < slot && taken < *ballot))
+    }
+
+    fn take_notice(&mut self, id: MemberId, notice: &Notice) {
+        self.trace.line(self.now, || format!("{id:?}: {notice:?}"));
+        let rule = match notice {
+            Notice::Campaigning(_) => Rule::Campaigned,
+            Notice::Leading { .. } => Rule::LeaderStarted,
+            Notice::SteppedDown { why, .. } => match *why {
+                "no answers from a quorum" => Rule::SteppedDownSilent,
+                "a peer has promised a higher ballot" => Rule::SteppedDownNacked,
+                "promised a higher ballot" => Rule::SteppedDownPromised,
+                "another member leads under a higher ballot" => Rule::SteppedDownHeard,
+                "another batch was chosen in a slot of ours" => Rule::SteppedDownOtherBatch,
+                _ => Rule::SteppedDownOtherwise,
+            },
+            Notice::Configured(configuration) => {
+                let removed = configuration.removed.as_ref().map(|(member, _)| *member);
+                let leads = self.node(id).is_some_and(|n| {
+                    n.status(synod_paxos::Instant(0)).role == synod_paxos::status::Role::Leader
+                });
+                if removed == Some(id) && leads {
+                    self.coverage.rule(Rule::LeaderRemoved);
+                }
+                return;
+            }
+            Notice::Removed => Rule::Retired,
+            Notice::Fenced(_) => Rule::Fenced,
+            Notice::Damaged { from: None, .. } => {
+                if self.members.get(&id).is_some_and(|m| m.tick_at.is_none()) {
+                    self.coverage.rule(Rule::DamageBars);
+                }
+                Rule::DamageMet
+            }
+            Notice::Damaged { .. }
+            | Notice::Undecodable { .. }
+            | Notice::Diverged { .. }
+            | Notice::Installed { .. } => return,
+        };
+        self.coverage.rule(rule);
+    }
+
+    /// Counts a fault that only its driver can see.
+    pub fn met(&mut self, fault: Fault) {
+        self.coverage.fault(fault);
+    }
+}
