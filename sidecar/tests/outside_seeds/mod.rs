@@ -107,6 +107,7 @@ fn values() -> Vec<Value> {
         change(3, Change::Remove { member: MemberId(3) }),
         Value::Mark,
         Value::Trim { through: Slot(3) },
+        Value::Recovered { members: BTreeMap::from([(MemberId(7), "a".into()), (MemberId(8), "b".into())]) },
     ]);
     values.dedup();
     values

@@ -165,7 +165,12 @@ impl Value {
             RECOVERED => {
                 let mut members = BTreeMap::new();
                 for _ in 0..r.length("members", limits::MEMBERS, 12)? {
-                    members.insert(MemberId(r.u64()?), r.text("name", limits::NAME_BYTES)?);
+                    let member = MemberId(r.u64()?);
+                    // One encoding for each value: a row's bytes are compared and chained.
+                    if members.last_key_value().is_some_and(|(last, _)| member <= *last) {
+                        return Err(DecodeError::OutOfBounds { what: "order of members", found: member.0 });
+                    }
+                    members.insert(member, r.text("name", limits::NAME_BYTES)?);
                 }
                 if members.is_empty() {
                     return Err(DecodeError::OutOfBounds { what: "members", found: 0 });
