@@ -31,6 +31,8 @@ async fn calls_beyond_their_bounds() {
     assert_eq!(error.reason, "call-too-large");
     let error = refused(&cluster, vec![Bytes::new(); 4_097]).await;
     assert_eq!(error.reason, "call-too-large");
+    let error = refused(&cluster, vec![Bytes::from(vec![b'x'; 5 << 20])]).await;
+    assert_eq!((error.reason.as_str(), error.code), ("call-too-large", Code::ResourceExhausted));
     let error = refused(&cluster, Vec::new()).await;
     assert_eq!((error.reason.as_str(), error.code), ("empty-call", Code::InvalidArgument));
     assert!(error.not_appended);

@@ -30,6 +30,8 @@ use tonic::transport::Channel;
 const IN_FLIGHT: usize = 4_096;
 /// Their bytes: under the member's own bound for all its clients, 64 MiB.
 const IN_FLIGHT_BYTES: u32 = 32 << 20;
+/// A call of more bytes is not sent: no log takes it, and the member would end the stream that all tasks share.
+const CALL_BYTES: usize = 3 << 20;
 /// How much longer than the deadline the member's own answer to it is awaited.
 const GRACE: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -176,6 +178,9 @@ impl Appender {
         let AppendOptions { expected_index, timeout, repeats } = options;
         let deadline = Instant::now() + timeout;
         let size = entries.iter().map(|entry| entry.len() + 64).sum::<usize>();
+        if size > CALL_BYTES {
+            return Err(AppendError::Refused(too_large(&entries)));
+        }
         let size = u32::try_from(size).unwrap_or(u32::MAX).min(IN_FLIGHT_BYTES);
         let waiting = tokio::time::timeout_at(deadline, self.bytes.clone().acquire_many_owned(size));
         let Ok(Ok(permit)) = waiting.await else { return Err(AppendError::Refused(too_slow())) };
@@ -350,6 +355,20 @@ fn no_answer() -> CallError {
         code: Code::DeadlineExceeded,
         reason: "outcome-unknown".to_owned(),
         ..transport("no answer came before the deadline")
+    }
+}
+
+fn too_large(entries: &[Bytes]) -> CallError {
+    let bytes: usize = entries.iter().map(Bytes::len).sum();
+    let count = entries.len();
+    let message = format!(
+        "a call of {count} entries and {bytes} bytes is larger than any log takes: send several calls"
+    );
+    CallError {
+        code: Code::ResourceExhausted,
+        reason: "call-too-large".to_owned(),
+        not_appended: true,
+        ..transport(&message)
     }
 }
 
