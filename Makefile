@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down cluster cluster-down test verify fix tools bench sim sim-explain search fuzz torture cover rust
+.PHONY: help demo demo-down cluster cluster-down test verify fix tools bench sim sim-explain mutants search fuzz torture cover rust
 
 CACHE := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/synod
 NEXTEST_VERSION := 0.9.151
@@ -62,6 +62,9 @@ sim: rust ## Try to break the core on both cores: make sim FOR=10m
 
 sim-explain: rust ## Show how a seed breaks a promise: make sim-explain SEED=7
 	@$(SIM) explain $(SEED)
+
+mutants: rust ## Plant each bug of the list in the core, and see which test catches it
+	@cargo run --quiet --locked --package synod-mutants -- $(MUTANTS_ARGS)
 
 search: rust ## Visit every state of small clusters: make search SEARCH_ARGS='--help'
 	@cargo run --quiet --locked --package synod-search -- --depth-first $(SEARCH_ARGS)

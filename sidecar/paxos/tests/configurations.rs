@@ -1,9 +1,13 @@
 //! Rules of docs: protocol.md, "Configurations": one change an entry, judged at apply, in force alpha later.
 
+#[path = "protocol/planted.rs"]
+mod planted;
+
 use synod_paxos::configuration::{Change, ChangeRefused, ConfigurationEntry, ConfigurationHistory};
 use synod_paxos::{ClusterId, Genesis, MemberId, Slot};
 
 fn history() -> ConfigurationHistory {
+    planted::plant();
     let members = (1..=3).map(|m| (MemberId(m), format!("log-{m}"))).collect();
     let mut genesis = Genesis::new(ClusterId([1; 16]), members);
     genesis.alpha = 8;

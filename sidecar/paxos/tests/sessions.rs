@@ -1,5 +1,8 @@
 //! docs: protocol.md, "Sessions: exactly once": decided at apply, from replicated state.
 
+#[path = "protocol/planted.rs"]
+mod planted;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -16,6 +19,7 @@ use synod_paxos::{
 const BALLOT: Ballot = Ballot { round: 1, member: MemberId(1) };
 
 fn state(limits: Limits) -> SystemState {
+    planted::plant();
     let mut genesis = Genesis::new(ClusterId([1; 16]), [(MemberId(1), "log-0".to_owned())].into());
     genesis.settings.limits = limits;
     SystemState::new(&genesis)
