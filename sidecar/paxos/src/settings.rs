@@ -155,6 +155,9 @@ impl Settings {
         if !(1..=1 << 20).contains(&self.chain_interval) {
             return Err(SettingsError::ChainInterval);
         }
+        if !(1..=Settings::FORMAT_LEVEL).contains(&self.format_level) {
+            return Err(SettingsError::FormatLevel { actual: Settings::FORMAT_LEVEL });
+        }
         Ok(())
     }
 

@@ -62,6 +62,7 @@ fn call(error: &CallError) -> Failure {
         CallError::Key { .. } | CallError::Sequence | CallError::Name { .. } => {
             refused(Code::InvalidArgument, "invalid", error)
         }
+        CallError::Settings(_) => refused(Code::InvalidArgument, "invalid-settings", error),
         CallError::EntryTooLarge { .. } => refused(Code::ResourceExhausted, "entry-too-large", error),
         CallError::CallTooLarge { .. } => refused(Code::ResourceExhausted, "call-too-large", error),
     }

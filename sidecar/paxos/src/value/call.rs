@@ -2,7 +2,7 @@
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::limits;
-use crate::settings::Settings;
+use crate::settings::{Settings, SettingsError};
 use crate::types::{Digest, Incarnation, Index, MemberId, RequestId, SessionId};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -268,6 +268,8 @@ impl Call {
             {
                 Err(CallError::Name { bytes: name.len() })
             }
+            // What no member could read back must never be proposed: all of them would halt at it.
+            Operation::ChangeSettings { settings, .. } => Ok(settings.validate()?),
             _ => Ok(()),
         }
     }
@@ -392,6 +394,9 @@ pub enum CallError {
     /// A session's calls are numbered from 1.
     #[error("the calls of a session are numbered from 1")]
     Sequence,
+    /// Settings beyond their bounds.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     /// A cursor's name out of its bounds.
     #[error("a cursor's name has 1 to {} bytes, not {bytes}", limits::NAME_BYTES)]
     Name {

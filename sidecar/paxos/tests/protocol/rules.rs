@@ -6,7 +6,7 @@ use bytes::Bytes;
 use std::time::Duration;
 use synod_paxos::message::{Counters, ViewId};
 use synod_paxos::status::{MemberState, Role};
-use synod_paxos::value::Value;
+use synod_paxos::value::{Operation, Value};
 use synod_paxos::{
     DurableState, Incarnation, Incoming, Index, Input, Message, Output, RequestId, Row, Slot, row,
 };
@@ -186,6 +186,29 @@ fn an_unknown_entry_kind_halts() {
         .iter()
         .any(|output| matches!(output, Output::CallReply { request: RequestId(1), outcome: Err(_) }));
     assert!(refused);
+}
+
+/// Settings that no member could read back are refused before they are proposed: all would halt at them.
+#[test]
+fn settings_that_nobody_could_read_are_never_proposed() {
+    let mut lab = Lab::new(1, |_, _| {});
+    lab.campaign(1);
+    lab.settle();
+    let before = lab.status(1).chosen_through;
+    let good = lab.status(1).settings.unwrap();
+    let mut bad = [good; 4];
+    bad[0].limits.entry_bytes = 0;
+    bad[1].election.timeout = Duration::ZERO;
+    bad[2].clock_drift_percent = 21;
+    bad[3].format_level = 2;
+    for (request, settings) in (1..).zip(bad) {
+        let operation = Operation::ChangeSettings { expected_version: 1, settings };
+        lab.input(1, Input::Call { request: RequestId(request), operation });
+        lab.settle();
+    }
+    assert_eq!(lab.status(1).chosen_through, before);
+    assert_eq!(lab.status(1).role, Role::Leader);
+    assert_eq!(lab.status(1).settings, Some(good));
 }
 
 /// "Identity": "late messages are dropped, they fence nobody."
