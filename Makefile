@@ -55,7 +55,7 @@ fix: rust ## Format the code and write the generated files anew
 
 # How long `make sim` and `make torture` run, and `make fuzz` each target: 90s, 10m, 1h.
 FOR ?= 1m
-SIM := cargo run --quiet --locked --profile sim --package synod-sim --
+SIM := cargo run --quiet --locked --profile sim --package synod-sim --bin synod-sim --
 
 sim: rust ## Try to break the core on both cores: make sim FOR=10m
 	@$(SIM) sweep --for $(FOR) --report target/sim/report.json $(SIM_ARGS)

@@ -199,9 +199,42 @@ pub enum Operation {
         /// On the condition that the last index is this.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         expected: Option<u64>,
+        /// How a repeat is told from a new call.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        identity: Option<Identity>,
     },
     /// Read linearizably.
     Read,
+    /// Read what was acknowledged so many nanoseconds ago.
+    ReadStale {
+        /// Nanoseconds.
+        bound: u64,
+    },
+    /// Open a session.
+    OpenSession,
+    /// Move the client's cursor to what it has seen.
+    SetCursor {
+        /// Where it is to stand.
+        index: u64,
+    },
+}
+
+/// The identity of an append that its client sends again until it knows the outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Identity {
+    /// By its number in the client's session.
+    Session {
+        /// Which session.
+        session: u64,
+        /// Which of its calls.
+        sequence: u64,
+    },
+    /// By a key of its own.
+    Key {
+        /// An index that the client had seen when it chose the key.
+        minted: u64,
+    },
 }
 
 /// What an operator asks for.

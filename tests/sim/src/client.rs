@@ -1,14 +1,16 @@
 //! Simulated applications: each does one operation after the other at one member, and gives up after a while.
 
-use crate::action::Operation;
+use crate::action::{Identity, Operation};
 use crate::coverage::Rule;
 use crate::faults::Fault;
 use crate::history::Event;
 use crate::oracle::{Outcome, Violation};
 use crate::world::{Effect, World};
 use bytes::Bytes;
+use std::time::Duration;
+use synod_paxos::sessions::IdentityRefused;
 use synod_paxos::value::{self, Append};
-use synod_paxos::{Consistency, Index, Input, MemberId, Refusal, RequestId};
+use synod_paxos::{Consistency, Index, Input, MemberId, Refusal, RequestId, SessionId};
 
 /// An operation that is not answered.
 #[derive(Clone, Debug)]
@@ -25,6 +27,56 @@ pub struct Open {
     pub begun: u64,
     /// The highest index that any answer given before it began had shown.
     pub floor: Index,
+    /// How often it was sent.
+    pub tries: u32,
+}
+
+impl Open {
+    fn input(&self, client: usize) -> Input {
+        let request = self.request;
+        let operation = match &self.operation {
+            Operation::Append { number, expected, identity, .. } => {
+                let identity = match identity {
+                    None => value::Identity::None,
+                    Some(Identity::Session { session, sequence }) => value::Identity::Session {
+                        session: SessionId(*session),
+                        sequence: *sequence,
+                        acknowledged: sequence - 1,
+                    },
+                    Some(Identity::Key { minted }) => value::Identity::Key {
+                        key: payload(client, *number, 0),
+                        minted_at: Some(Index(*minted)),
+                    },
+                };
+                let entries = self.entries.clone();
+                value::Operation::Append(Append { identity, expected_index: expected.map(Index), entries })
+            }
+            Operation::OpenSession => value::Operation::OpenSession,
+            Operation::SetCursor { index } => {
+                value::Operation::SetCursor { name: format!("c{client}"), index: Index(*index) }
+            }
+            Operation::Read => return Input::Read { request, consistency: Consistency::Linearizable },
+            Operation::ReadStale { bound } => {
+                let consistency = Consistency::StaleBounded(Duration::from_nanos(*bound));
+                return Input::Read { request, consistency };
+            }
+        };
+        Input::Call { request, operation }
+    }
+
+    /// Whether it may be sent again without a risk.
+    fn has_identity(&self) -> bool {
+        matches!(self.operation, Operation::Append { identity: Some(_), .. })
+    }
+}
+
+fn payloads(client: usize, operation: &Operation) -> Vec<Bytes> {
+    match operation {
+        Operation::Append { number, entries, .. } => {
+            (0..*entries).map(|part| payload(client, *number, part)).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// One application.
@@ -32,8 +84,14 @@ pub struct Open {
 pub struct Client {
     /// The operation under way.
     pub open: Option<Open>,
+    /// An append with an identity whose outcome is not known yet: it is sent again until it is.
+    pub unresolved: Option<Open>,
     /// The last index it has seen.
     pub seen: Index,
+    /// Its session, and the number of the session's last call.
+    pub session: Option<(u64, u64)>,
+    /// Where its cursor stands for certain.
+    pub cursor: Option<Index>,
 }
 
 /// A payload that stands once in a run.
@@ -41,8 +99,19 @@ pub fn payload(client: usize, number: u64, part: usize) -> Bytes {
     Bytes::from(format!("c{client}-{number}-{part}"))
 }
 
+/// Whether an answer settles what became of an append with an identity.
+fn is_settled(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Refused(refusal) => {
+            matches!(refusal, Refusal::UnexpectedIndex { .. } | Refusal::Identity(_) | Refusal::Call(_))
+        }
+        Outcome::Unknown => false,
+        Outcome::Appended(..) | Outcome::Read(_) | Outcome::Session(_) | Outcome::Cursor(_) => true,
+    }
+}
+
 impl World {
-    /// A client without an open operation begins one. Returns whether it did.
+    /// A client without an open operation begins one, or sends one again. Returns whether it did.
     ///
     /// # Errors
     /// The first broken promise.
@@ -53,26 +122,34 @@ impl World {
         request: RequestId,
         operation: &Operation,
     ) -> Result<bool, Violation> {
-        if self.clients.get(client).is_none_or(|c| c.open.is_some()) || !self.is_running(at) {
+        let Some(state) = self.clients.get_mut(client).filter(|c| c.open.is_none()) else {
+            return Ok(false);
+        };
+        if self.members.get(&at).is_none_or(|m| m.node.is_none()) {
             return Ok(false);
         }
-        let floor = self.oracle.floor();
-        let mut payloads = Vec::new();
-        let input = match operation {
-            Operation::Append { number, entries, expected } => {
-                payloads = (0..*entries).map(|part| payload(client, *number, part)).collect();
-                let expected_index = expected.map(Index);
-                {
-                    let append = Append { expected_index, ..Append::plain(payloads.clone()) };
-                    Input::Call { request, operation: value::Operation::Append(append) }
-                }
+        let mut open = match state.unresolved.take() {
+            // Sent again: it began when it was sent first.
+            Some(earlier) if earlier.operation == *operation => earlier,
+            earlier => {
+                state.unresolved = earlier;
+                let (floor, begun) = (self.oracle.floor(), self.now);
+                let entries = payloads(client, operation);
+                let operation = operation.clone();
+                Open { at, request, operation, entries, begun, floor, tries: 0 }
             }
-            Operation::Read => Input::Read { request, consistency: Consistency::Linearizable },
         };
+        (open.at, open.request) = (at, request);
+        open.tries += 1;
+        let input = open.input(client);
         self.trace.step(self.now, 5, client as u64, request.0);
-        self.trace.line(self.now, || format!("client {client} at {at:?} {request:?}: {operation:?}"));
-        let open =
-            Open { at, request, operation: operation.clone(), entries: payloads, begun: self.now, floor };
+        self.trace.line(self.now, || {
+            format!("client {client} at {at:?} {request:?}, try {}: {operation:?}", open.tries)
+        });
+        if matches!(operation, Operation::SetCursor { .. }) {
+            // It may move before its client hears so.
+            self.clients[client].cursor = None;
+        }
         self.clients[client].open = Some(open);
         self.input(at, input)?;
         Ok(true)
@@ -116,34 +193,73 @@ impl World {
         self.trace.step(self.now, 4, client as u64, open.request.0);
         self.trace.line(self.now, || format!("client {client} {:?} gets {outcome:?}", open.request));
         self.count_answer(outcome, &open);
-        let seen = match outcome {
-            Outcome::Appended(_, last) => *last,
-            Outcome::Read(index) => *index,
-            Outcome::Refused(Refusal::UnexpectedIndex { tail }) => *tail,
-            Outcome::Refused(_) | Outcome::Unknown => Index(0),
-        };
-        let known = &mut self.clients[client].seen;
-        *known = (*known).max(seen);
-        self.oracle.answered(&open, outcome)?;
+        self.effects.push(Effect::Answered(client));
+        if open.has_identity() && !is_settled(outcome) {
+            // An earlier try may have been appended, whatever became of this one.
+            self.clients[client].unresolved = Some(open);
+            return Ok(());
+        }
+        if open.tries > 1 && matches!(outcome, Outcome::Appended(..)) {
+            self.coverage.rule(Rule::RetryAnswered);
+        }
+        self.note_answer(client, &open, outcome);
+        self.oracle.answered(&open, outcome, self.now)?;
         if matches!(outcome, Outcome::Appended(..)) {
             self.last_append_served = self.last_append_served.max(Some(open.begun));
         }
         if let Some(history) = &mut self.history {
             history.push(Event::of(client, &open, outcome, self.now));
         }
-        self.effects.push(Effect::Answered(client));
         Ok(())
     }
 
+    /// What a client learns from an answer.
+    fn note_answer(&mut self, client: usize, open: &Open, outcome: &Outcome) {
+        let state = &mut self.clients[client];
+        let seen = match outcome {
+            Outcome::Appended(_, last) => *last,
+            Outcome::Read(index) => *index,
+            Outcome::Refused(Refusal::UnexpectedIndex { tail }) => *tail,
+            Outcome::Session(id) => {
+                state.session = Some((*id, 0));
+                Index(0)
+            }
+            Outcome::Cursor(index) => {
+                state.cursor = Some(*index);
+                Index(0)
+            }
+            Outcome::Refused(_) | Outcome::Unknown => Index(0),
+        };
+        state.seen = state.seen.max(seen);
+        if let Operation::Append { identity: Some(Identity::Session { sequence, .. }), .. } = open.operation {
+            match outcome {
+                Outcome::Refused(Refusal::Identity(_)) => state.session = None,
+                _ => {
+                    if let Some((_, last)) = &mut state.session {
+                        *last = (*last).max(sequence);
+                    }
+                }
+            }
+        }
+    }
+
     fn count_answer(&mut self, outcome: &Outcome, open: &Open) {
-        let read = open.operation == Operation::Read;
+        let read = matches!(open.operation, Operation::Read | Operation::ReadStale { .. });
         self.coverage.rule(match outcome {
             Outcome::Appended(..) => Rule::AppendAcknowledged,
-            Outcome::Read(_) => Rule::ReadAnswered,
-            Outcome::Refused(_) if read => Rule::ReadRefused,
-            Outcome::Unknown if read => Rule::ReadRefused,
+            Outcome::Read(_) if open.operation == Operation::Read => Rule::ReadAnswered,
+            Outcome::Read(_) => Rule::StaleReadAnswered,
+            Outcome::Session(_) => Rule::SessionOpened,
+            Outcome::Cursor(_) => Rule::CursorSet,
+            Outcome::Refused(_) | Outcome::Unknown if read => Rule::ReadRefused,
             Outcome::Refused(Refusal::UnexpectedIndex { .. }) => Rule::AppendUnexpected,
             Outcome::Refused(Refusal::NotActive(_)) => Rule::AppendNotActive,
+            Outcome::Refused(Refusal::Identity(why)) => match why {
+                IdentityRefused::KeyExpired => Rule::KeyExpired,
+                IdentityRefused::TooManySessions => Rule::SessionsFull,
+                _ => Rule::SessionGone,
+            },
+            Outcome::Refused(Refusal::Cursor(_)) => Rule::CursorRefused,
             Outcome::Refused(_) => Rule::AppendNoLeader,
             Outcome::Unknown => Rule::AppendUnknown,
         });

@@ -160,6 +160,24 @@ kinds! {
         Trimmed = "log_trimmed",
         /// A linearizable read was answered.
         ReadAnswered = "read_answered",
+        /// A read within a bound of staleness was answered.
+        StaleReadAnswered = "stale_read_answered",
+        /// Sessions: an append with an identity was acknowledged to a repeated call.
+        RetryAnswered = "retry_answered",
+        /// Sessions: one was opened.
+        SessionOpened = "session_opened",
+        /// Sessions: one was not known any more.
+        SessionGone = "session_gone",
+        /// Sessions: the table was full.
+        SessionsFull = "session_table_full",
+        /// Sessions: a key may have been forgotten.
+        KeyExpired = "key_expired",
+        /// Trim: a cursor was set.
+        CursorSet = "cursor_set",
+        /// Trim: a cursor could not stand where it was wanted.
+        CursorRefused = "cursor_refused",
+        /// Leases: a leader had one.
+        LeaseHeld = "lease_held",
         /// A read was refused.
         ReadRefused = "read_refused",
         /// A subscriber's stream went on over a restart.

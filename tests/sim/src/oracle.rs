@@ -8,6 +8,7 @@ use crate::action::Operation;
 use crate::client::Open;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
+use synod_paxos::sessions::IdentityRefused;
 use synod_paxos::{Applied, Index, MemberId, Refusal, Slot};
 
 /// What an operation came to.
@@ -17,6 +18,10 @@ pub enum Outcome {
     Appended(Index, Index),
     /// The last index that a read saw.
     Read(Index),
+    /// A session is open under that id.
+    Session(u64),
+    /// A cursor stands there.
+    Cursor(Index),
     /// Refused, and certainly not appended.
     Refused(Refusal),
     /// Nobody can tell.
@@ -48,6 +53,8 @@ pub struct Oracle {
     refused: BTreeSet<Bytes>,
     /// The highest index that an answer has shown.
     floor: Index,
+    /// When it was raised, and to what: ascending.
+    floors: Vec<(u64, Index)>,
     /// Acknowledged appends that no live member has applied yet.
     owed: Vec<(Index, Vec<Bytes>)>,
     /// Operations judged.
@@ -109,12 +116,33 @@ impl Oracle {
     ///
     /// # Errors
     /// Where the answer cannot be right.
-    pub fn answered(&mut self, open: &Open, outcome: &Outcome) -> Result<(), Violation> {
+    pub fn answered(&mut self, open: &Open, outcome: &Outcome, now: u64) -> Result<(), Violation> {
         self.checked += 1;
+        self.judge(open, outcome)?;
+        if self.floors.last().is_none_or(|(_, floor)| *floor < self.floor) {
+            self.floors.push((now, self.floor));
+        }
+        Ok(())
+    }
+
+    /// The highest index that answers had shown at a moment.
+    fn floor_at(&self, moment: u64) -> Index {
+        let before = self.floors.partition_point(|(at, _)| *at <= moment);
+        before.checked_sub(1).map_or(Index(0), |place| self.floors[place].1)
+    }
+
+    fn judge(&mut self, open: &Open, outcome: &Outcome) -> Result<(), Violation> {
         match (&open.operation, outcome) {
             (_, Outcome::Unknown) => self.unknown += 1,
             (Operation::Append { expected, .. }, Outcome::Appended(first, last)) => {
                 self.judge_append(open, &open.entries, expected.map(Index), *first, *last)?;
+            }
+            (Operation::Append { .. }, Outcome::Refused(Refusal::Identity(why))) => {
+                if matches!(why, IdentityRefused::SequenceGap { .. } | IdentityRefused::Reused) {
+                    return violation("sessions remember", format!("{:?}: {why}", open.operation));
+                }
+                // What an earlier try of it came to is not known any more.
+                self.unknown += 1;
             }
             (Operation::Append { expected, .. }, Outcome::Refused(refusal)) => {
                 self.judge_refusal(open, &open.entries, expected.map(Index), refusal)?;
@@ -126,7 +154,23 @@ impl Oracle {
                 }
                 self.floor = self.floor.max(*index);
             }
-            (Operation::Read, Outcome::Refused(_)) => {}
+            (Operation::ReadStale { bound }, Outcome::Read(index)) => {
+                // By the member's own clock, which runs at most one in a hundred slow.
+                let floor = self.floor_at(open.begun.saturating_sub(bound + bound / 100));
+                if *index < floor {
+                    let evidence = format!("read {index:?}, {floor:?} had been shown {bound} ns before");
+                    return violation("reads of bounded staleness", evidence);
+                }
+            }
+            (Operation::SetCursor { index }, Outcome::Cursor(stands)) if stands >= &Index(*index) => {}
+            (Operation::OpenSession, Outcome::Session(_)) => {}
+            (
+                Operation::Read
+                | Operation::ReadStale { .. }
+                | Operation::OpenSession
+                | Operation::SetCursor { .. },
+                Outcome::Refused(_),
+            ) => {}
             (operation, outcome) => {
                 return violation("answers fit", format!("{operation:?} was answered {outcome:?}"));
             }

@@ -4,7 +4,7 @@ use crate::coverage::Rule;
 use crate::faults::Fault;
 use crate::invariants::{epochs, leaving, stream};
 use crate::member::AskedRead;
-use crate::oracle::{Outcome, Violation};
+use crate::oracle::{Outcome, Violation, violation};
 use crate::world::{Effect, World};
 use synod_paxos::message::Message;
 use synod_paxos::status::MemberState;
@@ -92,10 +92,19 @@ impl World {
             Output::Trimmed { slot, index } => {
                 self.trace.line(self.now, || format!("{id:?} trims to {slot:?}, {index:?}"));
                 self.coverage.rule(Rule::Trimmed);
+                let passed = self.clients.iter().filter_map(|c| c.cursor).find(|cursor| *cursor < index);
+                if let Some(cursor) = passed {
+                    return violation(
+                        "cursors hold back the trim",
+                        format!("{cursor:?}, trimmed to {index:?}"),
+                    );
+                }
             }
             Output::CallReply { request, outcome } => {
                 let outcome = match outcome {
                     Ok(Reply::Appended { first, last, .. }) => Outcome::Appended(first, last),
+                    Ok(Reply::SessionOpened(session)) => Outcome::Session(session.0),
+                    Ok(Reply::CursorSet(index)) => Outcome::Cursor(index),
                     Ok(_) => Outcome::Unknown,
                     Err(Refusal::OutcomeUnknown) => Outcome::Unknown,
                     Err(refusal) => Outcome::Refused(refusal),

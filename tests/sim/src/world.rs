@@ -47,6 +47,8 @@ pub struct Setup {
     pub chain_interval: u32,
     /// Rows of the session table.
     pub session_rows: u32,
+    /// Nanoseconds of log time after which an idle session is gone.
+    pub session_idle: u64,
     /// Simulated applications.
     pub clients: usize,
 }
@@ -66,6 +68,7 @@ impl Setup {
         genesis.settings.retention.entries = self.retention;
         genesis.settings.chain_interval = self.chain_interval;
         genesis.settings.limits.session_rows = self.session_rows;
+        genesis.settings.limits.session_idle = Duration::from_nanos(self.session_idle);
         genesis
     }
 }
@@ -426,9 +429,9 @@ impl World {
         }
     }
 
-    /// Whether nobody has an operation open.
+    /// Whether nobody has an operation open, or an append whose outcome is still to be asked for.
     pub fn is_quiet(&self) -> bool {
-        self.clients.iter().all(|client| client.open.is_none())
+        self.clients.iter().all(|client| client.open.is_none() && client.unresolved.is_none())
     }
 
     /// The last index that a client has seen.

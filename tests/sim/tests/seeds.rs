@@ -11,7 +11,6 @@ const SEEDS: u64 = 4_000;
 const RARE: &[&str] = &[
     // Only members that disagree, which is a bug, make it.
     "message.diverged",
-    "rule.configuration_void",
     "rule.stepped_down_on_another_batch",
 ];
 

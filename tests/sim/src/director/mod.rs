@@ -23,6 +23,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 use swarm::Swarm;
 use synod_paxos::{Incoming, MemberId, RequestId};
+use workload::Identities;
 
 /// Something that will happen.
 #[derive(Debug)]
@@ -103,6 +104,7 @@ pub struct Director {
     pub(crate) conditions: BTreeMap<MemberId, Condition>,
     /// Operations that each client has begun.
     begun: Vec<u64>,
+    identities: Vec<Identities>,
     names: u64,
     requests: u64,
     heap: BinaryHeap<Scheduled>,
@@ -141,11 +143,13 @@ impl Director {
             retention: swarm.retention,
             chain_interval: swarm.chain_interval,
             session_rows: swarm.session_rows,
+            session_idle: nanos(swarm.session_idle),
             clients: swarm.clients,
         };
         let mut director = Director {
             world: World::new(&setup, keep_trace),
             begun: vec![0; swarm.clients],
+            identities: vec![Identities::None; swarm.clients],
             setup,
             swarm,
             random,
@@ -160,6 +164,7 @@ impl Director {
             effects: Vec::new(),
             recorder: record.then(Recorder::default),
         };
+        director.draw_identities();
         for id in director.setup.founders.clone() {
             director.add(MemberId(id));
             director.start(MemberId(id))?;

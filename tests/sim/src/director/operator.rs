@@ -164,6 +164,9 @@ impl Director {
         let Some(member) = self.world.members.get(&leader) else { return Ok(()) };
         let local = member.clock.local(self.world.now);
         let Some(status) = member.node.as_ref().map(|n| n.status(local)) else { return Ok(()) };
+        if status.lease {
+            self.world.coverage.rule(crate::coverage::Rule::LeaseHeld);
+        }
         for removed in status.removed {
             let gone = self.world.members.get(&removed.member).is_none_or(|m| m.destroyed);
             if removed.retired && !gone && self.random.chance(700) {

@@ -92,6 +92,8 @@ pub struct Swarm {
     pub chain_interval: u32,
     /// Rows of the session table.
     pub session_rows: u32,
+    /// Log time after which an idle session is gone.
+    pub session_idle: Duration,
     /// Permille of clients whose appends have an identity: they retry until they know the outcome.
     pub identities: u64,
     /// Whether clocks run at other rates than simulated time.
@@ -158,6 +160,7 @@ impl Swarm {
             retention: one_of(random, &[None, None, Some(8), Some(40)]),
             chain_interval: one_of(random, &[4, 16, 1_024]),
             session_rows: one_of(random, &[16, 200, 100_000]),
+            session_idle: one_of(random, &[ms(1_000), ms(5_000), ms(3_600_000)]),
             identities: one_of(random, &[0, 500, 1_000]),
             drift: random.chance(500),
             weights,
@@ -190,6 +193,7 @@ impl Swarm {
             retention: None,
             chain_interval: 1_024,
             session_rows: 100_000,
+            session_idle: ms(3_600_000),
             identities: 0,
             drift: false,
             weights: [0; Trouble::ALL.len()],

@@ -45,10 +45,7 @@ impl Director {
                 Ok(())
             }
             Trouble::FullDisk => self.fill_disk(victim),
-            Trouble::Flip | Trouble::Misdirect => {
-                self.damage(trouble, victim);
-                Ok(())
-            }
+            Trouble::Flip | Trouble::Misdirect => self.damage(trouble, victim),
             Trouble::LoseSyncs => self.lose_syncs(victim),
             Trouble::OldCopy => self.old_copy(victim),
             Trouble::Wipe => self.wipe(victim),
@@ -309,22 +306,22 @@ impl Director {
     }
 
     /// A row of one member rots or is written over: no other member's row of that slot is damaged already.
-    fn damage(&mut self, trouble: Trouble, victim: MemberId) {
+    fn damage(&mut self, trouble: Trouble, victim: MemberId) -> Result<(), Violation> {
         if !self.can_spare(victim) {
-            return;
+            return Ok(());
         }
-        let Some(member) = self.world.members.get(&victim) else { return };
+        let Some(member) = self.world.members.get(&victim) else { return Ok(()) };
         let slots: Vec<Slot> = match self.random.chance(700) {
             // Mostly where it matters: rows that a start reads.
             true => member.disk.rows().range(member.disk.state().applied.next()..).map(|(s, _)| *s).collect(),
             false => member.disk.rows().keys().copied().collect(),
         };
         let (Some(&slot), Some(&other)) = (self.random.pick(&slots), self.random.pick(&slots)) else {
-            return;
+            return Ok(());
         };
         let elsewhere = self.world.members.values().any(|m| m.disk.damaged().contains(&slot));
         if elsewhere {
-            return;
+            return Ok(());
         }
         if trouble == Trouble::Flip {
             self.record(|| Action::Flip { member: victim.0, slot: slot.0 });
@@ -333,6 +330,13 @@ impl Director {
             self.record(|| Action::Misdirect { member: victim.0, slot: other.0, over: slot.0 });
             self.world.disk(victim, DiskFault::MisdirectedWrite, |m| m.disk.misdirect(other, slot));
         }
+        // What only this member knows to be chosen heals when it starts anew and another takes over.
+        let known_elsewhere = self
+            .world
+            .members
+            .values()
+            .any(|m| m.id != victim && !self.is_lost(m.id) && m.disk.state().chosen_through >= slot);
+        if known_elsewhere { Ok(()) } else { self.crash_for_a_while(victim) }
     }
 
     /// From now on the disk acknowledges and does not keep; mostly a crash shows it soon.

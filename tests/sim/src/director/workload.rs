@@ -1,7 +1,7 @@
 //! The simulated applications' choices: what they ask, where, and when.
 
 use super::{Director, Event};
-use crate::action::{Action, Operation};
+use crate::action::{Action, Identity, Operation};
 use crate::coverage::Rule;
 use crate::oracle::Violation;
 use std::time::Duration;
@@ -14,7 +14,8 @@ impl Director {
 
     /// A client without an open operation begins one at a random running member.
     pub(crate) fn client_turn(&mut self, client: usize) -> Result<(), Violation> {
-        if self.settling || self.world.clients[client].open.is_some() {
+        let state = &self.world.clients[client];
+        if state.open.is_some() || (self.settling && state.unresolved.is_none()) {
             return Ok(());
         }
         let Some(&at) = self.random.pick(&self.world.running()) else {
@@ -23,7 +24,7 @@ impl Director {
         };
         let operation = self.new_operation(client);
         let full = self.conditions.get(&at).is_some_and(|condition| condition.full);
-        if full && operation != Operation::Read {
+        if full && matches!(operation, Operation::Append { .. }) {
             // Refused before it reaches the core: nothing was done.
             self.world.coverage.rule(Rule::AppendDiskFull);
             self.think(client);
@@ -43,13 +44,63 @@ impl Director {
     }
 
     fn new_operation(&mut self, client: usize) -> Operation {
-        if self.random.chance(self.swarm.reads) {
-            return Operation::Read;
+        if let Some(unresolved) = &self.world.clients[client].unresolved {
+            return unresolved.operation.clone();
         }
+        if self.random.chance(self.swarm.reads) {
+            return self.new_read();
+        }
+        let seen = self.world.seen(client);
+        if self.swarm.retention.is_some() && self.random.chance(60) {
+            return Operation::SetCursor { index: seen };
+        }
+        let identity = match self.identities[client] {
+            Identities::None => None,
+            Identities::Keys => Some(Identity::Key { minted: seen }),
+            Identities::Session => match self.world.clients[client].session {
+                // Now and then a client forgets to close its session and begins another.
+                Some((session, last)) if !self.random.chance(30) => {
+                    Some(Identity::Session { session, sequence: last + 1 })
+                }
+                _ => return Operation::OpenSession,
+            },
+        };
         self.begun[client] += 1;
         let number = self.begun[client];
         let entries = if self.random.chance(self.swarm.several) { 3 } else { 1 };
-        let expected = self.random.chance(self.swarm.conditions).then(|| self.world.seen(client));
-        Operation::Append { number, entries, expected }
+        let expected = self.random.chance(self.swarm.conditions).then_some(seen);
+        Operation::Append { number, entries, expected, identity }
     }
+
+    fn new_read(&mut self) -> Operation {
+        if self.random.chance(800) {
+            return Operation::Read;
+        }
+        let bound = self.random.between(self.swarm.timeout / 20, self.swarm.timeout * 3);
+        Operation::ReadStale { bound: u64::try_from(bound.as_nanos()).unwrap_or(0) }
+    }
+
+    /// Decides, once, which clients tell repeats by what.
+    pub(crate) fn draw_identities(&mut self) {
+        for client in 0..self.swarm.clients {
+            let one = match (self.random.chance(self.swarm.identities), self.random.chance(500)) {
+                (false, _) => Identities::None,
+                (true, true) => Identities::Keys,
+                (true, false) => Identities::Session,
+            };
+            self.identities[client] = one;
+        }
+    }
+}
+
+/// How a client tells repeats of its appends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Identities {
+    /// Not at all.
+    #[default]
+    None,
+    /// By keys.
+    Keys,
+    /// In a session.
+    Session,
 }
