@@ -254,3 +254,119 @@ fn a_chosen_slot_takes_no_other_value() {
     assert_eq!(lab.mail_of(|m| matches!(m, Message::Accepted { .. })), 1);
     assert_eq!(lab.status(1).last_index, Index(1));
 }
+
+/// "Leader", rule 5 and "Acceptor": a vote counts under the ballot it was given for. A leader that lost its
+/// ballot and leads again is not helped by what comes late.
+#[test]
+fn a_vote_of_an_older_ballot_does_not_count() {
+    let mut lab = Lab::new(3, |_, _| {});
+    lab.campaign(1);
+    lab.settle();
+    tell(&mut lab, 2, 1, Message::Nack { ballot: ballot(1, 1), promised: ballot(2, 2) });
+    for _ in 0..3 {
+        lab.campaign(1);
+        lab.settle();
+    }
+    assert_eq!(lab.status(1).role, Role::Leader);
+    let (mine, before) = (lab.status(1).promised, lab.status(1).chosen_through);
+    assert!(mine > ballot(2, 1));
+    lab.input(1, append(1, None, "x"));
+    lab.sync(1);
+    let slots = vec![before.next()];
+    tell(&mut lab, 2, 1, Message::Accepted { ballot: ballot(1, 1), slots: slots.clone() });
+    assert_eq!(lab.status(1).chosen_through, before);
+    tell(&mut lab, 2, 1, Message::Accepted { ballot: mine, slots });
+    assert_eq!(lab.status(1).chosen_through, before.next());
+}
+
+/// "Leader", rule 3: "No slot at or below a reported `chosen_through` is ever given a no-op", nor anything else.
+#[test]
+fn nothing_is_proposed_where_others_know_what_is_chosen() {
+    let mut lab = candidate();
+    tell(&mut lab, 2, 1, promise(ballot(1, 1), 0, 5, Vec::new()));
+    assert_eq!(proposals(&lab), 0);
+    let mut lab = candidate();
+    let above = accepted(7, ballot(0, 3), &batch("above", 0, 3));
+    tell(&mut lab, 2, 1, promise(ballot(1, 1), 0, 5, vec![above]));
+    assert_eq!(proposals(&lab), 0);
+}
+
+fn proposed_in(lab: &Lab, slot: u64) -> Option<Value> {
+    lab.mail.iter().find_map(|incoming| match &incoming.message {
+        Message::Accept { slot: at, value, .. } if at.0 == slot => {
+            Some(Value::decode(value.clone()).unwrap())
+        }
+        _ => None,
+    })
+}
+
+/// "Leader", rule 3: a promise that comes while slots are recovered extends the recovery.
+#[test]
+fn a_report_that_comes_during_recovery_extends_it() {
+    let mut lab = candidate();
+    let old = |slot, text| accepted(slot, ballot(0, 3), &batch(text, 0, 3));
+    tell(&mut lab, 2, 1, promise(ballot(1, 1), 0, 0, vec![old(1, "one")]));
+    assert_eq!(proposed_in(&lab, 1), Some(batch("one", 0, 3)));
+    tell(&mut lab, 3, 1, promise(ballot(1, 1), 0, 0, vec![old(2, "two")]));
+    lab.sync(1);
+    tell(&mut lab, 2, 1, Message::Accepted { ballot: ballot(1, 1), slots: vec![Slot(1)] });
+    assert_eq!(proposed_in(&lab, 2), Some(batch("two", 0, 3)));
+}
+
+/// docs: decisions/0002: what a promise reports behind LeaderStart was not chosen, and is not brought back.
+#[test]
+fn a_report_behind_leader_start_is_not_adopted() {
+    let mut lab = candidate();
+    tell(&mut lab, 2, 1, promise(ballot(1, 1), 0, 0, Vec::new()));
+    assert_eq!(proposed_in(&lab, 1), Some(Value::LeaderStart { ballot: ballot(1, 1) }));
+    let late = accepted(2, ballot(0, 3), &batch("late", 0, 3));
+    tell(&mut lab, 3, 1, promise(ballot(1, 1), 0, 0, vec![late]));
+    lab.sync(1);
+    tell(&mut lab, 2, 1, Message::Accepted { ballot: ballot(1, 1), slots: vec![Slot(1)] });
+    assert_eq!(lab.status(1).role, Role::Leader);
+    assert_eq!(proposed_in(&lab, 2), None);
+    lab.input(1, append(1, None, "new"));
+    assert_ne!(proposed_in(&lab, 2), Some(batch("late", 0, 3)));
+    assert!(proposed_in(&lab, 2).is_some());
+}
+
+/// "Leases and reads": "a read never joins a round that began before it arrived", nor takes the answer to a
+/// request of an earlier life of its member.
+#[test]
+fn a_read_point_for_an_earlier_life_is_no_answer() {
+    let mut lab = Lab::new(3, |_, _| {});
+    lab.campaign(1);
+    lab.settle();
+    lab.pass(Duration::from_millis(100));
+    lab.settle();
+    let read = |lab: &mut Lab, request| {
+        let consistency = synod_paxos::Consistency::Linearizable;
+        lab.input(2, Input::Read { request: RequestId(request), consistency });
+    };
+    read(&mut lab, 1);
+    let asked = lab.mail.iter().find_map(|incoming| match &incoming.message {
+        Message::ReadPointRequest { request, .. } => Some(*request),
+        _ => None,
+    });
+    let late = Message::ReadPoint { request: asked.unwrap(), slot: Some(lab.status(1).chosen_through) };
+    lab.mail.clear();
+    lab.crash(2);
+    lab.restart(2);
+    lab.settle();
+    lab.pass(Duration::from_millis(100));
+    lab.settle();
+    lab.input(1, append(1, None, "acknowledged before the second read"));
+    lab.sync(1);
+    lab.mail.retain(|incoming| incoming.to != m(2));
+    lab.settle_without(2);
+    read(&mut lab, 2);
+    let ready = |lab: &mut Lab| {
+        lab.seat(2)
+            .other
+            .iter()
+            .any(|o| matches!(o, Output::ReadReady { request: RequestId(2), outcome: Ok(_) }))
+    };
+    assert!(lab.mail_of(|m| matches!(m, Message::ReadPointRequest { .. })) > 0, "it is asked anew");
+    tell(&mut lab, 1, 2, late);
+    assert!(!ready(&mut lab), "the point lies before an acknowledged append");
+}

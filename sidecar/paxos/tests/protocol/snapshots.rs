@@ -3,9 +3,12 @@
 use crate::append;
 use crate::lab::{CLUSTER, Lab, accepted, ballot, m};
 use std::time::Duration;
+use synod_paxos::configuration::{Change, ConfigurationEntry};
 use synod_paxos::message::Counters;
-use synod_paxos::value::{Checkpoint, Operation, Value};
-use synod_paxos::{Digest, Incarnation, Incoming, Index, Input, Message, Output, Reply, RequestId, Slot};
+use synod_paxos::value::{Append, Checkpoint, Identity, Operation, Value};
+use synod_paxos::{
+    Digest, Incarnation, Incoming, Index, Input, Message, Output, Reply, RequestId, SessionId, Slot,
+};
 
 const BEAT: Duration = Duration::from_millis(100);
 
@@ -186,6 +189,44 @@ fn an_install_keeps_what_was_promised_and_accepted_above() {
     late.input(3, Input::Message(incoming));
     late.settle();
     assert_eq!(late.seat(3).disk.0.written, written);
+}
+
+/// "A snapshot at s: slot, index, every configuration governing s+1 ... s+alpha, sessions, log time, cursors, trim
+/// point, chain(s), format level": what is installed is the very state (reliability.md, fault 34).
+#[test]
+fn an_installed_state_is_the_whole_state() {
+    let mut lab = trimming();
+    let call = |lab: &mut Lab, request, operation| {
+        lab.input(1, Input::Call { request: RequestId(request), operation });
+        lab.settle();
+    };
+    call(&mut lab, 80, Operation::OpenSession);
+    let session = SessionId(1);
+    for sequence in 1..4 {
+        let identity = Identity::Session { session, sequence, acknowledged: 0 };
+        let append = Append { identity, ..Append::plain(vec!["in a session".into()]) };
+        call(&mut lab, 80 + sequence, Operation::Append(append));
+    }
+    call(&mut lab, 90, Operation::SetCursor { name: "reader".into(), index: Index(2) });
+    let mut state = lab.seat(1).node.system().unwrap().clone();
+    // Chosen, and not in force for another window.
+    let change = Change::AddLearner { member: m(9), name: "log-9".into() };
+    let entry = ConfigurationEntry { expected_version: 1, operation: [9; 16], change };
+    for value in [Value::Configuration(entry), Value::Mark] {
+        let slot = state.applied.next();
+        state.apply(slot, &value.encode()).unwrap();
+    }
+    assert!(state.configurations.latest().effective_from > state.applied.next());
+    let (slot, bytes) = (state.applied, state.encode());
+    let (total, digest) = (bytes.len() as u64, xxhash_rust::xxh3::xxh3_128(&bytes));
+    let mut late = trimming();
+    let chunk = Message::SnapshotChunk { slot, total, digest, offset: 0, bytes };
+    let counters = Counters { incarnation: Incarnation(1), ..Counters::default() };
+    late.input(
+        3,
+        Input::Message(Incoming { cluster: CLUSTER, from: m(1), counters, to: m(3), message: chunk }),
+    );
+    assert_eq!(late.seat(3).node.system(), Some(&state));
 }
 
 /// reliability.md, fault 5: a damaged snapshot is refused.
