@@ -294,7 +294,7 @@ fn nothing_is_proposed_where_others_know_what_is_chosen() {
 fn proposed_in(lab: &Lab, slot: u64) -> Option<Value> {
     lab.mail.iter().find_map(|incoming| match &incoming.message {
         Message::Accept { slot: at, value, .. } if at.0 == slot => {
-            Some(Value::decode(value.clone()).unwrap())
+            Some(Value::decode(value.clone()).expect("the core encoded it"))
         }
         _ => None,
     })
