@@ -180,7 +180,7 @@ impl Node {
             }
             // Applied long ago, and chosen: any other member's row is as good.
             None => {
-                self.wanted.insert(slot);
+                self.wanted.slots.insert(slot);
             }
         }
     }
@@ -281,6 +281,10 @@ impl Node {
         }
         if ballot > self.promised {
             self.promise(now, ballot);
+        }
+        if self.wanted.slots.remove(&row.slot) {
+            // The value it had lost.
+            self.write(Write::Row(Row { chosen: true, ..row.clone() }));
         }
         self.gate_accepted(from, ballot, row.slot);
     }

@@ -6,7 +6,7 @@ use crate::message::Message;
 use crate::row::Row;
 use crate::storage::Write;
 use crate::types::{Instant, MemberId, Slot};
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 /// What this member knows of the log beyond its own.
@@ -20,6 +20,16 @@ pub(super) struct CatchUp {
     idle_beats: u32,
     attempts: u64,
     caught_up_once: bool,
+}
+
+/// Rows at or below what is applied that this disk has lost.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    pub(super) slots: BTreeSet<Slot>,
+    /// Since when some are wanted.
+    since: Option<Instant>,
+    /// Those that leadership was given up for.
+    given_up: BTreeSet<Slot>,
 }
 
 impl CatchUp {
@@ -51,7 +61,7 @@ impl Node {
         if self.system.is_none() {
             return;
         }
-        self.fetch_wanted();
+        self.fetch_wanted(now);
         if self.catch_up.known <= self.chosen_through {
             let hears = self.election.leader.is_some() && self.is_active();
             self.catch_up.caught_up_once |= hears;
@@ -97,14 +107,32 @@ impl Node {
     }
 
     /// Rows that are damaged on this disk below what is applied are asked for one by one, of each peer in turn.
-    fn fetch_wanted(&mut self) {
-        self.wanted = self.wanted.split_off(&self.trim_through.next());
-        let Some(slot) = self.wanted.first().copied().filter(|_| !self.connected.is_empty()) else { return };
+    fn fetch_wanted(&mut self, now: Instant) {
+        self.wanted.slots = self.wanted.slots.split_off(&self.trim_through.next());
+        let Some(slot) = self.wanted.slots.first().copied().filter(|_| !self.connected.is_empty()) else {
+            self.wanted.since = None;
+            return;
+        };
+        self.wanted.since.get_or_insert(now);
         self.catch_up.attempts += 1;
         let turn = usize::try_from(self.catch_up.attempts % self.connected.len() as u64).unwrap_or(0);
         if let Some(to) = self.connected.iter().nth(turn).copied() {
             self.send(to, Message::LearnRequest { from: slot, through: slot });
         }
+    }
+
+    /// The row that this leader has lost was given by nobody for two election timeouts: it may be the only one that
+    /// knows the slot to be chosen, while others hold the value as accepted. A new leader's phase 1 brings it back.
+    /// Once for each slot: where nobody holds the value, another leader would not help.
+    pub(super) fn wants_in_vain(&mut self, now: Instant) -> bool {
+        let patience = self.settings().timeout * 2;
+        let in_vain = self.wanted.since.is_some_and(|since| now.since(since) >= patience);
+        if !in_vain || self.wanted.slots.is_subset(&self.wanted.given_up) {
+            return false;
+        }
+        self.wanted.given_up.extend(&self.wanted.slots);
+        self.wanted.since = None;
+        true
     }
 
     /// Anyone of this cluster may be told what is chosen; one answer at a time for each.
@@ -156,7 +184,7 @@ impl Node {
                 self.notice(Notice::Damaged { slot: row.slot, from: Some(from) });
                 break;
             }
-            if self.wanted.remove(&row.slot) {
+            if self.wanted.slots.remove(&row.slot) {
                 // Chosen here, and chosen there: the same value, so that only the disk has to have it again.
                 self.write(Write::Row(row));
                 continue;

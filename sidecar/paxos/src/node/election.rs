@@ -151,7 +151,9 @@ impl Node {
         let heard = !handed_over && (self.has_heard(now) || self.leads_with_quorum(now));
         let leased = self.lease_wait(now, from, hand_over).is_some();
         let willing = !heard && !leased && ballot > self.promised && self.damaged.is_empty();
-        let (promised, chosen_through) = (self.promised, self.chosen_through);
+        // What this member has lost it cannot show: nobody is to wait for it before it campaigns.
+        let shown = self.wanted.slots.first().map_or(self.chosen_through, |lost| lost.previous());
+        let (promised, chosen_through) = (self.promised, shown);
         self.send(from, Message::CanvassReply { id, willing, promised, chosen_through });
     }
 

@@ -99,12 +99,18 @@ impl Node {
             let timeout = self.settings().timeout;
             let why = if !self.quorum_answered_within(now, timeout) {
                 Some("no answers from a quorum")
+            } else if self.disk.is_stalled(now, timeout) {
+                Some("its disk does not answer")
             } else {
-                self.disk.is_stalled(now, timeout).then_some("its disk does not answer")
+                self.wants_in_vain(now).then_some("a row of its own is damaged, and nobody could give it")
             };
             if let Some(why) = why {
                 self.step_down(why);
                 self.reset_election_timer(now);
+                if !self.wanted.slots.is_empty() {
+                    // Another is to lead.
+                    self.election.deadline = self.election.deadline.after(timeout * 2);
+                }
                 return;
             }
             self.send_heartbeats(now);

@@ -82,7 +82,7 @@ pub struct Node {
     /// Slots whose stored row does not fit its checksum: until they heal, this member does not promise.
     damaged: BTreeSet<Slot>,
     /// Damaged rows of slots that are applied: fetched again from others.
-    wanted: BTreeSet<Slot>,
+    wanted: catch_up::Wanted,
     views: acceptor::Views,
     leases: lease::Leases,
     snapshots: snapshots::Snapshots,
@@ -132,7 +132,7 @@ impl Node {
             rows: BTreeMap::new(),
             recent: BTreeMap::new(),
             damaged: BTreeSet::new(),
-            wanted: BTreeSet::new(),
+            wanted: catch_up::Wanted::default(),
             views: acceptor::Views::default(),
             leases: lease::Leases::new(now, disk.lease),
             snapshots: snapshots::Snapshots::new(disk.snapshots),
