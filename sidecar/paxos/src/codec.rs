@@ -38,6 +38,9 @@ pub enum DecodeError {
         /// Its number.
         found: u64,
     },
+    /// Rows out of order, or one twice: no program writes that.
+    #[error("rows are out of order, or one stands there twice")]
+    Disordered,
     /// A text that is not UTF-8.
     #[error("a name is not UTF-8")]
     NotText,

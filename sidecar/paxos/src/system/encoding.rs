@@ -57,9 +57,9 @@ impl SystemState {
     /// Reads what [`SystemState::encode`] wrote.
     ///
     /// # Errors
-    /// Where the bytes are not a system state of a known version.
+    /// Where the bytes are not a system state of a known version, or not those that this state has.
     pub fn decode(bytes: Bytes) -> Result<SystemState, DecodeError> {
-        let mut r = Reader::new(bytes);
+        let mut r = Reader::new(bytes.clone());
         let version = r.u8()?;
         if version != VERSION {
             return Err(DecodeError::Unknown { what: "system state version", found: u64::from(version) });
@@ -95,7 +95,7 @@ impl SystemState {
         }
         let sessions = Sessions::read(&mut r)?;
         r.end()?;
-        Ok(SystemState {
+        let state = SystemState {
             applied,
             last_index,
             payload_bytes,
@@ -111,7 +111,9 @@ impl SystemState {
             trim,
             chain,
             chain_points,
-        })
+        };
+        // One encoding for each state: a session or a key that stands there twice would leave its tables at odds.
+        if state.encode() == bytes { Ok(state) } else { Err(DecodeError::Disordered) }
     }
 }
 
