@@ -83,6 +83,13 @@ impl Reader {
         Ok(self.bytes.get_u64_le())
     }
 
+    /// A position or a count that grows by small steps: nothing real comes near the bound, and what lies above it
+    /// could overflow with the next step.
+    pub fn position(&mut self, what: &'static str) -> Result<u64, DecodeError> {
+        let found = self.u64()?;
+        if found > 1 << 62 { Err(DecodeError::OutOfBounds { what, found }) } else { Ok(found) }
+    }
+
     /// A byte that must be 0 or 1.
     pub fn bool(&mut self) -> Result<bool, DecodeError> {
         match self.u8()? {

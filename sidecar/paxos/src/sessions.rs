@@ -271,8 +271,8 @@ impl Sessions {
 
     pub(crate) fn read(r: &mut Reader) -> Result<Sessions, DecodeError> {
         let mut sessions = Sessions {
-            last_id: r.u64()?,
-            last_key: r.u64()?,
+            last_id: r.position("session")?,
+            last_key: r.position("key")?,
             horizon: Index(r.u64()?),
             ..Sessions::default()
         };

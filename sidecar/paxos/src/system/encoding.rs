@@ -64,8 +64,8 @@ impl SystemState {
         if version != VERSION {
             return Err(DecodeError::Unknown { what: "system state version", found: u64::from(version) });
         }
-        let (applied, last_index) = (Slot(r.u64()?), Index(r.u64()?));
-        let (payload_bytes, log_time) = (r.u64()?, Duration::from_nanos(r.u64()?));
+        let (applied, last_index) = (Slot(r.position("slot")?), Index(r.position("index")?));
+        let (payload_bytes, log_time) = (r.position("payload")?, Duration::from_nanos(r.u64()?));
         let settings = Settings::read(&mut r)?;
         let chain = u128::from_le_bytes(r.array()?);
         let mut chain_points = Vec::new();
