@@ -28,6 +28,8 @@ fn build() -> PathBuf {
         .current_dir(workspace())
         .env("CARGO_TARGET_DIR", &target)
         .env("RUSTFLAGS", "--cfg synod_planted")
+        // Beside this cargo: a `rustc` that is looked up could obey a dependency's own choice of toolchain.
+        .env("RUSTC", Path::new(env!("CARGO")).with_file_name("rustc"))
         .status()
         .expect("cargo runs: it runs this test");
     assert!(status.success(), "the search with planted bugs does not build");

@@ -32,6 +32,8 @@ fn cargo(arguments: &[&str]) -> Command {
         .args(arguments)
         .args(["--quiet", "--locked", "--message-format=json", "--target-dir", "target/planted"])
         .env("RUSTFLAGS", "--cfg synod_planted")
+        // Beside this cargo: a `rustc` that is looked up could obey a dependency's own choice of toolchain.
+        .env("RUSTC", Path::new(env!("CARGO")).with_file_name("rustc"))
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.."))
         .stderr(Stdio::inherit());
     command
