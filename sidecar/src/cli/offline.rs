@@ -1,12 +1,12 @@
 //! `inspect`, `verify`, `export` and `recover`: data directories that no process holds.
 
-use super::Format;
 use super::connect::print_json;
+use super::{Format, show};
 use anyhow::{Context, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::presets;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Write};
@@ -17,7 +17,6 @@ use synod_paxos::{Ballot, ClusterId, DurableState, Index, MemberId, Slot};
 
 use crate::storage::{self, Checked, Offline, Rows};
 
-const WIDTH: u16 = 80;
 /// Entries of one read while exporting.
 const PAGE: (usize, usize) = (4_096, 4 << 20);
 
@@ -153,18 +152,12 @@ fn inspected(offline: &Offline) -> anyhow::Result<Inspected> {
     })
 }
 
-fn table() -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
-    table
-}
-
 fn print(rows: &[(&str, String)]) -> anyhow::Result<()> {
-    let mut table = table();
+    let mut table = show::table(presets::NOTHING);
     for (name, value) in rows {
         table.add_row(vec![(*name).to_owned(), value.clone()]);
     }
-    Ok(writeln!(std::io::stdout().lock(), "{}", table.trim_fmt())?)
+    show::print(&table)
 }
 
 /// What a data directory is, and where its log stands.

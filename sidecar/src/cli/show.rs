@@ -18,13 +18,13 @@ pub(super) struct Options {
     output: Format,
 }
 
-fn table(style: TableStyle) -> Table {
+pub(super) fn table(style: TableStyle) -> Table {
     let mut table = Table::new();
     table.load_style(style).set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
     table
 }
 
-fn print(table: &Table) -> anyhow::Result<()> {
+pub(super) fn print(table: &Table) -> anyhow::Result<()> {
     Ok(writeln!(std::io::stdout().lock(), "{}", table.trim_fmt())?)
 }
 
