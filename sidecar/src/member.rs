@@ -4,7 +4,7 @@ use crate::driver::{Driver, Fatal};
 use crate::server::admin::{Access, AdminService, Renewal};
 use crate::server::health::{self, Health};
 use crate::server::listen::{self, ListenError};
-use crate::server::{Callers, ClusterService, Guard, LogService};
+use crate::server::{Callers, ClusterService, ConsumersService, Guard, LogService};
 use crate::shared::Shared;
 use crate::storage::{self, Opened, StorageError};
 use crate::telemetry::Metrics;
@@ -220,14 +220,17 @@ impl Member {
             .add_service(admin.server(Access::Listener))
             .add_service(admin.local_server())
             .add_service(LogService::server(self.shared.clone(), guard.clone()))
+            .add_service(ConsumersService::server(self.shared.clone(), guard.clone()))
             .add_service(ClusterService::server(self.shared.clone()));
         self.serve_unix(router, path, ADMIN_MODE).await?;
         // Last: an application that can connect can be served.
         let callers = Callers::new(&self.config.allowed_uids);
         let log = LogService::server(self.shared.clone(), guard.clone());
+        let consumers = ConsumersService::server(self.shared.clone(), guard.clone());
         let cluster = ClusterService::server(self.shared.clone());
         let router = server()
             .add_service(InterceptedService::new(log, callers.clone()))
+            .add_service(InterceptedService::new(consumers, callers.clone()))
             .add_service(InterceptedService::new(cluster, callers));
         let (path, mode) = (self.config.socket.clone(), self.config.socket_mode);
         self.serve_unix(router, path, mode).await

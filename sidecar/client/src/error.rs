@@ -35,10 +35,12 @@ pub struct CallError {
     pub not_appended: bool,
     /// When to try again, if the member gave a hint: milliseconds.
     pub retry_after_ms: Option<u32>,
-    /// The last index, where the reason is `expected-index`; the last one applied here, where it is `behind`.
+    /// The last index, where the reason is `expected-index` or `beyond-tail`; the last one applied here, where it is `behind`.
     pub tail: Option<u64>,
     /// The first index that can still be read, where the reason is `compacted`.
     pub first_index: Option<u64>,
+    /// The index of the newest checkpoint, where the reason is `compacted` and there is one.
+    pub checkpoint: Option<u64>,
 }
 
 impl CallError {
@@ -51,6 +53,7 @@ impl CallError {
             retry_after_ms: Some(failure.retry_after_ms).filter(|&ms| ms > 0),
             tail: failure.tail,
             first_index: failure.first_index,
+            checkpoint: failure.checkpoint,
         }
     }
 
@@ -79,6 +82,7 @@ impl From<Status> for CallError {
             retry_after_ms: None,
             tail: None,
             first_index: None,
+            checkpoint: None,
         }
     }
 }
@@ -132,6 +136,7 @@ mod tests {
             tail: Some(7),
             first_index: None,
             expected_sequence: None,
+            checkpoint: None,
         };
         let status = Status::with_details(Code::FailedPrecondition, "x", failure.encode_to_vec().into());
         let error = CallError::from(status);

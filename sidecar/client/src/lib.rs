@@ -53,11 +53,14 @@
 
 mod append;
 mod connect;
+mod consumers;
 mod error;
 mod read;
+mod retry;
 
 pub use append::{AppendOptions, Appended, IdempotencyKey, Repeats};
 pub use connect::{SOCKET_VARIABLE, channel};
+pub use consumers::{Consumer, ConsumerList, Consumers};
 pub use error::{AppendError, CallError, ConnectError};
 pub use read::{Consistency, Entry, ReadOptions};
 pub use synod_proto::v1::{HistoryResponse, StatusResponse};

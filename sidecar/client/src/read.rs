@@ -150,6 +150,7 @@ impl Reading {
                 retry_after_ms: None,
                 tail: None,
                 first_index: None,
+                checkpoint: None,
             });
         }
         self.next += 1;

@@ -2,6 +2,7 @@
 
 mod admin;
 mod connect;
+mod consumers;
 mod dev;
 mod entries;
 mod offline;
@@ -34,6 +35,9 @@ enum Command {
     Append(entries::AppendOptions),
     /// Print the log's last entries, then live with -f.
     Tail(entries::TailOptions),
+    /// List, register, move on and remove consumers: positions that the log is not trimmed past.
+    #[command(subcommand)]
+    Consumers(consumers::Command),
     /// Show what this member knows of itself and its cluster.
     Status(show::Options),
     /// List the members of the cluster.
@@ -105,6 +109,7 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Dev(options) => dev::run(options).await,
         Command::Append(options) => entries::append(options).await,
         Command::Tail(options) => entries::tail(options).await,
+        Command::Consumers(command) => consumers::run(command).await,
         Command::Status(options) => show::status(options).await,
         Command::Members(options) => show::members(options).await,
         Command::History(options) => show::history(options).await,

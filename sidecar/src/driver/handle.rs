@@ -5,12 +5,13 @@ use super::window::{Position, Window};
 use crate::storage::{LogReader, StorageError};
 use crate::transport::Link;
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use synod_paxos::configuration::Configuration;
 use synod_paxos::system::Reply;
-use synod_paxos::value::{Append, Operation};
+use synod_paxos::value::{Append, Checkpoint, Operation};
 use synod_paxos::{
     AdminCommand, AdminOutcome, Ballot, Consistency, Incoming, Index, MemberId, Refusal, RequestId, Slot,
     Status,
@@ -65,6 +66,21 @@ pub struct History {
     pub leaders: Vec<(Slot, Ballot)>,
 }
 
+/// What the log knows of the application's own positions, as far as this member has applied it.
+#[derive(Clone, Debug, Default)]
+pub struct Application {
+    /// Named positions that the log is not trimmed past.
+    pub cursors: BTreeMap<String, Index>,
+    /// The newest checkpoints, ascending by index.
+    pub checkpoints: Vec<Checkpoint>,
+    /// The newest configuration; none: this member belongs to no cluster.
+    pub configuration: Option<Configuration>,
+    /// The first index that can be read here.
+    pub first_index: Index,
+    /// The last index applied here.
+    pub last_index: Index,
+}
+
 /// What the driver is told.
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -74,6 +90,7 @@ pub(crate) enum Command {
     Cancel(RequestId),
     Status(oneshot::Sender<Report>),
     History(oneshot::Sender<History>),
+    Application(oneshot::Sender<Application>),
     LinkUp(MemberId, Link),
     LinkDown(MemberId, u64),
     Disk(Done),
@@ -108,6 +125,7 @@ pub struct Handle {
     pub(super) next_request: Arc<AtomicU64>,
     pub(super) in_flight: Arc<Semaphore>,
     pub(super) window: Arc<Window>,
+    pub(super) checkpoints: watch::Receiver<Vec<Checkpoint>>,
     pub(super) reader: LogReader,
 }
 
@@ -260,6 +278,26 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.tell(Command::History(reply));
         answer.await.map_err(|_| Unanswered::Stopping)
+    }
+
+    /// Consumers and checkpoints.
+    ///
+    /// # Errors
+    /// If the driver has stopped.
+    pub async fn application(&self) -> Result<Application, Unanswered> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Application(reply));
+        answer.await.map_err(|_| Unanswered::Stopping)
+    }
+
+    /// The checkpoints that the log names, as far as this member has applied it, and their changes.
+    pub fn checkpoints(&self) -> watch::Receiver<Vec<Checkpoint>> {
+        self.checkpoints.clone()
+    }
+
+    /// The newest checkpoint's index.
+    pub fn newest_checkpoint(&self) -> Option<Index> {
+        self.checkpoints.borrow().last().map(|newest| newest.index)
     }
 
     /// How far this member has applied.

@@ -14,7 +14,9 @@ mod handle;
 mod window;
 
 pub(crate) use handle::Command;
-pub use handle::{APPENDS_IN_FLIGHT_BYTES, CallOutcome, CallReply, Handle, History, Report, Unanswered};
+pub use handle::{
+    APPENDS_IN_FLIGHT_BYTES, Application, CallOutcome, CallReply, Handle, History, Report, Unanswered,
+};
 pub use window::{Position, Window};
 
 use crate::clock;
@@ -28,7 +30,7 @@ use std::sync::{Arc, mpsc as blocking};
 use std::time::Duration;
 use synod_paxos::codec::DecodeError;
 use synod_paxos::system::SystemState;
-use synod_paxos::value::Operation;
+use synod_paxos::value::{Checkpoint, Operation};
 use synod_paxos::{
     AdminOutcome, Applied, Incoming, Index, Input, Instant, MemberId, Node, Notice, Output, Refusal,
     RequestId, Slot, Write, WriteBatch,
@@ -116,6 +118,7 @@ pub struct Driver {
     pending: HashMap<RequestId, Pending>,
     cancelled: Vec<RequestId>,
     window: Arc<Window>,
+    checkpoints: watch::Sender<Vec<Checkpoint>>,
     marks: Marks,
     identity: watch::Sender<Identity>,
     metrics: Arc<Metrics>,
@@ -144,6 +147,8 @@ impl Driver {
         };
         let node = Node::new(state, clock::now(), clock::seed()?)?;
         let window = Arc::new(Window::new(position, node.status(clock::now()).first_index));
+        let checkpoints = node.system().map(|system| system.checkpoints.clone()).unwrap_or_default();
+        let checkpoints = watch::Sender::new(checkpoints);
         let (commands, command_queue) = mpsc::unbounded_channel();
         let (messages, message_queue) = mpsc::channel(INPUTS);
         let answer = {
@@ -159,6 +164,7 @@ impl Driver {
             next_request: Arc::new(AtomicU64::new(1)),
             in_flight: Arc::new(Semaphore::new(APPENDS_IN_FLIGHT_BYTES)),
             window: window.clone(),
+            checkpoints: checkpoints.subscribe(),
             reader: reader.clone(),
         };
         let driver = Driver {
@@ -172,6 +178,7 @@ impl Driver {
             pending: HashMap::new(),
             cancelled: Vec::new(),
             window,
+            checkpoints,
             marks: Marks { noted: position.slot, durable: position.slot, ..Marks::default() },
             identity,
             metrics,
@@ -255,6 +262,7 @@ impl Driver {
             }
             Command::Status(reply) => drop(reply.send(self.report())),
             Command::History(reply) => drop(reply.send(self.history())),
+            Command::Application(reply) => drop(reply.send(self.application())),
             Command::LinkUp(member, link) => {
                 let links = self.links.entry(member).or_default();
                 links.push(link);
@@ -326,6 +334,7 @@ impl Driver {
         self.persist(batches);
         // First what was applied, then the answers: whoever has an answer can read what it speaks of.
         self.window.extend(&mut applied);
+        self.tell_checkpoints();
         for (request, reply) in replies {
             self.answer(request, reply);
         }
@@ -392,6 +401,32 @@ impl Driver {
             (latest.clone(), governing.version == latest.version)
         });
         Report { status, configuration }
+    }
+
+    fn application(&self) -> Application {
+        let (first_index, last_index) = (self.window.first_index(), self.window.position().index);
+        let Some(system) = self.node.system() else {
+            return Application { first_index, last_index, ..Application::default() };
+        };
+        Application {
+            cursors: system.cursors.clone(),
+            checkpoints: system.checkpoints.clone(),
+            configuration: Some(system.configurations.latest().clone()),
+            first_index,
+            last_index,
+        }
+    }
+
+    /// Tells whoever keeps checkpoints that the log names others now.
+    fn tell_checkpoints(&self) {
+        let named = self.node.system().map(|system| system.checkpoints.as_slice()).unwrap_or_default();
+        self.checkpoints.send_if_modified(|told| {
+            let differs = told.as_slice() != named;
+            if differs {
+                *told = named.to_vec();
+            }
+            differs
+        });
     }
 
     fn history(&self) -> History {

@@ -111,7 +111,7 @@ impl Serving {
     async fn take(&mut self, request: AppendStreamRequest) -> bool {
         let AppendStreamRequest { tag, append, timeout_ms } = request;
         if let Err(failure) = self.guard.may_append() {
-            return self.answer(tag, Outcome::Failure(failure)).await;
+            return self.answer(tag, Outcome::Failure(*failure)).await;
         }
         let Some(append) = append else {
             let failure =

@@ -28,6 +28,7 @@ pub fn refused(code: Code, reason: &str, message: impl ToString) -> Failure {
         tail: None,
         first_index: None,
         expected_sequence: None,
+        checkpoint: None,
     }
 }
 
@@ -125,9 +126,11 @@ pub fn refusal(refusal: &Refusal) -> Failure {
             plain(Code::FailedPrecondition, "version-moved")
         }
         Refusal::Settings(_) => plain(Code::InvalidArgument, "invalid-settings"),
-        Refusal::Cursor(CallRefused::Compacted { first }) => compacted(*first),
-        Refusal::Cursor(CallRefused::TooManyCursors) => plain(Code::ResourceExhausted, "too-many-cursors"),
-        Refusal::Cursor(_) => plain(Code::OutOfRange, "beyond-tail"),
+        Refusal::Cursor(CallRefused::Compacted { first }) => compacted(*first, None),
+        Refusal::Cursor(CallRefused::BeyondTail { tail }) => {
+            Failure { tail: Some(tail.0), ..plain(Code::OutOfRange, "beyond-tail") }
+        }
+        Refusal::Cursor(_) => plain(Code::ResourceExhausted, "too-many-consumers"),
         Refusal::NotActive(_) => plain(Code::FailedPrecondition, "not-active"),
         Refusal::Change(error) => change(error),
         Refusal::NotCaughtUp { .. } => plain(Code::FailedPrecondition, "not-caught-up"),
@@ -161,10 +164,15 @@ pub fn unanswered(error: &Unanswered) -> Failure {
     }
 }
 
-/// What was asked for is not in the log any more.
-pub fn compacted(first: Index) -> Failure {
-    let message = format!("the log begins at index {first} now, what was before is trimmed: read from there");
-    Failure { first_index: Some(first.0), ..refused(Code::OutOfRange, "compacted", message) }
+/// What was asked for is not in the log any more; `checkpoint` is the newest one's index.
+pub fn compacted(first: Index, checkpoint: Option<Index>) -> Failure {
+    let begins = format!("the log begins at index {first} now, what was before is trimmed");
+    let message = match checkpoint {
+        Some(index) => format!("{begins}: begin with the checkpoint at index {index}, read on behind it"),
+        None => format!("{begins}: read from there"),
+    };
+    let checkpoint = checkpoint.map(|index| index.0);
+    Failure { first_index: Some(first.0), checkpoint, ..refused(Code::OutOfRange, "compacted", message) }
 }
 
 /// The log could not be read.

@@ -1,6 +1,7 @@
 //! The log service on the socket.
 
 use super::append_stream;
+use super::freshness::Wanted;
 use super::oversize::Explained;
 use super::{Guard, convert, deadline, failure};
 use crate::driver::{Handle, Position};
@@ -8,15 +9,14 @@ use crate::shared::Shared;
 use futures::Stream;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 use synod_paxos::system::Reply;
 use synod_paxos::value::Operation;
-use synod_paxos::{Consistency as Freshness, Index, SessionId};
+use synod_paxos::{Index, SessionId};
 use synod_proto::v1::log_server::{Log, LogServer};
 use synod_proto::v1::{
-    AppendRequest, AppendResponse, AppendStreamRequest, CloseSessionRequest, CloseSessionResponse,
-    Consistency, Entry, OpenSessionRequest, OpenSessionResponse, ReadRequest, ReadResponse, SubscribeRequest,
-    TailRequest, TailResponse,
+    AppendRequest, AppendResponse, AppendStreamRequest, CloseSessionRequest, CloseSessionResponse, Entry,
+    OpenSessionRequest, OpenSessionResponse, ReadRequest, ReadResponse, SubscribeRequest, TailRequest,
+    TailResponse,
 };
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
@@ -45,39 +45,10 @@ impl LogService {
 
     /// Carries a call out in the log.
     async fn call(&self, operation: Operation, deadline: Instant) -> Result<Reply, Status> {
-        self.guard.may_append().map_err(failure::status)?;
+        self.guard.may_append().map_err(|failure| failure::status(*failure))?;
         let outcome = self.shared.handle().call_and_wait(operation, Some(deadline)).await;
         outcome.map_err(|error| failure::status(failure::unanswered(&error)))
     }
-
-    /// How far a reader may read.
-    async fn last_index(&self, wanted: Wanted, deadline: Instant) -> Result<(Handle, Index), Status> {
-        let handle = self.shared.handle();
-        let point = match Consistency::try_from(wanted.consistency) {
-            Ok(Consistency::Unspecified | Consistency::Linearizable) => {
-                handle.read_point(Freshness::Linearizable, deadline).await
-            }
-            Ok(Consistency::Sequential) => handle.applied(Index(wanted.at_least), deadline).await,
-            Ok(Consistency::StaleBounded) => {
-                let bound = Duration::from_millis(u64::from(wanted.max_staleness_ms));
-                handle.read_point(Freshness::StaleBounded(bound), deadline).await
-            }
-            Err(_) => {
-                let message =
-                    "this consistency is not known here: ask for linearizable, sequential or stale-bounded";
-                return Err(failure::status(failure::refused(Code::InvalidArgument, "consistency", message)));
-            }
-        };
-        let last = point.map_err(|error| failure::status(failure::unanswered(&error)))?;
-        Ok((handle, last))
-    }
-}
-
-/// How fresh, as a request says it.
-struct Wanted {
-    consistency: i32,
-    at_least: u64,
-    max_staleness_ms: u32,
 }
 
 fn first_index(from: u64) -> Result<Index, Status> {
@@ -138,7 +109,7 @@ impl Log for LogService {
         let ReadRequest { from, limit, consistency, at_least, max_staleness_ms } = request.into_inner();
         let from = first_index(from)?;
         let wanted = Wanted { consistency, at_least, max_staleness_ms };
-        let (handle, last) = self.last_index(wanted, deadline).await?;
+        let (handle, last) = wanted.point(&self.shared, deadline).await?;
         let through = match limit {
             0 => last,
             limit => last.min(from.plus(limit - 1)),
@@ -156,7 +127,7 @@ impl Log for LogService {
 
     async fn subscribe(&self, request: Request<SubscribeRequest>) -> Result<Response<Pages>, Status> {
         let from = first_index(request.into_inner().from)?;
-        let permit = self.guard.subscriber().map_err(failure::status)?;
+        let permit = self.guard.subscriber().map_err(|failure| failure::status(*failure))?;
         let handle = self.shared.handle();
         let following = Following {
             positions: handle.watch(),
@@ -175,7 +146,7 @@ impl Log for LogService {
         let deadline = deadline::of(request.metadata());
         let TailRequest { consistency, at_least, max_staleness_ms } = request.into_inner();
         let wanted = Wanted { consistency, at_least, max_staleness_ms };
-        let (_, last) = self.last_index(wanted, deadline).await?;
+        let (_, last) = wanted.point(&self.shared, deadline).await?;
         Ok(Response::new(TailResponse { last_index: last.0 }))
     }
 }
@@ -193,7 +164,7 @@ impl Reading {
         // Asked after the read: a trim that overtook it is no damage (docs: reliability.md, fault 41).
         let first = self.handle.first_index();
         if self.next < first {
-            return Err(failure::status(failure::compacted(first)));
+            return Err(failure::status(failure::compacted(first, self.handle.newest_checkpoint())));
         }
         let found = found.map_err(|error| {
             tracing::error!(%error, index = self.next.0, "the log cannot be read");

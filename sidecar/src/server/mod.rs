@@ -3,16 +3,19 @@
 pub mod admin;
 mod append_stream;
 mod cluster;
+mod consumers;
 mod convert;
 pub(crate) use convert::check_request;
 mod deadline;
 pub mod failure;
+mod freshness;
 pub mod health;
 pub mod listen;
 mod log;
 mod oversize;
 
 pub use cluster::ClusterService;
+pub use consumers::ConsumersService;
 pub use log::LogService;
 
 use std::path::Path;
@@ -42,15 +45,15 @@ impl Default for Guard {
 }
 
 impl Guard {
-    fn may_append(&self) -> Result<(), Failure> {
-        if self.disk_full.load(Ordering::Relaxed) { Err(failure::disk_full()) } else { Ok(()) }
+    fn may_append(&self) -> Result<(), Box<Failure>> {
+        if self.disk_full.load(Ordering::Relaxed) { Err(Box::new(failure::disk_full())) } else { Ok(()) }
     }
 
-    fn subscriber(&self) -> Result<OwnedSemaphorePermit, Failure> {
+    fn subscriber(&self) -> Result<OwnedSemaphorePermit, Box<Failure>> {
         self.subscribers.clone().try_acquire_owned().map_err(|_| {
             let message =
                 format!("{SUBSCRIBERS} subscribers are connected already: end some, or use another member");
-            failure::refused(Code::ResourceExhausted, "subscribers", message)
+            Box::new(failure::refused(Code::ResourceExhausted, "subscribers", message))
         })
     }
 

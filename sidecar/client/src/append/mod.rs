@@ -343,6 +343,7 @@ fn transport(message: &str) -> CallError {
         retry_after_ms: None,
         tail: None,
         first_index: None,
+        checkpoint: None,
     }
 }
 

@@ -22,6 +22,7 @@ fn refused(reason: &str, code: tonic::Code, not_appended: bool) -> CallError {
         retry_after_ms: None,
         tail: None,
         first_index: None,
+        checkpoint: None,
     }
 }
 

@@ -1,0 +1,39 @@
+//! Trying again what may be repeated.
+
+use crate::error::CallError;
+use std::time::Duration;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(20);
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How long one try may take where the call as a whole may take longer: a member that hangs is asked anew.
+const TRY: Duration = Duration::from_secs(10);
+
+/// Carries out a call whose repeats do no harm, again and again until it is answered or `patience` is over.
+pub(crate) async fn until_answered<Q: Clone, A, F>(
+    patience: Duration,
+    request: Q,
+    mut call: impl FnMut(Request<Q>) -> F,
+) -> Result<A, CallError>
+where
+    F: Future<Output = Result<Response<A>, Status>>,
+{
+    let deadline = Instant::now() + patience;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let mut one = Request::new(request.clone());
+        one.set_timeout(deadline.saturating_duration_since(Instant::now()).min(TRY));
+        let error = match call(one).await {
+            Ok(answer) => return Ok(answer.into_inner()),
+            Err(status) => CallError::from(status),
+        };
+        let hint = error.retry_after_ms.map(|ms| Duration::from_millis(u64::from(ms)));
+        let wait = hint.unwrap_or(pause);
+        if !error.is_resumable() || Instant::now() + wait >= deadline {
+            return Err(error);
+        }
+        tokio::time::sleep(wait).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}

@@ -1,0 +1,152 @@
+//! The consumers service on the socket: durable named positions that hold back trimming.
+//!
+//! All of its calls may be repeated: a position never goes back, and one that is gone stays gone.
+
+use super::freshness::Wanted;
+use super::oversize::Explained;
+use super::{Guard, deadline, failure};
+use crate::driver::{Application, Handle, Unanswered};
+use crate::shared::Shared;
+use std::sync::Arc;
+use synod_paxos::system::{CallRefused, Reply};
+use synod_paxos::value::Operation;
+use synod_paxos::{Consistency, Index, Refusal};
+use synod_proto::v1::consumers_server::{Consumers, ConsumersServer};
+use synod_proto::v1::{
+    AdvanceConsumerRequest, AdvanceConsumerResponse, Consumer, ListConsumersRequest, ListConsumersResponse,
+    RegisterConsumerRequest, RegisterConsumerResponse, RemoveConsumerRequest, RemoveConsumerResponse,
+};
+use tokio::time::Instant;
+use tonic::{Code, Request, Response, Status};
+
+/// The largest message that is read: a name and a number take less.
+const LARGEST_MESSAGE: usize = 4 << 10;
+
+/// The service behind one member's socket.
+#[derive(Clone)]
+pub struct ConsumersService {
+    shared: Arc<Shared>,
+    guard: Guard,
+}
+
+impl ConsumersService {
+    /// The service, for a router.
+    pub fn server(shared: Arc<Shared>, guard: Guard) -> Explained<ConsumersServer<ConsumersService>> {
+        let service = ConsumersServer::new(ConsumersService { shared, guard });
+        Explained::new(service.max_decoding_message_size(LARGEST_MESSAGE))
+    }
+
+    async fn set(&self, name: String, index: Index, deadline: Instant) -> Result<u64, Refused> {
+        let operation = Operation::SetCursor { name, index };
+        match self.shared.handle().call_and_wait(operation, Some(deadline)).await {
+            Ok(Reply::CursorSet(index)) => Ok(index.0),
+            Ok(other) => unreachable!("the core answered a cursor with {other:?}"),
+            Err(error) => Err(Refused(error)),
+        }
+    }
+
+    async fn positions(&self, handle: &Handle) -> Result<Application, Status> {
+        handle.application().await.map_err(|error| failure::status(failure::unanswered(&error)))
+    }
+
+    /// Where a registered consumer stands. This member may be behind the one that registered it: what is not
+    /// found is looked for again where every acknowledged call is seen.
+    async fn position(&self, name: &str, deadline: Instant) -> Result<Option<Index>, Status> {
+        let handle = self.shared.handle();
+        if let Some(index) = self.positions(&handle).await?.cursors.get(name) {
+            return Ok(Some(*index));
+        }
+        let point = handle.read_point(Consistency::Linearizable, deadline).await;
+        point.map_err(|error| Refused(error).status())?;
+        Ok(self.positions(&handle).await?.cursors.get(name).copied())
+    }
+}
+
+/// What the core did not carry out.
+struct Refused(Unanswered);
+
+impl Refused {
+    fn status(&self) -> Status {
+        failure::status(failure::unanswered(&self.0))
+    }
+
+    /// The first index of the log, where the refusal is that it begins later than was thought.
+    fn begins_at(&self) -> Option<Index> {
+        match &self.0 {
+            Unanswered::Refused(Refusal::Cursor(CallRefused::Compacted { first })) => Some(*first),
+            _ => None,
+        }
+    }
+}
+
+fn unknown(name: &str) -> Status {
+    let message = format!("no consumer is registered as {name:?}: register it first");
+    failure::status(failure::refused(Code::NotFound, "unknown-consumer", message))
+}
+
+#[tonic::async_trait]
+impl Consumers for ConsumersService {
+    async fn register(
+        &self,
+        request: Request<RegisterConsumerRequest>,
+    ) -> Result<Response<RegisterConsumerResponse>, Status> {
+        let deadline = deadline::of(request.metadata());
+        let RegisterConsumerRequest { name, index } = request.into_inner();
+        // A new position can only hold back what would free space.
+        self.guard.may_append().map_err(|failure| failure::status(*failure))?;
+        let mut wanted = index.map_or_else(|| self.shared.handle().first_index().previous(), Index);
+        loop {
+            match self.set(name.clone(), wanted, deadline).await {
+                Ok(index) => return Ok(Response::new(RegisterConsumerResponse { index })),
+                // Trimmed meanwhile; the log's beginning only moves on, so that this ends.
+                Err(refused) => match refused.begins_at().filter(|_| index.is_none()) {
+                    Some(first) if first.previous() > wanted => wanted = first.previous(),
+                    _ => return Err(refused.status()),
+                },
+            }
+        }
+    }
+
+    async fn advance(
+        &self,
+        request: Request<AdvanceConsumerRequest>,
+    ) -> Result<Response<AdvanceConsumerResponse>, Status> {
+        let deadline = deadline::of(request.metadata());
+        let AdvanceConsumerRequest { name, index } = request.into_inner();
+        if self.position(&name, deadline).await?.is_none() {
+            return Err(unknown(&name));
+        }
+        let set = self.set(name, Index(index), deadline).await;
+        let index = set.map_err(|refused| refused.status())?;
+        Ok(Response::new(AdvanceConsumerResponse { index }))
+    }
+
+    async fn remove(
+        &self,
+        request: Request<RemoveConsumerRequest>,
+    ) -> Result<Response<RemoveConsumerResponse>, Status> {
+        let deadline = deadline::of(request.metadata());
+        let name = request.into_inner().name;
+        let handle = self.shared.handle();
+        let removed = handle.call_and_wait(Operation::RemoveCursor { name }, Some(deadline)).await;
+        removed.map_err(|error| Refused(error).status())?;
+        Ok(Response::new(RemoveConsumerResponse {}))
+    }
+
+    async fn list(
+        &self,
+        request: Request<ListConsumersRequest>,
+    ) -> Result<Response<ListConsumersResponse>, Status> {
+        let deadline = deadline::of(request.metadata());
+        let ListConsumersRequest { consistency, at_least, max_staleness_ms } = request.into_inner();
+        let wanted = Wanted { consistency, at_least, max_staleness_ms };
+        let (handle, _) = wanted.point(&self.shared, deadline).await?;
+        let positions = self.positions(&handle).await?;
+        let consumers = positions.cursors.into_iter().map(|(name, index)| Consumer { name, index: index.0 });
+        Ok(Response::new(ListConsumersResponse {
+            consumers: consumers.collect(),
+            first_index: positions.first_index.0,
+            last_index: positions.last_index.0,
+        }))
+    }
+}
