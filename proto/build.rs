@@ -1,8 +1,13 @@
 //! Compiles the .proto files to Rust, without protoc.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files =
-        ["synod/v1/admin.proto", "synod/v1/consumers.proto", "synod/v1/log.proto", "synod/v1/peer.proto"];
+    let files = [
+        "synod/v1/admin.proto",
+        "synod/v1/checkpoints.proto",
+        "synod/v1/consumers.proto",
+        "synod/v1/log.proto",
+        "synod/v1/peer.proto",
+    ];
     for file in files {
         println!("cargo:rerun-if-changed=proto/{file}");
     }

@@ -1,6 +1,6 @@
 //! The wire formats of Synod: protobuf messages and gRPC services.
 //!
-//! `log.proto` and `consumers.proto` are what an application speaks on the socket, `admin.proto` what the operator and the
+//! `log.proto`, `consumers.proto` and `checkpoints.proto` are what an application speaks on the socket, `admin.proto` what the operator and the
 //! tools speak to one member, `peer.proto` what members speak to each other. Field numbers are never
 //! used again for something else; a reader skips what it does not know.
 #![forbid(unsafe_code)]

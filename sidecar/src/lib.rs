@@ -1,6 +1,7 @@
 //! The consensus sidecar: the shell around the core.
 #![forbid(unsafe_code)]
 
+pub mod checkpoints;
 pub mod cli;
 pub mod clock;
 pub mod driver;

@@ -1,10 +1,11 @@
 //! One member: the disk, the core's driver, the transport and the servers, put together.
 
+use crate::checkpoints::{Checkpoints, Keeper, PeerCheckpointsService};
 use crate::driver::{Driver, Fatal};
 use crate::server::admin::{Access, AdminService, Renewal};
 use crate::server::health::{self, Health};
 use crate::server::listen::{self, ListenError};
-use crate::server::{Callers, ClusterService, ConsumersService, Guard, LogService};
+use crate::server::{Callers, CheckpointsService, ClusterService, ConsumersService, Guard, LogService};
 use crate::shared::Shared;
 use crate::storage::{self, Opened, StorageError};
 use crate::telemetry::Metrics;
@@ -110,6 +111,13 @@ pub struct Member {
     peer_address: SocketAddr,
 }
 
+/// What the listeners offer.
+struct Services {
+    admin: AdminService,
+    guard: Guard,
+    checkpoints: Checkpoints,
+}
+
 async fn open_disk(config: &Config) -> Result<Opened, StorageError> {
     let (dir, cluster) = (config.data_dir.clone(), config.cluster);
     let opening = tokio::task::spawn_blocking(move || storage::open(&dir, cluster));
@@ -170,6 +178,8 @@ impl Member {
         let (driver, handle) = Driver::start(disk, identity.clone(), metrics.clone())?;
         let shared = Arc::new(Shared::new(handle, identity));
         let context = Context::new(shared.clone(), tls.clone());
+        let checkpoints =
+            Checkpoints::open(context.clone(), metrics.clone(), &config.data_dir, config.disk_reserve);
         let (renewals, renewal_queue) = mpsc::channel(1);
         let supervisor = Supervisor {
             config: config.clone(),
@@ -179,14 +189,14 @@ impl Member {
         };
         let supervisor = tokio::spawn(supervisor.run(driver, renewal_queue).in_current_span());
         let admin = AdminService::new(shared.clone(), renewals);
-        let guard = Guard::default();
+        let services = Services { admin, guard: Guard::default(), checkpoints };
         let (servers, bound) = (Vec::new(), Vec::new());
         let mut member = Member { shared, supervisor, tasks, servers, bound, config, peer_address };
-        if let Err(error) = member.listen(&context, peer_listener, &admin, &guard).await {
+        if let Err(error) = member.listen(&context, peer_listener, &services).await {
             member.stop().await;
             return Err(error);
         }
-        member.background(&context, guard);
+        member.background(&context, services);
         health.started(member.shared.clone(), metrics, context.dropped.clone());
         Ok(member)
     }
@@ -195,14 +205,16 @@ impl Member {
         &mut self,
         context: &Context,
         peer_listener: TcpListener,
-        admin: &AdminService,
-        guard: &Guard,
+        services: &Services,
     ) -> Result<(), StartError> {
+        let Services { admin, guard, checkpoints } = services;
         let secure = |server: Server| match &context.tls {
             Some(tls) => server.tls_config(tls.server().timeout(KEEP_ALIVE)),
             None => Ok(server),
         };
-        let peer = secure(server())?.add_service(PeerService::server(context.clone()));
+        let peer = secure(server())?
+            .add_service(PeerService::server(context.clone()))
+            .add_service(PeerCheckpointsService::server(checkpoints.clone()));
         let shared = self.shared.clone();
         self.tasks.push(serve_tcp(peer, peer_listener, async move { shared.closed().await }));
         if let Some(address) = self.config.admin_listen {
@@ -221,16 +233,19 @@ impl Member {
             .add_service(admin.local_server())
             .add_service(LogService::server(self.shared.clone(), guard.clone()))
             .add_service(ConsumersService::server(self.shared.clone(), guard.clone()))
+            .add_service(CheckpointsService::server(checkpoints.clone()))
             .add_service(ClusterService::server(self.shared.clone()));
         self.serve_unix(router, path, ADMIN_MODE).await?;
         // Last: an application that can connect can be served.
         let callers = Callers::new(&self.config.allowed_uids);
         let log = LogService::server(self.shared.clone(), guard.clone());
         let consumers = ConsumersService::server(self.shared.clone(), guard.clone());
+        let checkpoints = CheckpointsService::server(checkpoints.clone());
         let cluster = ClusterService::server(self.shared.clone());
         let router = server()
             .add_service(InterceptedService::new(log, callers.clone()))
             .add_service(InterceptedService::new(consumers, callers.clone()))
+            .add_service(InterceptedService::new(checkpoints, callers.clone()))
             .add_service(InterceptedService::new(cluster, callers));
         let (path, mode) = (self.config.socket.clone(), self.config.socket_mode);
         self.serve_unix(router, path, mode).await
@@ -250,7 +265,10 @@ impl Member {
         Ok(())
     }
 
-    fn background(&mut self, context: &Context, guard: Guard) {
+    fn background(&mut self, context: &Context, services: Services) {
+        let Services { guard, checkpoints, admin: _ } = services;
+        let keeper = Keeper::new(checkpoints);
+        self.tasks.push(tokio::spawn(keeper.run().in_current_span()));
         let dialer = Dialer::new(context.clone(), self.config.peers.clone());
         self.tasks.push(tokio::spawn(dialer.run().in_current_span()));
         let (dir, reserve) = (self.config.data_dir.clone(), self.config.disk_reserve);

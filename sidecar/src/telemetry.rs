@@ -2,6 +2,7 @@
 
 use crate::driver::CallOutcome;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use synod_paxos::Refusal;
 use synod_paxos::system::Reply;
@@ -53,6 +54,16 @@ pub struct Metrics {
     pub commit_seconds: Histogram,
     /// Turns of the driver's loop.
     pub turns: Counter,
+    /// Checkpoints that were saved through this member.
+    pub checkpoints_saved: Counter,
+    /// Bytes of checkpoints that peers got from this member.
+    pub checkpoint_bytes_given: Counter,
+    /// Bytes of checkpoints that this member got from its peers.
+    pub checkpoint_bytes_taken: Counter,
+    /// Checkpoints that failed a checksum on this disk.
+    pub checkpoints_damaged: Counter,
+    /// Checkpoints that the log names and this disk lacks.
+    pub checkpoints_missing: Gauge,
 }
 
 impl Default for Metrics {
@@ -67,6 +78,11 @@ impl Default for Metrics {
             commit_batches: Counter::default(),
             commit_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
             turns: Counter::default(),
+            checkpoints_saved: Counter::default(),
+            checkpoint_bytes_given: Counter::default(),
+            checkpoint_bytes_taken: Counter::default(),
+            checkpoints_damaged: Counter::default(),
+            checkpoints_missing: Gauge::default(),
         }
     }
 }

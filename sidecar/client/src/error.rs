@@ -39,7 +39,7 @@ pub struct CallError {
     pub tail: Option<u64>,
     /// The first index that can still be read, where the reason is `compacted`.
     pub first_index: Option<u64>,
-    /// The index of the newest checkpoint, where the reason is `compacted` and there is one.
+    /// The index of the newest checkpoint, where the reason is `superseded`, or is `compacted` and there is one.
     pub checkpoint: Option<u64>,
 }
 
@@ -54,6 +54,20 @@ impl CallError {
             tail: failure.tail,
             first_index: failure.first_index,
             checkpoint: failure.checkpoint,
+        }
+    }
+
+    /// What this side found.
+    pub(crate) fn local(code: Code, reason: &str, message: &str) -> CallError {
+        CallError {
+            code,
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            not_appended: false,
+            retry_after_ms: None,
+            tail: None,
+            first_index: None,
+            checkpoint: None,
         }
     }
 
@@ -99,6 +113,17 @@ fn describe(status: &Status) -> String {
         source = error.source();
     }
     text
+}
+
+/// A checkpoint could not be saved or fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The member refused, or could not be reached in time.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The state could not be read or written on this side.
+    #[error("the state cannot be read or written: {0}")]
+    Io(#[from] std::io::Error),
 }
 
 /// An append did not succeed, or nobody knows.

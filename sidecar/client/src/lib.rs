@@ -52,6 +52,7 @@
 #![forbid(unsafe_code)]
 
 mod append;
+mod checkpoints;
 mod connect;
 mod consumers;
 mod error;
@@ -59,9 +60,10 @@ mod read;
 mod retry;
 
 pub use append::{AppendOptions, Appended, IdempotencyKey, Repeats};
+pub use checkpoints::{Checkpoint, Checkpoints, Fetched, ListedCheckpoint, Progress};
 pub use connect::{SOCKET_VARIABLE, channel};
 pub use consumers::{Consumer, ConsumerList, Consumers};
-pub use error::{AppendError, CallError, ConnectError};
+pub use error::{AppendError, CallError, CheckpointError, ConnectError};
 pub use read::{Consistency, Entry, ReadOptions};
 pub use synod_proto::v1::{HistoryResponse, StatusResponse};
 

@@ -1,6 +1,7 @@
 //! The commands.
 
 mod admin;
+mod checkpoints;
 mod connect;
 mod consumers;
 mod dev;
@@ -35,6 +36,9 @@ enum Command {
     Append(entries::AppendOptions),
     /// Print the log's last entries, then live with -f.
     Tail(entries::TailOptions),
+    /// Save, fetch and list checkpoints: the application's state at an index.
+    #[command(subcommand)]
+    Checkpoint(checkpoints::Command),
     /// List, register, move on and remove consumers: positions that the log is not trimmed past.
     #[command(subcommand)]
     Consumers(consumers::Command),
@@ -109,6 +113,7 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Dev(options) => dev::run(options).await,
         Command::Append(options) => entries::append(options).await,
         Command::Tail(options) => entries::tail(options).await,
+        Command::Checkpoint(command) => checkpoints::run(command).await,
         Command::Consumers(command) => consumers::run(command).await,
         Command::Status(options) => show::status(options).await,
         Command::Members(options) => show::members(options).await,

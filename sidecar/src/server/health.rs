@@ -175,5 +175,34 @@ fn registry(running: &Running, report: &Report) -> Registry {
     registry.register("turns", "Turns of the driver's loop", metrics.turns.clone());
     registry.register("commit_batches", "Write batches of the core", metrics.commit_batches.clone());
     registry.register("commit_seconds", "Time of a disk transaction", metrics.commit_seconds.clone());
+    checkpoints(&mut registry, metrics);
     registry
+}
+
+fn checkpoints(registry: &mut Registry, metrics: &Metrics) {
+    registry.register(
+        "checkpoints_missing",
+        "Checkpoints that the log names and this disk lacks",
+        metrics.checkpoints_missing.clone(),
+    );
+    registry.register(
+        "checkpoints_saved",
+        "Checkpoints saved through this member",
+        metrics.checkpoints_saved.clone(),
+    );
+    registry.register(
+        "checkpoints_damaged",
+        "Checkpoints that failed a checksum on this disk",
+        metrics.checkpoints_damaged.clone(),
+    );
+    registry.register(
+        "checkpoint_bytes_given",
+        "Bytes of checkpoints that peers got from this member",
+        metrics.checkpoint_bytes_given.clone(),
+    );
+    registry.register(
+        "checkpoint_bytes_taken",
+        "Bytes of checkpoints that this member got from its peers",
+        metrics.checkpoint_bytes_taken.clone(),
+    );
 }

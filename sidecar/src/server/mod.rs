@@ -2,6 +2,7 @@
 
 pub mod admin;
 mod append_stream;
+mod checkpoints;
 mod cluster;
 mod consumers;
 mod convert;
@@ -14,6 +15,7 @@ pub mod listen;
 mod log;
 mod oversize;
 
+pub use checkpoints::CheckpointsService;
 pub use cluster::ClusterService;
 pub use consumers::ConsumersService;
 pub use log::LogService;

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::driver::Command;
 use futures::Stream;
+use std::collections::btree_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -100,7 +101,7 @@ impl Dialer {
                     }
                 }
                 contact = contacts.recv() => match contact {
-                    Ok(contact) if !self.context.linked().contains(&contact.member) => {
+                    Ok(contact) if !self.context.linked().contains_key(&contact.member) => {
                         for address in &contact.addresses {
                             if self.tasks.len() < listed.len() + HEARD_ADDRESSES {
                                 self.start(address, Some(HEARD_PATIENCE));
@@ -175,7 +176,7 @@ async fn keep(context: Context, address: String, patience: Option<Duration>) {
                 () = &mut wake => break,
                 contact = contacts.recv() => match contact {
                     Ok(Contact { member, addresses })
-                        if addresses.contains(&address) && !context.linked().contains(&member) =>
+                        if addresses.contains(&address) && !context.linked().contains_key(&member) =>
                     {
                         pause = FIRST_PAUSE;
                         break;
@@ -207,7 +208,7 @@ fn describe(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn endpoint(context: &Context, address: &str) -> Result<Endpoint, tonic::transport::Error> {
+pub(super) fn endpoint(context: &Context, address: &str) -> Result<Endpoint, tonic::transport::Error> {
     let scheme = if context.tls.is_some() { "https" } else { "http" };
     let endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))?
         .connect_timeout(CONNECT_PATIENCE)
@@ -277,10 +278,16 @@ struct Claim<'a> {
 }
 
 impl Claim<'_> {
-    fn take(context: &Context, member: MemberId) -> Option<Claim<'_>> {
+    fn take<'a>(context: &'a Context, member: MemberId, address: &str) -> Option<Claim<'a>> {
         // Lazily: a claim that is made and not handed out would, when dropped, give up the one that
         // stands, and wait for ever for the lock that this statement still holds.
-        let taken = context.linked().insert(member);
+        let taken = match context.linked().entry(member) {
+            Entry::Vacant(entry) => {
+                entry.insert(address.to_owned());
+                true
+            }
+            Entry::Occupied(_) => false,
+        };
         taken.then(|| Claim { context, member })
     }
 }
@@ -303,7 +310,7 @@ async fn connect(context: &Context, address: &str) -> Result<(), DialError> {
     if member == own.member {
         return Err(DialError::Own);
     }
-    let _claim = Claim::take(context, member).ok_or(DialError::Linked)?;
+    let _claim = Claim::take(context, member, address).ok_or(DialError::Linked)?;
     let (on_data, _, mut data) = open(&endpoint, Which::Data, &own, data).await?;
     let (on_bulk, _, mut bulk) = open(&endpoint, Which::Bulk, &own, bulk).await?;
     if on_data != member || on_bulk != member {

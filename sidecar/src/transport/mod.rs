@@ -18,12 +18,14 @@ pub use peers::{PeerSource, parse_peers};
 
 use crate::driver::Handle;
 use crate::shared::Shared;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use synod_paxos::{ClusterId, Digest, Incarnation, MemberId};
 use synod_proto::v1::Greeting;
 use tokio::sync::{broadcast, watch};
+use tonic::Status;
+use tonic::transport::Channel;
 
 /// A message's largest encoding: a chunk of rows, its last row possibly a full batch beyond the bound.
 const LARGEST_MESSAGE: usize = 8 << 20;
@@ -127,8 +129,8 @@ pub struct Context {
     pub(crate) shared: Arc<Shared>,
     pub(crate) tls: Option<tls::Tls>,
     contacts: broadcast::Sender<Contact>,
-    /// Members to which a connection stands that was dialled from here.
-    linked: Arc<Mutex<BTreeSet<MemberId>>>,
+    /// Members to which a connection stands that was dialled from here, and at which address.
+    linked: Arc<Mutex<BTreeMap<MemberId, String>>>,
     /// Messages that were dropped because a queue was full.
     pub(crate) dropped: Arc<AtomicU64>,
 }
@@ -140,9 +142,25 @@ impl Context {
         Context { shared, tls, contacts, linked: Arc::default(), dropped: Arc::default() }
     }
 
-    fn linked(&self) -> MutexGuard<'_, BTreeSet<MemberId>> {
+    fn linked(&self) -> MutexGuard<'_, BTreeMap<MemberId, String>> {
         // Nothing can panic under this lock: it guards single insertions and removals.
         self.linked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The members that can be reached now.
+    pub(crate) fn linked_members(&self) -> Vec<MemberId> {
+        self.linked().keys().copied().collect()
+    }
+
+    /// A new connection to a member, for what would be in the way of its streams.
+    ///
+    /// # Errors
+    /// If no connection to it stands, or none more can be made.
+    pub(crate) async fn channel(&self, member: MemberId) -> Result<Channel, Status> {
+        let address = self.linked().get(&member).cloned();
+        let address = address.ok_or_else(|| Status::unavailable(format!("{member} is not connected")))?;
+        let failed = |error: tonic::transport::Error| Status::unavailable(error.to_string());
+        dial::endpoint(self, &address).map_err(failed)?.connect().await.map_err(failed)
     }
 
     fn identity(&self) -> watch::Receiver<Identity> {
