@@ -22,7 +22,7 @@
 //! | heartbeats, reads, forwarded calls | they choose nothing; `chosen_through` also travels with Accepts |
 //! | the handshake after a restart | it is answered at once; write counters are equal (restored disks: the simulator) |
 //! | slots above the bound | Accepts for them are lost |
-//! | mail that can have no effect any more | [`model::Model::purge`]: it lies below a promise on the receiver's disk, or belongs to a candidacy that is over |
+//! | mail that can have no effect any more | [`model::Model::purge`]: it lies below a promise on the receiver's disk, belongs to a candidacy that is over, or changes nothing and never will |
 //! | Nacks, unless asked for | they only make a leader stop, which is the same as delivering nothing to it |
 //! | counters of writes, views, timers, random numbers | masked in the fingerprint: no rule of agreement reads them |
 

@@ -329,7 +329,8 @@ impl Member {
         }
     }
 
-    /// What tells this member apart: its core, its disk, its writes under way, and the votes it ever cast.
+    /// What tells this member apart: its core, its disk, its writes under way, and what it ever voted for and
+    /// applied.
     pub fn print(&self) -> u128 {
         let mut print = Print::default();
         print.masked(&self.node);
@@ -350,6 +351,8 @@ impl Member {
             print.masked(&(slot, ballot));
             print.bytes(value);
         }
+        // A crash forgets what was applied and not durable; the properties do not.
+        print.masked(&self.disk.facts.applied);
         print.finish()
     }
 }

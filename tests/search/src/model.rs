@@ -148,7 +148,7 @@ impl fmt::Debug for Mail {
 
 impl Mail {
     /// The message as it travels in a search: what no rule of agreement reads is the same in all.
-    fn new(incoming: Incoming) -> (u128, Mail) {
+    fn of(incoming: Incoming) -> (u128, Mail) {
         let Incoming { cluster, from, counters, to, mut message } = incoming;
         if let Message::Accept { has_quorum, .. } = &mut message {
             *has_quorum = true;
@@ -300,11 +300,19 @@ impl Model {
     /// Lets something happen to a member, and takes what it sends.
     fn happen(&self, state: &mut State, id: MemberId, event: Event) {
         let place = id.0 as usize - 1;
-        let seat = &state.seats[place];
+        let outcome = self.outcome(&state.seats[place], id, event);
+        state.seats[place] = outcome.0.clone();
+        for incoming in &outcome.1 {
+            self.post(state, incoming.clone());
+        }
+    }
+
+    /// What `event` does to a member, worked out once for each fingerprint.
+    fn outcome(&self, seat: &Seat, id: MemberId, event: Event) -> Arc<Outcome> {
         let key = (seat.print, event.print());
         // Nothing can panic while this lock is held.
         let known = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-        let outcome = known.unwrap_or_else(|| {
+        known.unwrap_or_else(|| {
             let outcome = Arc::new(self.carry_out(seat, id, event));
             // On the way to the start members have no fingerprint yet.
             if key.0 != 0 {
@@ -312,11 +320,7 @@ impl Model {
                 outcomes.insert(key, outcome.clone());
             }
             outcome
-        });
-        state.seats[place] = outcome.0.clone();
-        for incoming in &outcome.1 {
-            self.post(state, incoming.clone());
-        }
+        })
     }
 
     fn carry_out(&self, seat: &Seat, id: MemberId, event: Event) -> Outcome {
@@ -327,13 +331,20 @@ impl Model {
             let print = if seat.print == 0 { 0 } else { member.print() };
             (member.facts(), print, member.sent)
         }));
-        let (facts, print, sent) = built.unwrap_or_else(|panic| {
+        let (facts, print, mut sent) = built.unwrap_or_else(|panic| {
             let why = panic.downcast_ref::<String>().cloned();
             let why = why.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
             let facts = Facts { broken: Some(why.unwrap_or_default()), ..Facts::clone(&seat.facts) };
             (facts, 1, Vec::new())
         });
+        // Nobody remembers a write of anybody: two histories that end alike may have counted differently.
+        sent.iter_mut().for_each(|incoming| incoming.counters.written = WriteCounter(0));
         (Seat { history, print, facts: Arc::new(facts) }, sent)
+    }
+
+    /// How many different triples of what members have voted for and applied were judged.
+    pub fn judged(&self) -> usize {
+        self.verdicts.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Judges a state by what its members have voted for and applied, once for each such triple.
@@ -351,9 +362,7 @@ impl Model {
         });
     }
 
-    fn post(&self, state: &mut State, mut incoming: Incoming) {
-        // Nobody remembers a write of anybody: two histories that end alike may have counted differently.
-        incoming.counters.written = WriteCounter(0);
+    fn post(&self, state: &mut State, incoming: Incoming) {
         let handshake = matches!(incoming.message, Message::Hello { .. } | Message::Welcome { .. });
         if handshake {
             // Answered at once.
@@ -362,7 +371,7 @@ impl Model {
         }
         let searching = !state.timeouts.is_empty();
         let (print, mail) = if searching {
-            Mail::new(incoming)
+            Mail::of(incoming)
         } else {
             // On the way to the start, everything travels, in order.
             (state.mail.last_key_value().map_or(0, |(last, _)| last + 1), Mail(Arc::new(incoming)))
@@ -375,13 +384,43 @@ impl Model {
         }
     }
 
+    /// Whether a message changes nothing at its receiver, and is answered by nothing that was not sent before.
+    fn does_nothing(&self, state: &State, mail: &Mail) -> bool {
+        let seat = &state.seats[mail.0.to.0 as usize - 1];
+        let outcome = self.outcome(seat, mail.0.to, Event::Message(mail.0.clone()));
+        let (after, sent) = &*outcome;
+        after.print == seat.print
+            && sent.iter().all(|answer| {
+                let (print, answer) = Mail::of(answer.clone());
+                !answer.travels(&self.bounds) || state.sent.contains(&print)
+            })
+    }
+
+    /// Whether a message that does nothing now will do nothing later. A leader in office only learns: what does not
+    /// count with it now never will, unless members may get a vote meanwhile. Nor does an Accept of what its
+    /// receiver has and knows of, unless a crash may make it forget.
+    fn stays_idle(&self, state: &State, mail: &Mail) -> bool {
+        let facts = &state.seats[mail.0.to.0 as usize - 1].facts;
+        match &mail.0.message {
+            Message::Promise { .. } | Message::Accepted { .. } => facts.serves && !self.bounds.promote,
+            Message::Accept { .. } => state.crashes == 0,
+            _ => false,
+        }
+    }
+
     /// Throws away mail that can have no effect any more: a Prepare or Accept below what its receiver's disk has
-    /// promised (promises do not go back, which is a property of every search), and an answer to a candidacy or
-    /// leadership that is over (no ballot is resumed).
+    /// promised (promises do not go back, which is a property of every search), an answer to a candidacy or leadership
+    /// that is over (no ballot is resumed), and what does nothing now and never will.
     fn purge(&self, state: &mut State) {
         if !self.bounds.purge {
             return;
         }
+        let idle = |mail: &Mail| {
+            let writes = state.seats[mail.0.to.0 as usize - 1].facts.writes;
+            !writes && self.stays_idle(state, mail) && self.does_nothing(state, mail)
+        };
+        let idle: Vec<u128> = state.mail.iter().filter(|(_, m)| idle(m)).map(|(print, _)| *print).collect();
+        idle.iter().for_each(|print| drop(state.mail.remove(print)));
         let seats = &state.seats;
         state.mail.retain(|_, mail| {
             let facts = &seats[mail.0.to.0 as usize - 1].facts;

@@ -31,8 +31,7 @@ impl Case {
         match self {
             Case::Leaders => Bounds {
                 timeouts: timeouts(if full { &[(1, 2), (2, 2)] } else { &[(1, 1), (2, 1)] }),
-                // Two rounds each and a crash are more states than a machine holds.
-                crashes: u8::from(!full),
+                crashes: 1,
                 slots: 2,
                 slow_disks: false,
                 nacks: false,
@@ -82,6 +81,8 @@ pub struct Report {
     pub states: usize,
     /// Steps taken.
     pub steps: usize,
+    /// Different triples of what the members have ever voted for and applied.
+    pub judged: usize,
     /// The longest way.
     pub depth: usize,
     /// Every state within the bounds was visited.
@@ -148,6 +149,7 @@ fn watch(case: Case, limits: Limits, began: Instant, checker: &impl Checker<Mode
         case,
         states,
         steps: checker.state_count(),
+        judged: checker.model().judged(),
         depth: checker.max_depth(),
         complete: !cut && broken.is_empty(),
         broken,
@@ -166,7 +168,7 @@ impl Report {
     pub fn json(&self) -> serde_json::Value {
         let broken: BTreeMap<_, _> = self.broken.iter().cloned().collect();
         serde_json::json!({
-            "case": self.case.name(), "states": self.states, "steps": self.steps, "depth": self.depth,
+            "case": self.case.name(), "states": self.states, "steps": self.steps, "judged": self.judged, "depth": self.depth,
             "complete": self.complete, "broken": broken, "unreached": self.unreached, "seconds": self.seconds,
         })
     }

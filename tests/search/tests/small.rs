@@ -29,3 +29,22 @@ fn leaders_compete_with_slow_disks() {
 fn two_members_become_three() {
     check(Case::Growth, 1, false);
 }
+
+/// What is thrown away to make a search smaller hides nothing: the members come to vote for and apply the very same,
+/// in as many combinations (docs of the crate: "What is left out, and why nothing is lost by it").
+#[test]
+fn mail_without_effect_hides_nothing() {
+    for (slots, crashes) in [(2, 0), (1, 1)] {
+        let [with, without] = [true, false].map(|purge| {
+            let mut bounds = Case::Leaders.bounds(false);
+            (bounds.slots, bounds.crashes, bounds.purge) = (slots, crashes, purge);
+            let limits = Limits { depth_first: true, ..Limits::default() };
+            let report = search(Case::Leaders, bounds, limits);
+            println!("{report}");
+            assert!(report.holds() && report.complete, "{report}");
+            report
+        });
+        assert_eq!(with.judged, without.judged, "{slots} slots, {crashes} crashes");
+        assert!(with.states < without.states);
+    }
+}
