@@ -2,14 +2,16 @@
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
+use indicatif::ProgressBar;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use synod_sim::action::Step;
 use synod_sim::explain;
 use synod_sim::oracle::Violation;
 use synod_sim::progress::Progress;
-use synod_sim::replay::{read_events, replay, shrink, write_events};
+use synod_sim::replay::{read_events, replay, write_events};
 use synod_sim::run::{Effort, Keep, Outcome, run};
+use synod_sim::shrink::{Failure, shrink, sooner};
 use synod_sim::sweep::{Report, Seeds, sweep};
 use synod_sim::topologies::{Distribution, Topology, measure};
 use synod_sim::world::Setup;
@@ -196,8 +198,19 @@ fn explain_seed(seed: u64, patience: Duration, events: Option<&Path>) -> anyhow:
         return Ok(());
     };
     println!("seed {seed}: {}: {}", violation.property, violation.evidence);
-    let setup = outcome.setup.context("it broke before its members had started")?;
-    shrink_and_show(&setup, outcome.steps, patience, events)
+    let first = outcome.steps.len();
+    let setup = outcome.setup.clone().context("it broke before its members had started")?;
+    let mut failure = Failure { setup, steps: outcome.steps, violation: violation.clone() };
+    let bar = ProgressBar::new_spinner();
+    let found = sooner(seed, failure.violation.property, Instant::now() + patience / 3, &|events| {
+        bar.set_message(format!("it breaks within {events} events"));
+    });
+    bar.finish_and_clear();
+    if let Some(found) = found.filter(|found| found.steps.len() < first) {
+        println!("a run of its kind breaks the same in {} steps instead of {first}", found.steps.len());
+        failure = found;
+    }
+    shrink_and_show(failure, patience * 2 / 3, events)
 }
 
 fn replay_file(file: &Path, shrinks: bool) -> anyhow::Result<()> {
@@ -205,29 +218,26 @@ fn replay_file(file: &Path, shrinks: bool) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     let (setup, steps) = read_events(&text)
         .map_err(|(line, error)| anyhow::anyhow!("{} line {line}: {error}", file.display()))?;
-    if shrinks {
-        return shrink_and_show(&setup, steps, Duration::from_secs(60), None);
+    match replay(&setup, &steps, false).violation {
+        Some(violation) if shrinks => {
+            shrink_and_show(Failure { setup, steps, violation }, Duration::from_secs(60), None)
+        }
+        violation => show(&setup, &steps, violation.as_ref()),
     }
-    let violation = replay(&setup, &steps, false).violation;
-    show(&setup, &steps, violation.as_ref())
 }
 
-fn shrink_and_show(
-    setup: &Setup,
-    steps: Vec<Step>,
-    patience: Duration,
-    events: Option<&Path>,
-) -> anyhow::Result<()> {
-    let before = steps.len();
-    let bar = indicatif::ProgressBar::new_spinner();
-    let (steps, violation) =
-        shrink(setup, steps, patience, &|left| bar.set_message(format!("{left} of {before} steps are left")));
+fn shrink_and_show(failure: Failure, patience: Duration, events: Option<&Path>) -> anyhow::Result<()> {
+    let before = failure.steps.len();
+    let bar = ProgressBar::new_spinner();
+    let Failure { setup, steps, violation } = shrink(failure, Instant::now() + patience, &|left| {
+        bar.set_message(format!("{left} of {before} steps are left"));
+    });
     bar.finish_and_clear();
     println!("{before} steps, shrunk to {}", steps.len());
     if let Some(path) = events {
-        write(path, &write_events(setup, &steps)?)?;
+        write(path, &write_events(&setup, &steps)?)?;
     }
-    show(setup, &steps, violation.as_ref())
+    show(&setup, &steps, Some(&violation))
 }
 
 fn show(setup: &Setup, steps: &[Step], violation: Option<&Violation>) -> anyhow::Result<()> {

@@ -1,4 +1,4 @@
-//! Does a list of steps again, from a file or from memory, and shrinks one that breaks a promise.
+//! Does a list of steps again, from a file or from memory.
 //!
 //! An event file is JSON lines: the setup first, then one step a line.
 
@@ -11,7 +11,6 @@ use crate::run::assertion;
 use crate::world::{Effect, Setup, World};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant};
 use synod_paxos::{Incoming, MemberId, RequestId, Slot};
 
 /// Messages on their way, by link and kind, oldest first.
@@ -113,52 +112,6 @@ fn perform(world: &mut World, pool: &mut Pool, action: &Action) -> Result<bool, 
 
 fn with_disk(world: &mut World, id: MemberId, change: impl FnOnce(&mut crate::member::Member)) -> bool {
     world.members.get_mut(&id).map(change).is_some()
-}
-
-/// A list of steps that breaks the same promise, as short as it gets within `patience`.
-///
-/// Delta debugging: pieces are left out, large ones first, as long as the same property still breaks. What does
-/// nothing in a replay is left out with them.
-pub fn shrink(
-    setup: &Setup,
-    steps: Vec<Step>,
-    patience: Duration,
-    progress: &dyn Fn(usize),
-) -> (Vec<Step>, Option<Violation>) {
-    let end = Instant::now() + patience;
-    let first = replay(setup, &steps, false);
-    let Some(mut found) = first.violation else { return (steps, None) };
-    let mut best: Vec<Step> = pick(&steps, &first.effective);
-    let mut piece = best.len() / 2;
-    while piece > 0 {
-        let mut at = 0;
-        let before = best.len();
-        while at < best.len() {
-            if Instant::now() > end {
-                return (best, Some(found));
-            }
-            let mut fewer = best.clone();
-            fewer.drain(at..(at + piece).min(best.len()));
-            let tried = replay(setup, &fewer, false);
-            match tried.violation {
-                Some(violation) if violation.property == found.property => {
-                    found = violation;
-                    best = pick(&fewer, &tried.effective);
-                    progress(best.len());
-                }
-                _ => at += piece,
-            }
-        }
-        // Once more at the same size while that still helps at the finest.
-        if piece > 1 || best.len() == before {
-            piece /= 2;
-        }
-    }
-    (best, Some(found))
-}
-
-fn pick(steps: &[Step], places: &[usize]) -> Vec<Step> {
-    places.iter().filter_map(|place| steps.get(*place).cloned()).collect()
 }
 
 /// The lines of an event file.

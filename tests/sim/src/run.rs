@@ -21,11 +21,13 @@ pub struct Effort {
     pub faults: u64,
     /// Simulated time, at most, before everything is mended: some runs cannot get much done.
     pub longest: Duration,
+    /// A run is left behind so many events, whatever state it is in.
+    pub events: u64,
 }
 
 impl Default for Effort {
     fn default() -> Self {
-        Effort { operations: 500, faults: 200, longest: Duration::from_secs(60) }
+        Effort { operations: 500, faults: 200, longest: Duration::from_secs(60), events: u64::MAX }
     }
 }
 
@@ -67,6 +69,8 @@ pub struct Outcome {
     pub steps: Vec<Step>,
     /// Operations, if they were kept.
     pub history: Vec<history::Event>,
+    /// What happened, counted.
+    pub events: u64,
 }
 
 /// Simulated time in which a healed cluster must answer everything and agree: liveness.
@@ -78,6 +82,12 @@ const LOOK: Duration = Duration::from_millis(20);
 pub fn run(seed: u64, effort: Effort, keep: Keep) -> Outcome {
     let mut random = Random::new(seed);
     let swarm = Swarm::draw(&mut random);
+    run_kind(seed, swarm, random, effort, keep)
+}
+
+/// Runs a kind of run with chance of the caller's; `seed` is its name. A failed assertion of the core counts as a
+/// violation.
+pub fn run_kind(seed: u64, swarm: Swarm, random: Random, effort: Effort, keep: Keep) -> Outcome {
     // The oracle and the invariants hold no state across a panic that anybody reads afterwards but for reports.
     let begun = catch_unwind(|| Director::new(seed, swarm, random, keep.trace, keep.steps));
     let mut director = match begun {
@@ -108,6 +118,7 @@ pub fn run(seed: u64, effort: Effort, keep: Keep) -> Outcome {
         trace: world.trace.lines().to_vec(),
         steps,
         history: world.history.take().unwrap_or_default(),
+        events: director.events,
     }
 }
 
@@ -126,6 +137,7 @@ impl Outcome {
             trace: Vec::new(),
             steps: Vec::new(),
             history: Vec::new(),
+            events: 0,
         }
     }
 }
@@ -146,6 +158,9 @@ fn live(director: &mut Director, effort: Effort) -> Result<(), Violation> {
     };
     while !enough(&director.world) {
         director.step()?;
+        if director.events > effort.events {
+            return Ok(());
+        }
     }
     match director.swarm.mode {
         Mode::Bounded => settle(director),

@@ -84,3 +84,34 @@ fn planted_bugs_are_caught() {
     }
     assert!(missed.is_empty(), "not caught: {missed:?}");
 }
+
+/// What a seed breaks is explained by a shorter list of steps that breaks the same promise, again and again.
+#[test]
+fn a_failure_is_shrunk_to_steps_that_show_it() {
+    const BUG: &str = "inference-with-at-least-for-equal";
+    let program = build();
+    let (passed, named) = seeds(&program, Some(BUG));
+    assert!(!passed, "{BUG} is not caught");
+    let (seed, rest) = named.strip_prefix("seed ").and_then(|n| n.split_once(": ")).expect("a seed failed");
+    let property = rest.split(": ").next().expect("a violation names its property");
+    let file = tempfile::NamedTempFile::new().expect("a file can be made");
+    let run = |arguments: &[&str]| {
+        let output =
+            Command::new(&program).args(["--planted", BUG]).args(arguments).arg(file.path()).output();
+        let output = output.expect("the program was just built");
+        (
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    let (said, why) = run(&["explain", seed, "--patience", "20s", "--events"]);
+    assert!(why.contains(property), "{why}");
+    let shrunk =
+        said.lines().find_map(|line| line.split_once(" steps, shrunk to ")).expect("it says how far");
+    let [before, after] = [shrunk.0, shrunk.1].map(|n| n.parse::<usize>().expect("a number of steps"));
+    assert!(after < before, "{said}");
+    let lines = std::fs::read_to_string(file.path()).expect("the event file was written").lines().count();
+    assert_eq!(lines, after + 1, "the event file is the setup and the steps");
+    let (again, why) = run(&["replay"]);
+    assert!(why.contains(property), "the file does not show it: {again}{why}");
+}

@@ -109,6 +109,8 @@ pub struct Director {
     requests: u64,
     heap: BinaryHeap<Scheduled>,
     scheduled: u64,
+    /// What happened so far, counted.
+    pub(crate) events: u64,
     effects: Vec<Effect>,
     recorder: Option<Recorder>,
 }
@@ -161,6 +163,7 @@ impl Director {
             requests: 0,
             heap: BinaryHeap::new(),
             scheduled: 0,
+            events: 0,
             effects: Vec::new(),
             recorder: record.then(Recorder::default),
         };
@@ -235,6 +238,7 @@ impl Director {
     pub fn step(&mut self) -> Result<bool, Violation> {
         let Some(Scheduled { at, event, .. }) = self.heap.pop() else { return Ok(false) };
         self.world.now = at;
+        self.events += 1;
         if let Some(resumed) = self.paused(&event) {
             self.schedule_at(resumed, event);
             return Ok(true);
