@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 /// Between two tries to fetch what is missing.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Between two looks where nothing is to be done.
 const LOOK: Duration = Duration::from_secs(60);
 /// Between two readings of a file that is in order.
@@ -27,12 +27,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Keeper {
     checkpoints: Checkpoints,
     pause: Duration,
+    /// Why something is missing, as it was told last.
+    told: String,
 }
 
 impl Keeper {
     /// A keeper of these.
     pub fn new(checkpoints: Checkpoints) -> Keeper {
-        Keeper { checkpoints, pause: FIRST_PAUSE }
+        Keeper { checkpoints, pause: FIRST_PAUSE, told: String::new() }
     }
 
     /// Runs until the process goes down.
@@ -94,19 +96,28 @@ impl Keeper {
     }
 
     /// Fetches what is missing, the newest first; gives how many are missing still.
-    async fn fetch(&self, named: &[Checkpoint]) -> usize {
-        let inner = &self.checkpoints.0;
+    async fn fetch(&mut self, named: &[Checkpoint]) -> usize {
+        let inner = self.checkpoints.0.clone();
         let is_missing = |checkpoint: &&Checkpoint| !inner.store.has(checkpoint);
         let mut missing = named.iter().filter(is_missing).count();
         inner.metrics.checkpoints_missing.set(i64::try_from(missing).unwrap_or(i64::MAX));
         for checkpoint in named.iter().rev().filter(is_missing) {
             match self.checkpoints.obtain(*checkpoint, None).await {
                 Ok(()) => {
+                    self.told.clear();
                     missing -= 1;
                     inner.metrics.checkpoints_missing.dec();
                 }
                 Err(error) => {
-                    tracing::debug!(%error, index = checkpoint.index.0, "a checkpoint is missing here");
+                    let why = error.to_string();
+                    if why != self.told {
+                        tracing::warn!(
+                            why,
+                            index = checkpoint.index.0,
+                            "a checkpoint is missing here; trying on"
+                        );
+                        self.told = why;
+                    }
                 }
             }
         }

@@ -228,3 +228,59 @@ fn files(dir: &Path) -> Vec<(PathBuf, Option<SystemTime>)> {
     };
     entries.flatten().map(file).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use synod_paxos::Digest;
+
+    fn save(store: &Store, index: u64, bytes: &[u8]) -> Checkpoint {
+        let mut writing = store.begin().unwrap();
+        writing.push(bytes).unwrap();
+        writing.finish(store.dir(), Index(index)).unwrap()
+    }
+
+    fn kept(store: &Store) -> Vec<String> {
+        let mut names: Vec<_> = files(store.dir())
+            .iter()
+            .map(|(path, _)| path.file_name().unwrap().to_str().unwrap().into())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// docs: decisions/0010: what a peer may have counted stays until it is certain that the log does not name it.
+    #[tokio::test]
+    async fn what_may_have_been_counted_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), 0);
+        let old = save(&store, 1, b"old");
+        let named = save(&store, 5, b"named");
+        let (same, newer) = (save(&store, 5, b"at the same index"), save(&store, 9, b"newer"));
+        let file = |checkpoint: &Checkpoint, kind| Name::of(checkpoint).file(kind);
+        // Where the log names nothing yet, nothing is old.
+        assert!(store.sweep(&[]).is_empty() && kept(&store).len() == 4);
+        assert!(store.sweep(&[named]).is_empty());
+        let mut expected = [&named, &same, &newer].map(|checkpoint| file(checkpoint, WHOLE));
+        expected.sort();
+        assert_eq!(kept(&store), expected);
+        assert!(!store.has(&old) && store.has(&newer));
+        // Parts: of what is whole, of what is old, of what may still come; and one that somebody writes.
+        let part =
+            |index, digest| Checkpoint { index: Index(index), length: 9, digest: Digest([digest; 32]) };
+        let (late, coming, written) = (part(2, 1), part(9, 2), part(3, 3));
+        for checkpoint in [&named, &late, &coming, &written] {
+            fs::write(store.dir().join(file(checkpoint, PART)), b"some").unwrap();
+        }
+        fs::write(store.dir().join(file(&named, DAMAGED)), b"bad").unwrap();
+        let claim = store.claim(Name::of(&written)).await;
+        store.sweep(&[named]);
+        assert_eq!(kept(&store).len(), 5);
+        assert_eq!((store.standing(&coming), store.standing(&written), store.standing(&late)), (4, 4, 0));
+        drop(claim);
+        store.sweep(&[named, newer]);
+        let mut expected = vec![file(&named, WHOLE), file(&newer, WHOLE), file(&coming, PART)];
+        expected.sort();
+        assert_eq!(kept(&store), expected);
+    }
+}

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use std::fmt;
 use std::future::Future;
 use std::io::SeekFrom;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use synod_proto::v1::checkpoints_client::CheckpointsClient;
 use synod_proto::v1::save_checkpoint_request::Part;
@@ -34,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const CHUNK: usize = 512 << 10;
 /// A chunk and what stands around it.
 const LARGEST_MESSAGE: usize = 2 << 20;
+/// What a member takes, checks and hands on a second at the least, in bytes: a large state may take its time.
+const SLOWEST: u64 = 8 << 20;
 /// How often a state is sent anew that arrived as another: a member's crash may have spoilt the part that it kept.
 const MISMATCHES: u32 = 2;
 
@@ -139,22 +141,34 @@ fn checkpoint(wire: Option<v1::Checkpoint>) -> Result<Checkpoint, CallError> {
 
 /// When something last moved, and how long it may stand still.
 struct Patience {
-    moved: Mutex<Instant>,
+    /// And the bytes of the state, as far as they are known.
+    moved: Mutex<(Instant, u64)>,
     span: Duration,
 }
 
 impl Patience {
     fn new(span: Duration) -> Patience {
-        Patience { moved: Mutex::new(Instant::now()), span }
+        Patience { moved: Mutex::new((Instant::now(), 0)), span }
+    }
+
+    fn moved(&self) -> MutexGuard<'_, (Instant, u64)> {
+        // Nothing can panic under this lock: it guards single assignments.
+        self.moved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note(&self) {
-        // Nothing can panic under this lock: it guards one assignment.
-        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.moved().0 = Instant::now();
+    }
+
+    /// The state has so many bytes: a part that stands is read through before more is taken, and when all is sent
+    /// other members get it.
+    fn note_length(&self, length: u64) {
+        *self.moved() = (Instant::now(), length);
     }
 
     fn end(&self) -> Instant {
-        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) + self.span
+        let (moved, length) = *self.moved();
+        moved + self.span + Duration::from_secs(length / SLOWEST)
     }
 
     /// Carries out `work`, unless nothing moves for too long.
@@ -167,15 +181,16 @@ impl Patience {
         tokio::select! {
             done = work => done,
             () = stuck => {
-                let message = format!("nothing moved for {} s", self.span.as_secs());
-                Err(CallError::local(Code::DeadlineExceeded, "stalled", &message).into())
+                let message = "nothing moved for too long: is a quorum of members up, with room on their disks?";
+                Err(CallError::local(Code::DeadlineExceeded, "stalled", message).into())
             }
         }
     }
 }
 
 impl Checkpoints {
-    /// How long a transfer may stand still, the wait for a quorum included; two minutes where nothing is said.
+    /// How long a transfer may stand still, two minutes where nothing is said, and a second for each 8 MiB of the state
+    /// more: for the wait until a quorum has it.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Checkpoints {
         self.timeout = timeout;
@@ -227,6 +242,7 @@ impl Checkpoints {
         }
         let wanted = Checkpoint { index, length, digest: digest.finalize().into() };
         let patience = Patience::new(self.timeout);
+        patience.note_length(length);
         let (mut pause, mut mismatches) = (FIRST_PAUSE, 0);
         loop {
             let error = match patience.bound(self.send(&wanted, &mut state, &patience)).await {
@@ -378,6 +394,7 @@ impl Checkpoints {
         let digest = Bytes::copy_from_slice(&whole.digest);
         // Where the state is shorter than it was when its digest was computed, the member refuses it.
         drop(say(Part::Finish(SaveFinish { length: whole.length, digest })).await);
+        patience.note_length(length);
         (self.observer)(Progress::Replicating);
         Ok(())
     }
