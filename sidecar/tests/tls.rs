@@ -7,7 +7,9 @@ use common::{Cluster, free_address, id, stderr, until};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
 use std::path::Path;
 use synod_proto::v1::admin_client::AdminClient;
-use synod_proto::v1::{RenewRequest, StatusRequest};
+use synod_proto::v1::peer_checkpoints_client::PeerCheckpointsClient;
+use synod_proto::v1::{Between, Checkpoint, ReadCheckpointRequest, RenewRequest, StatusRequest};
+use tonic::Code;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 /// A cluster's certificate authority.
@@ -135,4 +137,51 @@ async fn an_address_of_another_cluster() {
     assert!(status.peers.iter().all(|peer| id(peer.member) != before), "{status:?}");
     let output = one.members[0].admin(&["renew", "--member", &before]);
     assert!(stderr(&output).contains("belongs to member"), "{}", stderr(&output));
+}
+
+/// Checkpoints move between members over the same mutual TLS, and for members only.
+#[tokio::test(flavor = "multi_thread")]
+async fn checkpoints_are_for_members() {
+    let mut cluster = Cluster::empty(2).await;
+    let authority = Authority::new("1");
+    secure(&mut cluster, &[&authority, &authority]).await;
+    cluster.initialize().await;
+    for member in &cluster.members {
+        member.ready().await;
+    }
+    let client = cluster.members[0].client();
+    client.append("one").await.unwrap();
+    // Of two members both are a quorum: the other has pulled it when this returns.
+    let state = vec![7; 3 << 20];
+    let saved = client.checkpoints().save(1, std::io::Cursor::new(state.clone())).await.unwrap();
+    let mut copy = Vec::new();
+    let other = cluster.members[1].client().checkpoints();
+    other.fetch_newest().await.unwrap().unwrap().copy_to(&mut copy).await.unwrap();
+    assert!(copy == state);
+    let status = cluster.members[0].answers().await;
+    let request = ReadCheckpointRequest {
+        between: Some(Between { cluster_id: status.cluster_id, from: 1, to: status.member }),
+        checkpoint: Some(Checkpoint { index: 1, length: saved.length, digest: saved.digest.to_vec().into() }),
+        offset: 0,
+    };
+    for (role, let_in) in [("member/n1", true), ("operator", false)] {
+        let (certificate, key) = authority.pair(role);
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(&authority.pem))
+            .identity(Identity::from_pem(certificate, key));
+        let address = format!("https://{}", cluster.members[0].peer);
+        let endpoint = Endpoint::from_shared(address).unwrap().tls_config(tls).unwrap();
+        let mut peer = PeerCheckpointsClient::new(endpoint.connect().await.unwrap());
+        match peer.read(request.clone()).await {
+            Ok(chunks) => {
+                let first = chunks.into_inner().message().await.unwrap().unwrap();
+                assert!(let_in && first.bytes == state[..1 << 20], "{role}");
+            }
+            Err(status) => assert!(!let_in && status.code() == Code::PermissionDenied, "{role}: {status}"),
+        }
+        // Meant for another member: a pod address that was used before.
+        let mut elsewhere = request.clone();
+        elsewhere.between.as_mut().unwrap().to = 7;
+        assert!(peer.read(elsewhere).await.is_err());
+    }
 }

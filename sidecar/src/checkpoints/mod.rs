@@ -36,6 +36,7 @@ use std::sync::Arc;
 use store::Store;
 use synod_paxos::value::Checkpoint;
 use synod_paxos::{Digest, Index, MemberId};
+use synod_proto::v1;
 use tokio::sync::{Notify, Semaphore};
 
 /// A message's largest part of a state, in bytes.
@@ -118,6 +119,18 @@ pub enum Error {
     Stopping,
 }
 
+/// A checkpoint as a message names it; `None`: it names none.
+pub(crate) fn named(wire: Option<v1::Checkpoint>) -> Option<Checkpoint> {
+    let v1::Checkpoint { index, length, digest } = wire?;
+    Some(Checkpoint { index: Index(index), length, digest: Digest(digest.as_ref().try_into().ok()?) })
+}
+
+/// The same, on its way out.
+pub(crate) fn out(checkpoint: &Checkpoint) -> v1::Checkpoint {
+    let Checkpoint { index, length, digest } = checkpoint;
+    v1::Checkpoint { index: index.0, length: *length, digest: Bytes::copy_from_slice(&digest.0) }
+}
+
 struct Inner {
     shared: Arc<Shared>,
     context: Context,
@@ -143,13 +156,14 @@ pub struct Listed {
 }
 
 impl Checkpoints {
-    /// Opens the folder in `data_dir`; `reserve` free bytes are left to the log. Blocks for a moment.
+    /// Opens the folder in `data_dir`. Below `reserve` free bytes the log takes no appends; what is taken in here leaves
+    /// twice as many, so that it stops first. Blocks for a moment.
     pub fn open(context: Context, metrics: Arc<Metrics>, data_dir: &Path, reserve: u64) -> Checkpoints {
         Checkpoints(Arc::new(Inner {
             shared: context.shared.clone(),
             context,
             metrics,
-            store: Store::open(data_dir, reserve),
+            store: Store::open(data_dir, reserve.saturating_mul(2)),
             saves: Arc::new(Semaphore::new(SAVES)),
             pace: Pace::new(PEER_RATE),
             wake: Notify::new(),

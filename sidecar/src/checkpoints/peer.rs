@@ -1,16 +1,15 @@
 //! What members ask of each other for checkpoints.
 
 use super::file::BLOCK;
-use super::{Checkpoints, Error};
+use super::{Checkpoints, Error, named};
 use crate::transport::tls::Holder;
 use futures::Stream;
 use std::pin::Pin;
 use std::sync::Arc;
-use synod_paxos::value::Checkpoint;
-use synod_paxos::{Digest, Index, MemberId};
+use synod_paxos::MemberId;
 use synod_proto::v1::peer_checkpoints_server::{PeerCheckpoints, PeerCheckpointsServer};
 use synod_proto::v1::{
-    self, Between, CheckpointChunk, HoldCheckpointRequest, HoldCheckpointResponse, ReadCheckpointRequest,
+    Between, CheckpointChunk, HoldCheckpointRequest, HoldCheckpointResponse, ReadCheckpointRequest,
 };
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
@@ -29,12 +28,6 @@ pub struct PeerCheckpointsService {
 }
 
 type Chunks = Pin<Box<dyn Stream<Item = Result<CheckpointChunk, Status>> + Send>>;
-
-/// A checkpoint as a message names it.
-pub(crate) fn checkpoint(wire: Option<v1::Checkpoint>) -> Option<Checkpoint> {
-    let v1::Checkpoint { index, length, digest } = wire?;
-    Some(Checkpoint { index: Index(index), length, digest: Digest(digest.as_ref().try_into().ok()?) })
-}
 
 impl PeerCheckpointsService {
     /// The service, for a router.
@@ -78,7 +71,7 @@ impl PeerCheckpoints for PeerCheckpointsService {
         request: Request<HoldCheckpointRequest>,
     ) -> Result<Response<HoldCheckpointResponse>, Status> {
         let from = self.judge(&request, request.get_ref().between.as_ref())?;
-        let wanted = checkpoint(request.into_inner().checkpoint).ok_or_else(malformed)?;
+        let wanted = named(request.into_inner().checkpoint).ok_or_else(malformed)?;
         match self.checkpoints.hold(wanted, from).await {
             Ok(()) => Ok(Response::new(HoldCheckpointResponse {})),
             Err(error @ Error::Superseded { .. }) => Err(Status::failed_precondition(error.to_string())),
@@ -90,7 +83,7 @@ impl PeerCheckpoints for PeerCheckpointsService {
     async fn read(&self, request: Request<ReadCheckpointRequest>) -> Result<Response<Chunks>, Status> {
         self.judge(&request, request.get_ref().between.as_ref())?;
         let ReadCheckpointRequest { checkpoint: wanted, offset, .. } = request.into_inner();
-        let wanted = checkpoint(wanted).ok_or_else(malformed)?;
+        let wanted = named(wanted).ok_or_else(malformed)?;
         let checkpoints = self.checkpoints.clone();
         let permit = self.reads.clone().acquire_owned().await;
         let permit = permit.map_err(|_| Status::unavailable("this member is stopping"))?;

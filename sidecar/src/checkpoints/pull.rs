@@ -2,28 +2,20 @@
 
 use super::file::{Name, Writing};
 use super::store::Claim;
-use super::{Checkpoints, Error, Local, blocking};
+use super::{Checkpoints, Error, Local, blocking, out};
 use bytes::Bytes;
 use futures::Stream;
 use std::time::Duration;
 use synod_paxos::MemberId;
 use synod_paxos::value::Checkpoint;
 use synod_proto::v1::peer_checkpoints_client::PeerCheckpointsClient;
-use synod_proto::v1::{self, Between, CheckpointChunk, ReadCheckpointRequest};
+use synod_proto::v1::{Between, CheckpointChunk, ReadCheckpointRequest};
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// How long a peer may take for the next bytes; its rate is bounded, but not so low.
 const PATIENCE: Duration = Duration::from_secs(15);
-
-pub(super) fn out(checkpoint: &Checkpoint) -> v1::Checkpoint {
-    v1::Checkpoint {
-        index: checkpoint.index.0,
-        length: checkpoint.length,
-        digest: Bytes::copy_from_slice(&checkpoint.digest.0),
-    }
-}
 
 impl Checkpoints {
     /// The head of each message between members.

@@ -1,15 +1,15 @@
 //! Taking a state in: onto this disk, then onto a quorum's, then into the log.
 
 use super::file::{Name, Writing};
-use super::pull::out;
 use super::store::Claim;
-use super::{CHUNK_BYTES, Checkpoints, Error, blocking};
+use super::{CHUNK_BYTES, Checkpoints, Error, blocking, out};
 use crate::driver::{Application, Unanswered};
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use synod_paxos::configuration::Configuration;
+use synod_paxos::status::MemberState;
 use synod_paxos::value::{Checkpoint, Operation};
 use synod_paxos::{Consistency, Digest, Index, MemberId, Refusal};
 use synod_proto::v1::HoldCheckpointRequest;
@@ -48,9 +48,7 @@ impl Checkpoints {
             return Err(Error::NotActive);
         }
         if index > last_index {
-            // An append through this member may be acknowledged before it is applied here.
-            let handle = self.0.shared.handle();
-            last_index = handle.read_point(Consistency::Linearizable, Instant::now() + PATIENCE).await?;
+            last_index = self.caught_up().await?;
         }
         if index > last_index {
             return Err(Error::BeyondTail { tail: last_index });
@@ -66,6 +64,19 @@ impl Checkpoints {
             return Err(Error::Compacted { first: first_index });
         }
         Ok(())
+    }
+
+    /// The last index, once what was acknowledged before is applied here: an append through this member may be answered
+    /// before that, and a member that has just started may have forgotten what it had applied.
+    async fn caught_up(&self) -> Result<Index, Error> {
+        let handle = self.0.shared.handle();
+        match handle.read_point(Consistency::Linearizable, Instant::now() + PATIENCE).await {
+            Ok(last) => Ok(last),
+            Err(error) => match handle.status().await?.status.state {
+                MemberState::Joining | MemberState::Recovering => Err(Error::Behind),
+                _ => Err(error.into()),
+            },
+        }
     }
 
     /// Begins to take a state in. `announced` is its length and digest, if they are known; `offset` bytes of it

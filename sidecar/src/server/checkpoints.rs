@@ -3,18 +3,17 @@
 use super::freshness::Wanted;
 use super::oversize::{self, Explained};
 use super::{deadline, failure};
-use crate::checkpoints::{CHUNK_BYTES, Checkpoints as Kept, Error, Saving};
+use crate::checkpoints::{CHUNK_BYTES, Checkpoints as Kept, Error, Saving, named, out};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use synod_paxos::value::Checkpoint;
 use synod_paxos::{Digest, Index};
 use synod_proto::v1::checkpoints_server::{Checkpoints, CheckpointsServer};
 use synod_proto::v1::save_checkpoint_request::Part;
 use synod_proto::v1::{
-    self, Failure, FetchCheckpointRequest, FetchCheckpointResponse, ListCheckpointsRequest,
+    Failure, FetchCheckpointRequest, FetchCheckpointResponse, ListCheckpointsRequest,
     ListCheckpointsResponse, ListedCheckpoint, SaveBegin, SaveCheckpointRequest, SaveCheckpointResponse,
     SaveFinish, StandingRequest, StandingResponse,
 };
@@ -70,11 +69,6 @@ fn maybe_digest(bytes: &[u8]) -> Result<Option<Digest>, Status> {
             Err(_) => Err(invalid("a digest is a SHA-256: 32 bytes")),
         },
     }
-}
-
-fn out(checkpoint: &Checkpoint) -> v1::Checkpoint {
-    let digest = Bytes::copy_from_slice(&checkpoint.digest.0);
-    v1::Checkpoint { index: checkpoint.index.0, length: checkpoint.length, digest }
 }
 
 fn failed(error: &Error) -> Failure {
@@ -163,12 +157,10 @@ impl Checkpoints for CheckpointsService {
         &self,
         request: Request<StandingRequest>,
     ) -> Result<Response<StandingResponse>, Status> {
-        let checkpoint = request.into_inner().checkpoint.unwrap_or_default();
-        let Some(digest) = maybe_digest(&checkpoint.digest)? else {
-            return Err(invalid("name the state by its digest"));
+        let Some(checkpoint) = named(request.into_inner().checkpoint) else {
+            return Err(invalid("name the state by its index, length and SHA-256"));
         };
-        let v1::Checkpoint { index, length, .. } = checkpoint;
-        let bytes = self.kept.standing(&Checkpoint { index: Index(index), length, digest });
+        let bytes = self.kept.standing(&checkpoint);
         Ok(Response::new(StandingResponse { bytes }))
     }
 

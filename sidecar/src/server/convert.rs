@@ -213,6 +213,14 @@ pub(crate) fn check_request(bytes: &[u8]) {
     {
         check_call(Operation::Append(append(request)));
     }
+    if let Ok(v1::AdvanceConsumerRequest { name, index }) = v1::AdvanceConsumerRequest::decode(bytes) {
+        check_call(Operation::SetCursor { name, index: Index(index) });
+    }
+    if let Ok(request) = v1::StandingRequest::decode(bytes)
+        && let Some(checkpoint) = crate::checkpoints::named(request.checkpoint)
+    {
+        check_call(Operation::SaveCheckpoint(checkpoint));
+    }
     if let Ok(request) = v1::ChangeSettingsRequest::decode(bytes) {
         let settings = changed_settings(Settings::default(), &request.settings.unwrap_or_default());
         if settings.validate().is_ok() {
