@@ -403,12 +403,9 @@ impl Supervisor {
         }
     }
 
-    /// Moves the database aside and starts on an empty one.
+    /// Moves the log aside and starts on an empty one.
     async fn renew(&self, old: MemberId) -> Result<(Driver, MemberId), StartError> {
-        let file = self.config.data_dir.join(storage::FILE);
-        let aside = self.config.data_dir.join(format!("{}.{old}", storage::FILE));
-        std::fs::rename(&file, &aside)
-            .map_err(|source| StorageError::Unwritable { dir: self.config.data_dir.clone(), source })?;
+        let aside = storage::move_aside(&self.config.data_dir, old)?;
         let config = Config { cluster: None, ..self.config.clone() };
         let disk = open_disk(&config).await?;
         let identity = identity(&self.config, &disk, self.peer_address);

@@ -13,7 +13,7 @@ use synod_paxos::{
     Ballot, ClusterId, Digest, DurableState, Genesis, Incarnation, Index, MemberId, RequestId, Row, Slot,
     Storage, Write, WriteCounter, row,
 };
-use synod_sidecar::storage::{FILE, Mark, Opened, StorageError, open};
+use synod_sidecar::storage::{DIRECTORY, LEGACY, Mark, Opened, Options, StorageError, open, open_with};
 
 const CLUSTER: ClusterId = ClusterId([7; 16]);
 
@@ -59,11 +59,18 @@ fn writes() -> impl Strategy<Value = Write> {
     ]
 }
 
+/// Segments that are left with nearly every commit.
+const SMALL: Options = Options { most_bytes: 16 << 10, least_bytes: 8 << 10, background: false };
+
+fn all_rows(opened: &Opened) -> BTreeMap<Slot, Row> {
+    let (rows, end) = opened.reader.view().unwrap().read(Slot(0), usize::MAX).unwrap();
+    assert!(end && rows.is_sorted_by_key(|row| row.slot));
+    rows.into_iter().map(|row| (row.slot, row)).collect()
+}
+
 /// What the disk shows, all rows included.
 fn shown(opened: &Opened) -> DurableState {
-    let (rows, end) = opened.reader.view().unwrap().read(Slot(0), usize::MAX).unwrap();
-    assert!(end);
-    let all: BTreeMap<Slot, Row> = rows.into_iter().map(|row| (row.slot, row)).collect();
+    let all = all_rows(opened);
     let above = all.range(opened.state.applied.next()..).map(|(slot, row)| (*slot, row.clone())).collect();
     assert_eq!(opened.state.rows, above, "a start loads the rows above the applied position");
     DurableState { rows: all, ..opened.state.clone() }
@@ -75,9 +82,13 @@ proptest! {
     /// Property: after any commits and restarts the disk holds what the model holds. Source: the meaning of
     /// each `Write` is `DurableState::apply` (docs: protocol.md, "Acceptor").
     #[test]
-    fn a_disk_holds_what_the_model_holds(lives in vec(vec(vec(writes(), 0..8), 0..5), 1..4)) {
+    fn a_disk_holds_what_the_model_holds(
+        lives in vec(vec(vec(writes(), 0..8), 0..9), 1..4),
+        background in any::<bool>(),
+    ) {
         let dir = tempfile::tempdir().unwrap();
-        let mut opened = open(dir.path(), None).unwrap();
+        let options = Options { background, ..SMALL };
+        let mut opened = open_with(dir.path(), None, options).unwrap();
         let mut model = DurableState::empty(opened.state.member);
         for commits in lives {
             prop_assert_eq!(shown(&opened), model.clone());
@@ -96,9 +107,11 @@ proptest! {
                 model.written = model.written.next();
                 opened.storage.commit(model.written, &mut writes.iter()).unwrap();
                 writes.iter().for_each(|write| model.apply(write));
+                prop_assert_eq!(all_rows(&opened), model.rows.clone());
+                opened.storage.keep_house();
             }
             drop(opened);
-            opened = open(dir.path(), None).unwrap();
+            opened = open_with(dir.path(), None, options).unwrap();
             model.boot();
         }
         prop_assert_eq!(shown(&opened), model);
@@ -162,7 +175,8 @@ fn a_damaged_row_is_never_served() {
     opened.storage.commit(WriteCounter(9), &mut [Write::Row(damaged)].iter()).unwrap();
     assert_eq!(opened.reader.entries((Index(1), Index(3)), 99, 99).unwrap().len(), 3);
     let error = opened.reader.entries((Index(4), Index(4)), 99, 99).unwrap_err();
-    assert!(matches!(error, StorageError::Damaged { .. }), "{error}");
+    assert!(matches!(error, StorageError::File { .. }), "{error}");
+    assert!(error.to_string().contains("slot 5 fails its checksum"), "{error}");
 }
 
 /// A view shows the rows of the moment it was opened (docs: protocol.md, "Acceptor").
@@ -196,11 +210,20 @@ fn a_directory_has_one_owner_and_one_cluster() {
     assert_eq!((opened.state.member, opened.state.written), (member, written.next()));
 }
 
+fn segment(dir: &Path, number: u64) -> std::path::PathBuf {
+    dir.join(DIRECTORY).join(format!("segment-{number:010}.redb"))
+}
+
+/// Numbers of the segments that are there.
+fn segments(dir: &Path) -> Vec<u64> {
+    (1..99).filter(|number| segment(dir, *number).exists()).collect()
+}
+
 #[test]
 fn an_unknown_format_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path(), None).unwrap());
-    let database = redb::Database::open(dir.path().join(FILE)).unwrap();
+    let database = redb::Database::open(segment(dir.path(), 1)).unwrap();
     let transaction = database.begin_write().unwrap();
     let meta: redb::TableDefinition<'_, &str, &[u8]> = redb::TableDefinition::new("meta");
     transaction.open_table(meta).unwrap().insert("format", 99_u64.to_le_bytes().as_slice()).unwrap();
@@ -210,37 +233,155 @@ fn an_unknown_format_is_refused() {
     assert!(matches!(error, StorageError::UnknownFormat { found: 99, .. }), "{error}");
 }
 
-/// Rows that a data directory's table holds, trimmed ones that are not deleted yet included.
-fn stored_rows(dir: &Path) -> u64 {
-    use redb::{ReadableDatabase, ReadableTableMetadata};
-    let database = redb::Database::open(dir.join(FILE)).unwrap();
-    let rows: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("rows");
-    database.begin_read().unwrap().open_table(rows).unwrap().len().unwrap()
+/// A directory whose segments are left every few commits, with a row of 3 kB a commit, a mark each, and a snapshot at
+/// `snapshot`.
+fn in_segments(dir: &Path, slots: u64, snapshot: u64) -> Opened {
+    let mut opened = open_with(dir, None, SMALL).unwrap();
+    let genesis = Genesis::new(CLUSTER, BTreeMap::from([(MemberId(1), "a".to_owned())]));
+    opened.storage.commit(WriteCounter(1), &mut [Write::Genesis(genesis)].iter()).unwrap();
+    for slot in 1..=slots {
+        let mut writes = vec![Write::Row(batch(slot, Some(slot - 1), &[&"x".repeat(3_000)]))];
+        if slot == snapshot {
+            writes.push(Write::Snapshot { slot: Slot(slot), state: Bytes::from("snapshot") });
+        }
+        let mark = Mark { first: Index(slot), slot: Slot(slot), count: 1, skipped: vec![0] };
+        opened.storage.add_marks([mark], Slot(slot));
+        opened.storage.commit(WriteCounter(slot), &mut writes.iter()).unwrap();
+        opened.storage.keep_house();
+    }
+    opened
 }
 
-/// A trim deletes a bounded number of rows with each commit, goes on after a restart, and shows none of them
-/// from the first moment (docs: decisions/0006; reliability.md, fault 37).
+/// docs: decisions/0009: a trim deletes whole files, those that nobody reads in, and none that holds a row, a mark or a
+/// snapshot that is kept (docs: reliability.md, fault 37).
 #[test]
-fn trimmed_rows_go_in_bounded_pieces() {
+fn a_trim_removes_whole_segments() {
     let dir = tempfile::tempdir().unwrap();
-    let mut opened = open(dir.path(), None).unwrap();
-    let rows: Vec<Write> = (1..=2_000).map(|slot| Write::Row(batch(slot, None, &["x"]))).collect();
+    let mut opened = in_segments(dir.path(), 60, 40);
+    let before = segments(dir.path());
+    assert!(before.len() > 6, "{before:?}");
+    let view = opened.reader.view().unwrap();
+    let trim = [Write::Trim { through: Slot(40) }, Write::ChosenThrough(Slot(60))];
+    opened.storage.commit(WriteCounter(61), &mut trim.iter()).unwrap();
+    opened.storage.keep_house();
+    assert!(segments(dir.path()).starts_with(&before), "somebody reads in them");
+    assert_eq!(view.read(Slot(0), usize::MAX).unwrap().0.len(), 60);
+    drop(view);
+    opened.storage.keep_house();
+    let after = segments(dir.path());
+    assert!(after.len() < before.len() / 2, "{after:?} of {before:?}");
+    assert_eq!(all_rows(&opened).into_keys().collect::<Vec<_>>(), (41..=60).map(Slot).collect::<Vec<_>>());
+    let entries = opened.reader.entries((Index(41), Index(60)), 99, 1 << 20).unwrap();
+    assert_eq!(entries.len(), 20);
+    drop(opened);
+    let opened = open_with(dir.path(), None, SMALL).unwrap();
+    assert_eq!(opened.state.snapshots.keys().collect::<Vec<_>>(), [&Slot(40)]);
+    assert_eq!((opened.state.trim_through, all_rows(&opened).len()), (Slot(40), 20));
+}
+
+/// docs: decisions/0009: a log that is trimmed and then quiet gives its space back, though its rows stood in the file
+/// that is written.
+#[test]
+fn what_is_left_of_a_trimmed_segment_is_carried_into_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { most_bytes: 1 << 30, least_bytes: 1 << 20, background: false };
+    let mut opened = open_with(dir.path(), None, options).unwrap();
+    let rows: Vec<Write> =
+        (1..=2_000).map(|slot| Write::Row(batch(slot, None, &["x".repeat(999).as_str()]))).collect();
     opened.storage.commit(WriteCounter(1), &mut rows.iter()).unwrap();
-    let through = Slot(1_900);
+    let through = Slot(1_990);
     let trim = [Write::Snapshot { slot: through, state: Bytes::from("s") }, Write::Trim { through }];
     opened.storage.commit(WriteCounter(2), &mut trim.iter()).unwrap();
-    let shown = |opened: &Opened| opened.reader.view().unwrap().read(Slot(0), usize::MAX).unwrap().0.len();
-    assert_eq!(shown(&opened), 100);
-    let mut left = Vec::new();
-    for write in 3..7 {
-        drop(opened);
-        left.push(stored_rows(dir.path()));
-        opened = open(dir.path(), None).unwrap();
-        assert_eq!((opened.state.trim_through, shown(&opened)), (through, 100));
-        let next = [Write::ChosenThrough(Slot(2_000))];
-        opened.storage.commit(WriteCounter(write), &mut next.iter()).unwrap();
-    }
+    opened.storage.keep_house();
+    let kept = all_rows(&opened);
+    opened.storage.commit(WriteCounter(3), &mut [Write::ChosenThrough(Slot(2_000))].iter()).unwrap();
+    opened.storage.keep_house();
+    assert_eq!(segments(dir.path()), [2]);
+    assert_eq!((kept.len(), all_rows(&opened)), (10, kept));
     drop(opened);
-    left.push(stored_rows(dir.path()));
-    assert_eq!(left, [1_488, 976, 464, 100, 100]);
+    let opened = open_with(dir.path(), None, options).unwrap();
+    assert_eq!((opened.state.trim_through, all_rows(&opened).len()), (through, 10));
+    assert_eq!(opened.state.snapshots.len(), 1);
+}
+
+/// Entries are found by index wherever their marks and rows stand, after a restart too.
+#[test]
+fn entries_are_read_across_segments() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(in_segments(dir.path(), 50, 1));
+    let opened = open_with(dir.path(), None, SMALL).unwrap();
+    for from in 1..=50 {
+        let found = opened.reader.entries((Index(from), Index(50)), 99, 1 << 20).unwrap();
+        assert_eq!(found.len() as u64, 51 - from);
+    }
+    let view = opened.reader.view().unwrap();
+    let (rows, end) = view.read(Slot(13), 10_000).unwrap();
+    assert_eq!((rows.first().unwrap().slot, rows.len(), end), (Slot(13), 3, false));
+}
+
+/// A listed file that is gone is told by its name; one that is only prepared is none of the log.
+#[test]
+fn a_lost_segment_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(in_segments(dir.path(), 30, 1));
+    std::fs::write(segment(dir.path(), 98).with_extension("redb.new"), "half").unwrap();
+    drop(open_with(dir.path(), None, SMALL).unwrap());
+    std::fs::remove_file(segment(dir.path(), 2)).unwrap();
+    let error = open_with(dir.path(), None, SMALL).unwrap_err();
+    assert!(error.to_string().contains("segment-0000000002.redb cannot be read: it is missing"), "{error}");
+}
+
+/// A directory of format 1, as its last version left it.
+fn of_format_1(dir: &Path) {
+    let database = redb::Database::create(dir.join(LEGACY)).unwrap();
+    let transaction = database.begin_write().unwrap();
+    {
+        let meta: redb::TableDefinition<'_, &str, &[u8]> = redb::TableDefinition::new("meta");
+        let slots: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("rows");
+        let snapshots: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("snapshots");
+        let skipped: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("skipped");
+        let peers: redb::TableDefinition<'_, u64, (u64, u64)> = redb::TableDefinition::new("peers");
+        let marks: redb::TableDefinition<'_, u64, (u64, u32, u64)> = redb::TableDefinition::new("marks");
+        transaction.open_table(marks).unwrap();
+        transaction.open_table(skipped).unwrap();
+        let mut meta = transaction.open_table(meta).unwrap();
+        for (name, value) in [("format", 1_u64), ("member", 77), ("incarnation", 4), ("written", 9)] {
+            meta.insert(name, value.to_le_bytes().as_slice()).unwrap();
+        }
+        let genesis = Genesis::new(CLUSTER, BTreeMap::from([(MemberId(77), "a".to_owned())]));
+        meta.insert("genesis", genesis.encode().as_ref()).unwrap();
+        meta.insert("trim_through", 3_u64.to_le_bytes().as_slice()).unwrap();
+        transaction.open_table(snapshots).unwrap().insert(3, b"state".as_slice()).unwrap();
+        transaction.open_table(peers).unwrap().insert(5, (6, 7)).unwrap();
+        let row = batch(4, None, &["four"]);
+        let mut stored = [row.ballot.round.to_le_bytes(), row.ballot.member.0.to_le_bytes()].concat();
+        stored.push(1);
+        stored.extend_from_slice(&row.checksum.to_le_bytes());
+        stored.extend_from_slice(&row.value);
+        transaction.open_table(slots).unwrap().insert(4, stored.as_slice()).unwrap();
+    }
+    transaction.commit().unwrap();
+}
+
+/// docs: storage.md, "Format 1": its file becomes the first segment, with all that it says.
+#[test]
+fn a_directory_of_format_1_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    of_format_1(dir.path());
+    let refused = open(dir.path(), Some(ClusterId([8; 16]))).unwrap_err();
+    assert!(matches!(refused, StorageError::OtherCluster { .. }), "{refused}");
+    assert!(dir.path().join(LEGACY).exists(), "nothing was changed");
+    for start in 5..8 {
+        let opened = open(dir.path(), Some(CLUSTER)).unwrap();
+        let state = &opened.state;
+        assert_eq!((state.member, state.incarnation.0, state.written.0), (MemberId(77), start, 9));
+        assert_eq!((state.trim_through, &state.snapshots[&Slot(3)][..]), (Slot(3), &b"state"[..]));
+        assert_eq!(state.peers[&MemberId(5)].written, WriteCounter(7));
+        assert_eq!(all_rows(&opened)[&Slot(4)], batch(4, None, &["four"]));
+        assert!(!dir.path().join(LEGACY).exists() && segments(dir.path()) == [1]);
+    }
+    // An older version, started here by mistake, would make a member of its own beside it.
+    of_format_1(dir.path());
+    let error = open(dir.path(), None).unwrap_err();
+    assert!(matches!(error, StorageError::TwoFormats { .. }), "{error}");
 }

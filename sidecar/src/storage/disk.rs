@@ -1,21 +1,22 @@
-//! Opening a data directory, and the one writer.
+//! Opening a data directory.
 
-use super::encoding::{self, FORMAT, MARKS, META, PEERS, ROW_HEAD, ROWS, SKIPPED, SNAPSHOTS, name};
+use super::encoding::{self, META, OLD_PEERS, PEERS, SNAPSHOTS, Summary, name, peer_checksum, seal};
+use super::files::{DIRECTORY, Directory, Files, LEGACY, explain_io};
+use super::keeper::{Job, Keeper};
 use super::load::{Rows, load};
 use super::read::LogReader;
-use super::trim::delete_trimmed;
-use super::{FILE, StorageError};
-use bytes::Bytes;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, WriteTransaction};
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use synod_paxos::{
-    Ballot, ClusterId, DurableState, Genesis, Index, MemberId, Slot, Storage, Write, WriteCounter,
+use super::segment::{
+    Db, Layout, Segment, Standing, begin, file_name, in_file, is_unfinished, open_written, parse_name,
+    prepare, standing, summarize,
 };
+use super::write::{Draft, RedbStorage, put};
+use super::{Options, StorageError};
+use redb::{ReadableDatabase, ReadableTable, WriteTransaction};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
+use synod_paxos::{ClusterId, DurableState, Genesis, Index, MemberId, Slot, Storage, Write};
 
-/// redb's page cache, in bytes. Rows are written once and read back mostly by members that catch up.
-const CACHE_BYTES: usize = 8 << 20;
 /// Rows that one transaction of [`create`] writes.
 const CREATE_ROWS: usize = 256;
 
@@ -31,13 +32,6 @@ pub struct Mark {
     pub count: u32,
     /// Calls of its batch, by place, whose entries were not added.
     pub skipped: Vec<u32>,
-}
-
-/// A data directory that this process holds.
-#[derive(Clone, Debug)]
-pub struct Disk {
-    database: Arc<Database>,
-    dir: PathBuf,
 }
 
 /// An open disk: what it holds, its one writer, and its readers.
@@ -57,139 +51,274 @@ pub struct Opened {
 /// # Errors
 /// See [`StorageError`]; nothing was changed where it says that the directory is another's.
 pub fn open(dir: &Path, wanted: Option<ClusterId>) -> Result<Opened, StorageError> {
-    std::fs::create_dir_all(dir).map_err(|error| explain_io(dir, error))?;
-    let file = dir.join(FILE);
-    let database = redb::Builder::new()
-        .set_cache_size(CACHE_BYTES)
-        .create(&file)
-        .map_err(|error| explain_database(dir, error))?;
-    start(database, dir, wanted)
+    open_with(dir, wanted, Options::default())
 }
 
-/// Opens a disk on a backend of the caller's: for tests of what a failing disk does.
+/// Opens the data directory `dir` with segments of another size.
 ///
 /// # Errors
 /// Those of [`open`].
-pub fn open_on(backend: impl redb::StorageBackend) -> Result<Opened, StorageError> {
-    let dir = Path::new("(a backend)");
-    let database = redb::Builder::new()
-        .set_cache_size(CACHE_BYTES)
-        .create_with_backend(backend)
-        .map_err(|error| explain_database(dir, error))?;
-    start(database, dir, None)
+pub fn open_with(dir: &Path, wanted: Option<ClusterId>, options: Options) -> Result<Opened, StorageError> {
+    open_on(Arc::new(Directory::open(dir)?), wanted, options)
 }
 
-fn start(database: Database, dir: &Path, wanted: Option<ClusterId>) -> Result<Opened, StorageError> {
-    let disk = Disk { database: Arc::new(database), dir: dir.to_owned() };
-    disk.check_format()?;
-    if let (Some(found), Some(wanted)) = (disk.cluster()?, wanted)
-        && found != wanted
-    {
-        return Err(StorageError::OtherCluster { dir: dir.to_owned(), found, wanted });
+/// Opens a disk on files of the caller's: for tests of what a failing disk does.
+///
+/// # Errors
+/// Those of [`open`].
+pub fn open_on(
+    files: Arc<dyn Files>,
+    wanted: Option<ClusterId>,
+    options: Options,
+) -> Result<Opened, StorageError> {
+    let found = find(&files, wanted)?;
+    let segment = match found {
+        Some(segment) => segment,
+        None => prepare(&*files, 1)?,
+    };
+    boot(&segment).map_err(|error| explain(&*files, error))?;
+    assemble(files, segment, options)
+}
+
+/// A failing disk, with what to do about it.
+fn explain(files: &dyn Files, error: StorageError) -> StorageError {
+    match error {
+        StorageError::Database(redb::Error::Io(error)) => explain_io(files.place(), error),
+        other => other,
     }
-    disk.boot().map_err(|error| explain_storage(dir, error))?;
-    let state = disk.load()?;
+}
+
+/// The numbers of the segments that are there, newest last; what a killed process left unfinished goes. A directory
+/// of format 1 is taken over: its file becomes the first segment.
+fn numbers(files: &dyn Files, wanted: Option<ClusterId>) -> Result<Vec<u64>, StorageError> {
+    let explain = |error| explain_io(files.place(), error);
+    let names = files.list().map_err(explain)?;
+    for name in names.iter().filter(|name| is_unfinished(name)) {
+        files.remove(name).map_err(explain)?;
+    }
+    let mut numbers: Vec<u64> = names.iter().filter_map(|name| parse_name(name)).collect();
+    numbers.sort_unstable();
+    if !names.iter().any(|name| name == LEGACY) {
+        return Ok(numbers);
+    }
+    if !numbers.is_empty() {
+        return Err(StorageError::TwoFormats { dir: files.place().to_owned() });
+    }
+    // Its file is open while it is renamed: whoever else had it open would have been found.
+    let (database, _) = open_written(files, LEGACY)?;
+    let standing = standing(files, 1, &database.begin_read()?)?;
+    if !matches!(standing, Standing::Old) {
+        return Err(StorageError::file(files, LEGACY, "it is not of the format that has this file"));
+    }
+    check_cluster(files, old_meta(&database.begin_read()?)?, wanted)?;
+    files.rename(LEGACY, &file_name(1)).map_err(explain)?;
+    files.sync().map_err(explain)?;
+    Ok(vec![1])
+}
+
+fn old_meta(transaction: &redb::ReadTransaction) -> Result<BTreeMap<String, Vec<u8>>, StorageError> {
+    let mut found = BTreeMap::new();
+    for row in transaction.open_table(META)?.iter()? {
+        let (name, value) = row?;
+        found.insert(name.value().to_owned(), value.value().to_vec());
+    }
+    Ok(found)
+}
+
+/// The segment that is written; none in an empty directory.
+fn find(files: &Arc<dyn Files>, wanted: Option<ClusterId>) -> Result<Option<Segment>, StorageError> {
+    let files = &**files;
+    let mut numbers = numbers(files, wanted)?;
+    while let Some(number) = numbers.pop() {
+        let file = file_name(number);
+        let (database, used) = open_written(files, &file)?;
+        let transaction = in_file(files, number, database.begin_read().map_err(StorageError::from))?;
+        let meta = match in_file(files, number, standing(files, number, &transaction))? {
+            Standing::Unborn => {
+                drop((transaction, database));
+                files.remove(&file).map_err(|error| explain_io(files.place(), error))?;
+                continue;
+            }
+            Standing::Old if number == 1 && numbers.is_empty() => {
+                let meta = old_meta(&transaction)?;
+                drop(transaction);
+                check_cluster(files, meta, wanted)?;
+                let segment = Segment { number, database, used };
+                upgrade(&segment).map_err(|error| explain(files, error))?;
+                return Ok(Some(segment));
+            }
+            Standing::Old => return Err(StorageError::file(files, &file, "it is of an older format")),
+            Standing::Born(meta) => meta,
+        };
+        check_cluster(files, meta, wanted)?;
+        return Ok(Some(Segment { number, database, used }));
+    }
+    Ok(None)
+}
+
+fn check_cluster(
+    files: &dyn Files,
+    mut meta: BTreeMap<String, Vec<u8>>,
+    wanted: Option<ClusterId>,
+) -> Result<(), StorageError> {
+    let found = match (meta.remove(name::GENESIS), meta.remove(name::JOINED)) {
+        (Some(genesis), _) => {
+            let genesis = Genesis::decode(genesis.into());
+            Some(genesis.map_err(|e| StorageError::damaged("the genesis", e))?.cluster)
+        }
+        (None, Some(joined)) => Some(encoding::read_joined(&joined)?.0),
+        (None, None) => None,
+    };
+    match (found, wanted) {
+        (Some(found), Some(wanted)) if found != wanted => {
+            Err(StorageError::OtherCluster { dir: files.place().to_owned(), found, wanted })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Seals what format 1 kept bare, and lists its snapshots: one transaction.
+fn upgrade(segment: &Segment) -> Result<(), StorageError> {
+    let transaction = begin(&segment.database)?;
+    {
+        let mut meta = transaction.open_table(META)?;
+        let mut found = Vec::new();
+        for row in meta.iter()? {
+            let (name, value) = row?;
+            found.push((name.value().to_owned(), value.value().to_vec()));
+        }
+        for (name, value) in found.iter().filter(|(name, _)| name != name::FORMAT) {
+            meta.insert(name.as_str(), seal(name, value).as_slice())?;
+        }
+        let mut peers = transaction.open_table(PEERS)?;
+        for row in transaction.open_table(OLD_PEERS)?.iter()? {
+            let (member, counters) = row?;
+            let (member, (incarnation, written)) = (member.value(), counters.value());
+            peers.insert(member, (incarnation, written, peer_checksum(member, incarnation, written)))?;
+        }
+        let mut snapshots = BTreeMap::new();
+        for row in transaction.open_table(SNAPSHOTS)?.iter()? {
+            snapshots.insert(row?.0.value(), segment.number);
+        }
+        put(&mut meta, name::SNAPSHOTS, &encoding::catalog(&snapshots))?;
+        fill(&mut meta)?;
+    }
+    transaction.delete_table(OLD_PEERS)?;
+    Ok(transaction.commit()?)
+}
+
+/// What every born segment has, where it is missing.
+fn fill(meta: &mut redb::Table<'_, &'static str, &'static [u8]>) -> Result<(), StorageError> {
+    meta.insert(name::FORMAT, encoding::number(encoding::FORMAT).as_slice())?;
+    let zero = encoding::number(0);
+    for name in name::ALWAYS {
+        if meta.get(name)?.is_some() {
+            continue;
+        }
+        match name {
+            name::PROMISED => put(meta, name, &encoding::pair(0, 0))?,
+            name::SEGMENTS => put(meta, name, &encoding::segments(0, &[]))?,
+            name::SNAPSHOTS => put(meta, name, &[])?,
+            _ => put(meta, name, &zero)?,
+        }
+    }
+    Ok(())
+}
+
+/// Raises the incarnation; on an empty disk, mints the member id: that transaction is the birth of the first
+/// segment. The write counter stays: a boot must not make up for a write that a restored copy lacks (docs:
+/// protocol.md, "Identity and amnesia").
+fn boot(segment: &Segment) -> Result<(), StorageError> {
+    let transaction = begin(&segment.database)?;
+    {
+        let mut meta = transaction.open_table(META)?;
+        if meta.remove(name::UNBORN)?.is_some() {
+            put(&mut meta, name::MEMBER, &encoding::number(mint_member()?.0))?;
+            fill(&mut meta)?;
+        }
+        let counter = name::INCARNATION;
+        let before = match meta.get(counter)? {
+            Some(sealed) => encoding::read_number(counter, encoding::unseal(counter, sealed.value())?)?,
+            None => 0,
+        };
+        put(&mut meta, counter, &encoding::number(before + 1))?;
+    }
+    Ok(transaction.commit()?)
+}
+
+/// The lists in a segment's meta values: numbers up to which all are closed, the older segments, the snapshots.
+pub(super) type Lists = (u64, Vec<Summary>, BTreeMap<u64, u64>);
+
+pub(super) fn lists(meta: &BTreeMap<String, Vec<u8>>) -> Result<Lists, StorageError> {
+    let get = |name: &str| meta.get(name).map(Vec::as_slice).unwrap_or_default();
+    let (closed, older) = encoding::read_segments(get(name::SEGMENTS))?;
+    Ok((closed, older, encoding::read_catalog(get(name::SNAPSHOTS))?))
+}
+
+/// Every listed segment must be there; those below the newest that are not listed are trimmed, and are named.
+pub(super) fn trimmed_files(
+    files: &dyn Files,
+    older: &[Summary],
+    newest: u64,
+) -> Result<Vec<String>, StorageError> {
+    let names = files.list().map_err(|error| explain_io(files.place(), error))?;
+    for summary in older {
+        let name = file_name(summary.number);
+        if !names.contains(&name) {
+            return Err(StorageError::file(files, &name, "it is missing"));
+        }
+    }
+    let listed = |number| older.iter().any(|summary| summary.number == number);
+    let gone = names.into_iter().filter(|name| parse_name(name).is_some_and(|n| n < newest && !listed(n)));
+    Ok(gone.collect())
+}
+
+fn assemble(files: Arc<dyn Files>, segment: Segment, options: Options) -> Result<Opened, StorageError> {
+    let number = segment.number;
+    let transaction = segment.database.begin_read()?;
+    let Standing::Born(meta) = in_file(&*files, number, standing(&*files, number, &transaction))? else {
+        return Err(StorageError::file(&*files, &file_name(number), "it is of no member after its start"));
+    };
+    let (closed, older, snapshots) = in_file(&*files, number, lists(&meta))?;
+    for name in trimmed_files(&*files, &older, number)? {
+        files.remove(&name).map_err(|error| explain_io(files.place(), error))?;
+    }
+    let summary = in_file(&*files, number, summarize(number, &transaction))?;
+    drop(transaction);
+    let layout = Layout::new(files.clone(), (number, Db::Written(segment.database.clone())), &older, true);
+    let state = load(&layout, Rows::AboveApplied)?;
+    let mut keeper = Keeper::start(files, options.background)?;
+    for older in layout.older.iter().filter(|older| older.summary.number > closed) {
+        keeper.post(Job::Settle(older.clone()));
+    }
+    let layout = Arc::new(RwLock::new(Arc::new(layout)));
+    let draft = Draft { summary, snapshots, older, trim_through: state.trim_through };
     Ok(Opened {
-        reader: LogReader::new(disk.database.clone()),
+        reader: LogReader::new(layout.clone()),
         storage: RedbStorage {
-            disk,
+            keeper,
+            current: segment,
+            layout,
+            options,
+            draft,
             marks: Vec::new(),
             noted: state.applied,
             marked: state.applied,
-            trim_through: state.trim_through,
-            // The life before may have ended in the middle of it.
-            trimmed: state.trim_through == Slot(0),
+            leave: false,
+            ask_at: 0,
         },
         state,
     })
 }
 
-fn explain_io(dir: &Path, error: io::Error) -> StorageError {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            StorageError::Full { dir: dir.to_owned() }
-        }
-        _ => StorageError::Unwritable { dir: dir.to_owned(), source: error },
-    }
-}
-
-fn explain_database(dir: &Path, error: DatabaseError) -> StorageError {
-    match error {
-        DatabaseError::DatabaseAlreadyOpen => StorageError::InUse { dir: dir.to_owned() },
-        DatabaseError::Storage(redb::StorageError::Io(error)) => explain_io(dir, error),
-        other => StorageError::Database(other.into()),
-    }
-}
-
-fn explain_storage(dir: &Path, error: StorageError) -> StorageError {
-    match error {
-        StorageError::Database(redb::Error::Io(error)) => explain_io(dir, error),
-        other => other,
-    }
-}
-
-impl Disk {
-    fn begin(&self) -> Result<WriteTransaction, StorageError> {
-        let mut transaction = self.database.begin_write()?;
-        transaction.set_two_phase_commit(true);
-        Ok(transaction)
-    }
-
-    fn check_format(&self) -> Result<(), StorageError> {
-        let found = match self.meta(name::FORMAT)? {
-            Some(bytes) => encoding::read_number("the format version", &bytes)?,
-            None => return Ok(()),
-        };
-        if found != FORMAT {
-            return Err(StorageError::UnknownFormat { dir: self.dir.clone(), found, known: FORMAT });
-        }
-        Ok(())
-    }
-
-    fn meta(&self, name: &str) -> Result<Option<Bytes>, StorageError> {
-        match self.database.begin_read()?.open_table(META) {
-            Ok(table) => Ok(table.get(name)?.map(|value| Bytes::copy_from_slice(value.value()))),
-            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    fn cluster(&self) -> Result<Option<ClusterId>, StorageError> {
-        if let Some(bytes) = self.meta(name::GENESIS)? {
-            let genesis = Genesis::decode(bytes).map_err(|e| StorageError::damaged("the genesis", e))?;
-            return Ok(Some(genesis.cluster));
-        }
-        let joined = self.meta(name::JOINED)?;
-        Ok(joined.map(|bytes| encoding::read_joined(&bytes)).transpose()?.map(|(cluster, _)| cluster))
-    }
-
-    /// Raises the incarnation; on an empty disk, mints the member id. The write counter stays: a boot must not
-    /// make up for a write that a restored copy lacks (docs: protocol.md, "Identity and amnesia").
-    fn boot(&self) -> Result<(), StorageError> {
-        let transaction = self.begin()?;
-        {
-            let mut meta = transaction.open_table(META)?;
-            // Later code may rely on every table being there.
-            transaction.open_table(ROWS)?;
-            transaction.open_table(PEERS)?;
-            transaction.open_table(MARKS)?;
-            transaction.open_table(SKIPPED)?;
-            transaction.open_table(SNAPSHOTS)?;
-            if meta.get(name::MEMBER)?.is_none() {
-                meta.insert(name::FORMAT, encoding::number(FORMAT).as_slice())?;
-                meta.insert(name::MEMBER, encoding::number(mint_member()?.0).as_slice())?;
-            }
-            let counter = name::INCARNATION;
-            let before = meta.get(counter)?.map(|value| encoding::read_number(counter, value.value()));
-            let after = before.transpose()?.unwrap_or(0) + 1;
-            meta.insert(counter, encoding::number(after).as_slice())?;
-        }
-        Ok(transaction.commit()?)
-    }
-
-    fn load(&self) -> Result<DurableState, StorageError> {
-        load(&self.database.begin_read()?, Rows::AboveApplied)
-    }
+/// Moves the log of `member` aside, in one step: the directory is empty then. Its new place is returned.
+///
+/// # Errors
+/// If it cannot be renamed.
+pub fn move_aside(dir: &Path, member: MemberId) -> Result<PathBuf, StorageError> {
+    let aside = dir.join(format!("{DIRECTORY}.{member}"));
+    std::fs::rename(dir.join(DIRECTORY), &aside).map_err(|error| explain_io(dir, error))?;
+    Ok(aside)
 }
 
 /// A random id, never 0.
@@ -208,149 +337,10 @@ pub fn mint_member() -> Result<MemberId, StorageError> {
     }
 }
 
-/// The one writer of a data directory.
-#[derive(Debug)]
-pub struct RedbStorage {
-    disk: Disk,
-    marks: Vec<Mark>,
-    /// All marks up to here are in `marks` or durable.
-    noted: Slot,
-    /// All marks up to here are durable.
-    marked: Slot,
-    /// Rows up to here may go, a bounded number with each commit.
-    trim_through: Slot,
-    /// They have all gone.
-    trimmed: bool,
-}
-
-impl RedbStorage {
-    /// Lets marks ride in the next commit; with them all marks up to `noted` are known.
-    pub fn add_marks(&mut self, marks: impl IntoIterator<Item = Mark>, noted: Slot) {
-        self.marks.extend(marks);
-        self.noted = noted;
-    }
-
-    /// Every slot up to it that added entries has its mark on the disk.
-    pub fn marked(&self) -> Slot {
-        self.marked
-    }
-}
-
-/// Of each kind that replaces what stood before, the last one.
-#[derive(Default)]
-struct Last<'a> {
-    promised: Option<Ballot>,
-    chosen_through: Option<Slot>,
-    system: Option<(Slot, &'a Bytes)>,
-    trim_through: Option<Slot>,
-}
-
-impl Storage for RedbStorage {
-    type Error = StorageError;
-
-    fn commit(
-        &mut self,
-        written: WriteCounter,
-        writes: &mut dyn Iterator<Item = &Write>,
-    ) -> Result<(), StorageError> {
-        let transaction = self.disk.begin()?;
-        {
-            let mut meta = transaction.open_table(META)?;
-            let mut last = Last::default();
-            let mut rows = None;
-            for write in writes {
-                match write {
-                    Write::Row(row) => {
-                        let rows = match &mut rows {
-                            Some(rows) => rows,
-                            none => none.insert(transaction.open_table(ROWS)?),
-                        };
-                        let mut space = rows.insert_reserve(row.slot.0, ROW_HEAD + row.value.len())?;
-                        encoding::write_row(row, space.as_mut());
-                    }
-                    Write::Promised(ballot) => last.promised = Some(*ballot),
-                    Write::ChosenThrough(slot) => last.chosen_through = Some(*slot),
-                    Write::System { applied, state } => last.system = Some((*applied, state)),
-                    Write::Snapshot { slot, state } => {
-                        transaction.open_table(SNAPSHOTS)?.insert(slot.0, state.as_ref())?;
-                    }
-                    Write::Trim { through } => {
-                        transaction.open_table(SNAPSHOTS)?.retain_in(..through.0, |_, _| false)?;
-                        last.trim_through = Some(*through);
-                    }
-                    Write::Install { slot, state } => {
-                        let mut snapshots = transaction.open_table(SNAPSHOTS)?;
-                        snapshots.retain(|_, _| false)?;
-                        snapshots.insert(slot.0, state.as_ref())?;
-                        last.trim_through = Some(*slot);
-                        last.chosen_through = Some(*slot);
-                        last.system = Some((*slot, state));
-                    }
-                    Write::Lease(longest) => {
-                        let nanos = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
-                        meta.insert(name::LEASE, encoding::number(nanos).as_slice())?;
-                    }
-                    Write::Genesis(genesis) => {
-                        meta.insert(name::GENESIS, genesis.encode().as_ref())?;
-                    }
-                    Write::Joined { cluster, digest } => {
-                        meta.insert(name::JOINED, encoding::joined(*cluster, *digest).as_ref())?;
-                    }
-                    Write::GenesisConfirmed => {
-                        meta.insert(name::CONFIRMED, [].as_slice())?;
-                    }
-                    Write::Peer { member, counters } => {
-                        let pair = (counters.incarnation.0, counters.written.0);
-                        transaction.open_table(PEERS)?.insert(member.0, pair)?;
-                    }
-                    Write::Tombstone { version, slot } => {
-                        meta.insert(name::TOMBSTONE, encoding::pair(*version, slot.0).as_slice())?;
-                    }
-                    Write::Fenced(why) => {
-                        meta.insert(name::FENCED, why.as_bytes())?;
-                    }
-                }
-            }
-            if let Some(ballot) = last.promised {
-                meta.insert(name::PROMISED, encoding::pair(ballot.round, ballot.member.0).as_slice())?;
-            }
-            if let Some(slot) = last.chosen_through {
-                meta.insert(name::CHOSEN_THROUGH, encoding::number(slot.0).as_slice())?;
-            }
-            if let Some((applied, state)) = last.system {
-                meta.insert(name::APPLIED, encoding::number(applied.0).as_slice())?;
-                meta.insert(name::SYSTEM, state.as_ref())?;
-            }
-            meta.insert(name::WRITTEN, encoding::number(written.0).as_slice())?;
-            if let Some(through) = last.trim_through {
-                meta.insert(name::TRIM_THROUGH, encoding::number(through.0).as_slice())?;
-                self.trim_through = through;
-                self.trimmed = false;
-                // What was noted of slots that are gone is of no use.
-                self.marks.retain(|mark| mark.slot > through);
-            }
-            drop(rows);
-            if !self.marks.is_empty() {
-                let mut marks = transaction.open_table(MARKS)?;
-                let mut skipped = transaction.open_table(SKIPPED)?;
-                for mark in self.marks.drain(..) {
-                    let (first, slot, count) = (mark.first.0, mark.slot.0, mark.count);
-                    let places = encoding::places(&mark.skipped);
-                    let checksum = encoding::mark_checksum(first, slot, count, &places);
-                    marks.insert(first, (slot, count, checksum))?;
-                    if !mark.skipped.is_empty() {
-                        skipped.insert(mark.slot.0, places.as_slice())?;
-                    }
-                }
-            }
-        }
-        if !self.trimmed {
-            self.trimmed = delete_trimmed(&transaction, self.trim_through)?;
-        }
-        transaction.commit().map_err(|error| explain_storage(&self.disk.dir, StorageError::from(error)))?;
-        self.marked = self.noted;
-        Ok(())
-    }
+/// Whether a member lives in `dir`.
+fn is_empty(files: &dyn Files) -> Result<bool, StorageError> {
+    let names = files.list().map_err(|error| explain_io(files.place(), error))?;
+    Ok(!names.iter().any(|name| name == LEGACY || parse_name(name).is_some()))
 }
 
 /// Writes a whole state into an empty data directory: the disk of a member that was never started. Rows go in
@@ -359,23 +349,12 @@ impl Storage for RedbStorage {
 /// # Errors
 /// If the directory holds a member already, or cannot be written to.
 pub fn create(dir: &Path, state: &DurableState) -> Result<(), StorageError> {
-    std::fs::create_dir_all(dir).map_err(|error| explain_io(dir, error))?;
-    if dir.join(FILE).exists() {
+    let files = Directory::open(dir)?;
+    if !is_empty(&files)? {
         return Err(StorageError::NotEmpty { dir: dir.to_owned() });
     }
-    let database = redb::Builder::new()
-        .set_cache_size(CACHE_BYTES)
-        .create(dir.join(FILE))
-        .map_err(|error| explain_database(dir, error))?;
-    let disk = Disk { database: Arc::new(database), dir: dir.to_owned() };
-    let mut storage = RedbStorage {
-        disk: disk.clone(),
-        marks: Vec::new(),
-        noted: Slot(0),
-        marked: Slot(0),
-        trim_through: Slot(0),
-        trimmed: true,
-    };
+    let opened = open_on(Arc::new(files), None, Options::default())?;
+    let mut storage = opened.storage;
     let mut writes: Vec<Write> = Vec::new();
     if let Some(snapshot) = state.snapshots.get(&state.trim_through) {
         writes.push(Write::Install { slot: state.trim_through, state: snapshot.clone() });
@@ -389,11 +368,18 @@ pub fn create(dir: &Path, state: &DurableState) -> Result<(), StorageError> {
     let mut last = vec![Write::ChosenThrough(state.chosen_through)];
     last.extend(state.genesis_confirmed.then_some(Write::GenesisConfirmed));
     storage.commit(state.written, &mut last.iter())?;
-    let transaction = disk.begin()?;
-    {
-        let mut meta = transaction.open_table(META)?;
-        meta.insert(name::FORMAT, encoding::number(FORMAT).as_slice())?;
-        meta.insert(name::MEMBER, encoding::number(state.member.0).as_slice())?;
+    storage.become_member(state.member)
+}
+
+impl RedbStorage {
+    /// Gives a disk that was never started its member id.
+    fn become_member(&self, member: MemberId) -> Result<(), StorageError> {
+        let transaction: WriteTransaction = begin(&self.current.database)?;
+        {
+            let mut meta = transaction.open_table(META)?;
+            put(&mut meta, name::MEMBER, &encoding::number(member.0))?;
+            put(&mut meta, name::INCARNATION, &encoding::number(0))?;
+        }
+        Ok(transaction.commit()?)
     }
-    Ok(transaction.commit()?)
 }

@@ -3,6 +3,7 @@
 use super::StorageError;
 use bytes::Bytes;
 use redb::TableDefinition;
+use std::collections::BTreeMap;
 use synod_paxos::codec::{DecodeError, Reader, Writer};
 use synod_paxos::message::Counters;
 use synod_paxos::{Ballot, ClusterId, Digest, Incarnation, MemberId, Row, Slot, WriteCounter};
@@ -10,7 +11,10 @@ use xxhash_rust::xxh3::Xxh3;
 
 pub(super) const ROWS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("rows");
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-pub(super) const PEERS: TableDefinition<'_, u64, (u64, u64)> = TableDefinition::new("peers");
+/// Member -> the most that was seen of its counters, and [`peer_checksum`].
+pub(super) const PEERS: TableDefinition<'_, u64, (u64, u64, u64)> = TableDefinition::new("counters");
+/// [`PEERS`] of format 1.
+pub(super) const OLD_PEERS: TableDefinition<'_, u64, (u64, u64)> = TableDefinition::new("peers");
 /// First index -> slot, count, and [`mark_checksum`].
 pub(super) const MARKS: TableDefinition<'_, u64, (u64, u32, u64)> = TableDefinition::new("marks");
 /// Slot -> the places, four bytes each, of calls whose entries were not added.
@@ -18,8 +22,10 @@ pub(super) const SKIPPED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new
 /// Slot of a mark -> the encoded system state there.
 pub(super) const SNAPSHOTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("snapshots");
 
-/// The version of everything in this file; the row `format` of the table `meta`.
-pub(super) const FORMAT: u64 = 1;
+/// The version of everything in this file; the row `format` of the table `meta`, the only one that is stored bare.
+pub(super) const FORMAT: u64 = 2;
+/// One file with nothing sealed, and trimmed rows deleted one by one.
+pub(super) const OLD_FORMAT: u64 = 1;
 
 /// Names of meta rows.
 pub(super) mod name {
@@ -38,6 +44,130 @@ pub(super) mod name {
     pub(crate) const FENCED: &str = "fenced";
     pub(crate) const TRIM_THROUGH: &str = "trim_through";
     pub(crate) const LEASE: &str = "lease";
+    /// Its own number, in a segment that is prepared and not written yet; nothing but the format stands beside it.
+    pub(crate) const UNBORN: &str = "unborn";
+    /// What stands in the older segments.
+    pub(crate) const SEGMENTS: &str = "segments";
+    /// Which segment each snapshot stands in.
+    pub(crate) const SNAPSHOTS: &str = "snapshots";
+
+    /// In every born segment: what is missing is damage.
+    pub(crate) const ALWAYS: [&str; 10] = [
+        MEMBER,
+        INCARNATION,
+        WRITTEN,
+        PROMISED,
+        CHOSEN_THROUGH,
+        APPLIED,
+        TRIM_THROUGH,
+        LEASE,
+        SEGMENTS,
+        SNAPSHOTS,
+    ];
+    /// Not in every one; a name in neither list is damage too.
+    pub(crate) const SOMETIMES: [&str; 7] = [FORMAT, SYSTEM, GENESIS, JOINED, CONFIRMED, TOMBSTONE, FENCED];
+}
+
+/// A meta value with a checksum over its name and itself in front: a flipped bit must not change a promise.
+pub(super) fn seal(name: &str, value: &[u8]) -> Vec<u8> {
+    let mut sealed = Vec::with_capacity(8 + value.len());
+    sealed.extend_from_slice(&seal_checksum(name, value).to_le_bytes());
+    sealed.extend_from_slice(value);
+    sealed
+}
+
+fn seal_checksum(name: &str, value: &[u8]) -> u64 {
+    let mut hash = Xxh3::new();
+    hash.update(name.as_bytes());
+    hash.update(&[0]);
+    hash.update(value);
+    hash.digest()
+}
+
+/// The value under a seal.
+pub(super) fn unseal<'a>(name: &str, sealed: &'a [u8]) -> Result<&'a [u8], StorageError> {
+    match sealed.split_first_chunk() {
+        Some((checksum, value)) if u64::from_le_bytes(*checksum) == seal_checksum(name, value) => Ok(value),
+        _ => Err(StorageError::damaged("what the member is", format!("`{name}` fails its checksum"))),
+    }
+}
+
+/// Over a peer's row.
+pub(super) fn peer_checksum(member: u64, incarnation: u64, written: u64) -> u64 {
+    let mut hash = Xxh3::new();
+    [member, incarnation, written].iter().for_each(|number| hash.update(&number.to_le_bytes()));
+    hash.digest()
+}
+
+/// What stands in a segment; spans are of what stands there first and last, 0 and 0 for nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Summary {
+    pub(super) number: u64,
+    /// Slots of rows.
+    pub(super) slots: (u64, u64),
+    /// First indexes of marks.
+    pub(super) marks: (u64, u64),
+    /// The slot of the last mark.
+    pub(super) marked: u64,
+    /// How far its file is written, in bytes.
+    pub(super) bytes: u64,
+}
+
+impl Summary {
+    pub(super) fn add_row(&mut self, slot: u64) {
+        self.slots = widened(self.slots, slot);
+    }
+
+    pub(super) fn add_mark(&mut self, first: u64, slot: u64) {
+        self.marks = widened(self.marks, first);
+        self.marked = self.marked.max(slot);
+    }
+
+    /// Nothing in it is above `trim_through`.
+    pub(super) fn is_trimmed(&self, trim_through: u64) -> bool {
+        self.slots.1.max(self.marked) <= trim_through
+    }
+}
+
+fn widened((first, last): (u64, u64), with: u64) -> (u64, u64) {
+    (if first == 0 { with } else { first.min(with) }, last.max(with))
+}
+
+/// The older segments, oldest first, behind the number up to which all of them were closed cleanly.
+pub(super) fn segments(closed: u64, segments: &[Summary]) -> Vec<u8> {
+    let numbers = segments.iter().flat_map(|segment| {
+        let Summary { number, slots, marks, marked, bytes } = *segment;
+        [number, slots.0, slots.1, marks.0, marks.1, marked, bytes]
+    });
+    std::iter::once(closed).chain(numbers).flat_map(u64::to_le_bytes).collect()
+}
+
+pub(super) fn read_segments(bytes: &[u8]) -> Result<(u64, Vec<Summary>), StorageError> {
+    decode("the list of segments", bytes, |r| {
+        let closed = r.u64()?;
+        let mut found = Vec::new();
+        for _ in 0..bytes.len().saturating_sub(8) / 56 {
+            found.push(Summary {
+                number: r.u64()?,
+                slots: (r.u64()?, r.u64()?),
+                marks: (r.u64()?, r.u64()?),
+                marked: r.u64()?,
+                bytes: r.u64()?,
+            });
+        }
+        Ok((closed, found))
+    })
+}
+
+/// Which segment each snapshot stands in, by slot.
+pub(super) fn catalog(snapshots: &BTreeMap<u64, u64>) -> Vec<u8> {
+    snapshots.iter().flat_map(|(slot, number)| pair(*slot, *number)).collect()
+}
+
+pub(super) fn read_catalog(bytes: &[u8]) -> Result<BTreeMap<u64, u64>, StorageError> {
+    decode("the list of snapshots", bytes, |r| {
+        (0..bytes.len() / 16).map(|_| Ok((r.u64()?, r.u64()?))).collect()
+    })
 }
 
 /// ballot (16), chosen (1), checksum (8).
@@ -136,8 +266,14 @@ pub(super) fn read_joined(bytes: &[u8]) -> Result<(ClusterId, Digest), StorageEr
     decode("the joined cluster", bytes, |r| Ok((ClusterId(r.array()?), Digest(r.array()?))))
 }
 
-pub(super) fn counters((incarnation, written): (u64, u64)) -> Counters {
-    Counters { incarnation: Incarnation(incarnation), written: WriteCounter(written) }
+pub(super) fn counters(
+    member: u64,
+    (incarnation, written, checksum): (u64, u64, u64),
+) -> Result<Counters, StorageError> {
+    if checksum != peer_checksum(member, incarnation, written) {
+        return Err(StorageError::damaged("what the member is", "a peer's counters fail their checksum"));
+    }
+    Ok(Counters { incarnation: Incarnation(incarnation), written: WriteCounter(written) })
 }
 
 pub(super) fn places(skipped: &[u32]) -> Vec<u8> {

@@ -1,10 +1,14 @@
 //! Reading what a disk holds.
 
 use super::StorageError;
-use super::encoding::{self, META, PEERS, ROWS, SNAPSHOTS, name};
+use super::disk::lists;
+use super::encoding::{self, PEERS, SNAPSHOTS, name};
+use super::read::View;
+use super::segment::{Layout, Standing, file_name, in_file, standing};
 use bytes::Bytes;
-use redb::{ReadTransaction, ReadableTable};
+use redb::ReadableTable;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 use synod_paxos::{Ballot, DurableState, Genesis, Incarnation, MemberId, Slot, WriteCounter};
 
@@ -20,16 +24,36 @@ pub enum Rows {
 }
 
 /// What a disk holds.
-pub(super) fn load(transaction: &ReadTransaction, which: Rows) -> Result<DurableState, StorageError> {
-    let meta = transaction.open_table(META)?;
-    let get = |name: &'static str| -> Result<Option<Bytes>, StorageError> {
-        Ok(meta.get(name)?.map(|value| Bytes::copy_from_slice(value.value())))
+pub(super) fn load(layout: &Layout, which: Rows) -> Result<DurableState, StorageError> {
+    let number = layout.current.0;
+    let mut state = in_file(&*layout.files, number, load_newest(layout))?;
+    let from = match which {
+        Rows::AboveApplied => state.applied,
+        Rows::All => state.trim_through,
+        Rows::None => return Ok(state),
+    };
+    let mut rows = BTreeMap::new();
+    let view = View::open(Arc::new(layout.clone()))?;
+    view.walk(from.next(), |_, slot, stored| {
+        let row = encoding::read_row(slot, stored)?;
+        rows.insert(row.slot, row);
+        Ok(true)
+    })?;
+    state.rows = rows;
+    Ok(state)
+}
+
+/// All but the rows; the snapshots stand in any segment.
+fn load_newest(layout: &Layout) -> Result<DurableState, StorageError> {
+    let transaction = layout.current.1.begin_read()?;
+    let Standing::Born(meta) = standing(&*layout.files, layout.current.0, &transaction)? else {
+        return Err(StorageError::damaged("what the member is", "it is missing"));
     };
     let number = |name: &'static str| -> Result<u64, StorageError> {
-        Ok(get(name)?.map(|bytes| encoding::read_number(name, &bytes)).transpose()?.unwrap_or(0))
+        Ok(meta.get(name).map(|bytes| encoding::read_number(name, bytes)).transpose()?.unwrap_or(0))
     };
     let pair = |name: &'static str| -> Result<Option<(u64, u64)>, StorageError> {
-        get(name)?.map(|bytes| encoding::read_pair(name, &bytes)).transpose()
+        meta.get(name).map(|bytes| encoding::read_pair(name, bytes)).transpose()
     };
     let mut state = DurableState::empty(MemberId(number(name::MEMBER)?));
     state.incarnation = Incarnation(number(name::INCARNATION)?);
@@ -37,37 +61,42 @@ pub(super) fn load(transaction: &ReadTransaction, which: Rows) -> Result<Durable
     if let Some((round, member)) = pair(name::PROMISED)? {
         state.promised = Ballot { round, member: MemberId(member) };
     }
-    state.genesis = get(name::GENESIS)?
-        .map(|bytes| Genesis::decode(bytes).map_err(|e| StorageError::damaged("the genesis", e)))
+    state.genesis = meta
+        .get(name::GENESIS)
+        .map(|bytes| {
+            Genesis::decode(bytes.clone().into()).map_err(|e| StorageError::damaged("the genesis", e))
+        })
         .transpose()?;
-    state.joined = get(name::JOINED)?.map(|bytes| encoding::read_joined(&bytes)).transpose()?;
-    state.genesis_confirmed = get(name::CONFIRMED)?.is_some();
+    state.joined = meta.get(name::JOINED).map(|bytes| encoding::read_joined(bytes)).transpose()?;
+    state.genesis_confirmed = meta.contains_key(name::CONFIRMED);
     state.chosen_through = Slot(number(name::CHOSEN_THROUGH)?);
     state.applied = Slot(number(name::APPLIED)?);
-    state.system = get(name::SYSTEM)?.unwrap_or_default();
+    state.system = meta.get(name::SYSTEM).map(|state| Bytes::copy_from_slice(state)).unwrap_or_default();
     state.trim_through = Slot(number(name::TRIM_THROUGH)?);
     state.lease = Duration::from_nanos(number(name::LEASE)?);
-    for snapshot in transaction.open_table(SNAPSHOTS)?.iter()? {
-        let (slot, system) = snapshot?;
-        state.snapshots.insert(Slot(slot.value()), Bytes::copy_from_slice(system.value()));
-    }
     state.tombstone = pair(name::TOMBSTONE)?.map(|(version, slot)| (version, Slot(slot)));
-    state.fenced = get(name::FENCED)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    state.fenced = meta.get(name::FENCED).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
     for peer in transaction.open_table(PEERS)?.iter()? {
         let (member, counters) = peer?;
-        state.peers.insert(MemberId(member.value()), encoding::counters(counters.value()));
+        let member = member.value();
+        state.peers.insert(MemberId(member), encoding::counters(member, counters.value())?);
     }
-    let from = match which {
-        Rows::AboveApplied => state.applied,
-        Rows::All => state.trim_through,
-        Rows::None => return Ok(state),
-    };
-    let mut rows = BTreeMap::new();
-    for row in transaction.open_table(ROWS)?.range(from.0 + 1..)? {
-        let (slot, value) = row?;
-        let row = encoding::read_row(slot.value(), value.value())?;
-        rows.insert(row.slot, row);
+    for (slot, segment) in lists(&meta)?.2 {
+        state.snapshots.insert(Slot(slot), snapshot(layout, slot, segment)?);
     }
-    state.rows = rows;
     Ok(state)
+}
+
+/// The encoded system state at a mark.
+fn snapshot(layout: &Layout, slot: u64, segment: u64) -> Result<Bytes, StorageError> {
+    let read = || {
+        let db = layout.find(segment)?;
+        let table = db.begin_read()?.open_table(SNAPSHOTS)?;
+        let found = table.get(slot)?;
+        found.map(|state| Bytes::copy_from_slice(state.value())).ok_or_else(|| {
+            let why = format!("that of slot {slot} is missing in {}", file_name(segment));
+            StorageError::damaged("a snapshot", why)
+        })
+    };
+    in_file(&*layout.files, segment, read())
 }

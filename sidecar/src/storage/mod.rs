@@ -1,35 +1,60 @@
 //! The disk: redb behind the core's [`synod_paxos::Storage`].
 //!
 //! ```text
+//!  log/LOCK                     held by the process that has the directory open
+//!  log/segment-0000000041.redb  read only; removed when all in it is trimmed
+//!  log/segment-0000000042.redb  read only
+//!  log/segment-0000000043.redb  every commit is one transaction here
+//!
 //!  rows   slot        -> ballot, chosen, checksum, value     one row a slot, keys ascending
-//!  meta   name        -> identity, promise, watermarks, system state, genesis ...
-//!  peers  member      -> the most that was seen of its counters
+//!  meta   name        -> identity, promise, watermarks, system state, genesis ... of the newest segment only
+//!  counters   member  -> the most that was seen of them      of the newest segment only
 //!  marks  first index -> slot, count                         which slots added entries to the log
 //!  skipped    slot    -> places of calls in the batch           whose entries were not added
 //!  snapshots  slot    -> system state                           at marks, from the trim on
 //! ```
 //! Each commit is one transaction with redb's two-phase commit (docs: decisions/0003). After a failed commit
-//! nothing is tried again on the same handle: the process ends (docs: protocol.md, "Integrity").
+//! nothing is tried again on the same handle: the process ends (docs: protocol.md, "Integrity"). Why the log is in
+//! segments: docs: decisions/0009; the layout in full: docs/storage.md.
 
 mod check;
 mod disk;
 mod encoding;
+mod files;
+mod keeper;
 mod load;
 mod offline;
 mod read;
-mod trim;
+mod segment;
+mod write;
 
 pub(crate) use check::check_stored;
 
-pub use disk::{Disk, Mark, Opened, RedbStorage, create, mint_member, open, open_on};
+pub use disk::{Mark, Opened, create, mint_member, move_aside, open, open_on, open_with};
+pub use files::{DIRECTORY, Files, LEGACY};
 pub use load::Rows;
-pub use offline::{Checked, Offline};
+pub use offline::{Checked, Offline, SegmentFile};
 pub use read::{LogReader, View};
+pub use write::RedbStorage;
 
 use std::path::PathBuf;
 
-/// The database's file in a data directory.
-pub const FILE: &str = "synod.redb";
+/// How a log is cut into files.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// A segment that holds so much is left for the next one, in bytes, whatever else is kept.
+    pub most_bytes: u64,
+    /// No segment is left while it holds less, in bytes. Between the two, an eighth of what is kept.
+    pub least_bytes: u64,
+    /// Whether a thread prepares, closes and removes files; else [`RedbStorage::keep_house`] does.
+    pub background: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { most_bytes: 60 << 20, least_bytes: 7 << 20, background: true }
+    }
+}
 
 /// Why the disk cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +72,7 @@ pub enum StorageError {
         dir: PathBuf,
     },
     /// Nothing to look at.
-    #[error("{} holds no member: {FILE} is missing", dir.display())]
+    #[error("{} holds no member: no file of a log is there", dir.display())]
     Missing {
         /// The data directory.
         dir: PathBuf,
@@ -84,6 +109,38 @@ pub enum StorageError {
         /// What this program writes.
         known: u64,
     },
+    /// Written by an older version, and looking must not change it.
+    #[error(
+        "{} was written by an older version: start the member once with this one, or look at a copy with --copy-to",
+        dir.display()
+    )]
+    OldFormat {
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// An older version was started on a directory that this one had taken over.
+    #[error(
+        "{} holds a log in {DIRECTORY}/ and one in {LEGACY}: an older version made the second after the first was \
+         taken over from it; move {LEGACY} away, whatever it holds is another member",
+        dir.display()
+    )]
+    TwoFormats {
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// One file of the log cannot be read.
+    #[error(
+        "{} cannot be read: {why}; `synod-sidecar verify {}` tells what else is damaged; restore the volume, or remove \
+         this member and give it an empty one", file.display(), dir.display()
+    )]
+    File {
+        /// The data directory.
+        dir: PathBuf,
+        /// The file in it.
+        file: PathBuf,
+        /// How it shows.
+        why: String,
+    },
     /// The disk belongs to another cluster than the one that was asked for.
     #[error("{} belongs to cluster {found}, not to {wanted}: use an empty directory or the right one", dir.display())]
     OtherCluster {
@@ -112,6 +169,12 @@ pub enum StorageError {
 impl StorageError {
     fn damaged(what: &'static str, why: impl ToString) -> StorageError {
         StorageError::Damaged { what, why: why.to_string() }
+    }
+
+    fn file(files: &dyn Files, name: &str, why: impl ToString) -> StorageError {
+        let dir = files.place().to_owned();
+        let file = if name == LEGACY { dir.join(name) } else { dir.join(DIRECTORY).join(name) };
+        StorageError::File { dir, file, why: why.to_string() }
     }
 }
 

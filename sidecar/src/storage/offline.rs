@@ -1,13 +1,18 @@
 //! Looking at a data directory that no process holds, without changing a byte of it.
 
-use super::encoding::{self, FORMAT, MARKS, META, ROWS, SKIPPED, SNAPSHOTS, name};
+use super::disk::{lists, open_on, trimmed_files};
+use super::encoding::{self, MARKS, ROWS, SKIPPED, Summary};
+use super::files::{DIRECTORY, Directory, Files, LEGACY, explain_io};
 use super::load::{Rows, load};
-use super::read::LogReader;
-use super::{FILE, StorageError};
+use super::read::{LogReader, View};
+use super::segment::{
+    Db, Layout, Standing, file_name, in_file, open_read_only, parse_name, repair, standing, summarize,
+};
+use super::{Options, StorageError};
 use bytes::Bytes;
-use redb::{DatabaseError, ReadOnlyDatabase, ReadableDatabase, ReadableTable, ReadableTableMetadata};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
+use std::path::Path;
+use std::sync::{Arc, RwLock};
 use synod_paxos::system::SystemState;
 use synod_paxos::value::{Value, entries_added};
 use synod_paxos::{ClusterId, DurableState, Index, Slot};
@@ -15,8 +20,7 @@ use synod_paxos::{ClusterId, DurableState, Index, Slot};
 /// A data directory opened for reading.
 #[derive(Clone)]
 pub struct Offline {
-    database: Arc<ReadOnlyDatabase>,
-    dir: PathBuf,
+    layout: Arc<Layout>,
 }
 
 /// What a check of every row found.
@@ -34,40 +38,34 @@ pub struct Checked {
     pub damaged: Vec<String>,
 }
 
+/// A file of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentFile {
+    /// Its name in the directory of the log.
+    pub file: String,
+    /// Slots of the first and the last row in it; none: it has no row.
+    pub slots: Option<(Slot, Slot)>,
+    /// Its length.
+    pub bytes: u64,
+}
+
 impl Offline {
-    /// Opens `dir`. With `copy_to` its file is copied there first, and the copy is opened and repaired where its
+    /// Opens `dir`. With `copy_to` its files are copied there first, and the copy is opened and repaired where its
     /// last process was killed; `dir` itself is never written to.
     ///
     /// # Errors
     /// See [`StorageError`]: in use, missing, not closed cleanly, or of another format.
     pub fn open(dir: &Path, copy_to: Option<&Path>) -> Result<Offline, StorageError> {
-        let source = dir.join(FILE);
-        if !source.exists() {
+        let source = Directory::look(dir)?;
+        let names = source.list().map_err(|error| explain_io(dir, error))?;
+        if !names.iter().any(|name| name == LEGACY || parse_name(name).is_some()) {
             return Err(StorageError::Missing { dir: dir.to_owned() });
         }
-        let dir = match copy_to {
-            None => dir.to_owned(),
-            Some(to) => copy(&source, to)?,
-        };
-        let database = ReadOnlyDatabase::open(dir.join(FILE)).map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => StorageError::InUse { dir: dir.clone() },
-            DatabaseError::RepairAborted => StorageError::Unclean { dir: dir.clone() },
-            other => StorageError::Database(other.into()),
-        })?;
-        let offline = Offline { database: Arc::new(database), dir };
-        offline.check_format()?;
-        Ok(offline)
-    }
-
-    fn check_format(&self) -> Result<(), StorageError> {
-        let meta = self.database.begin_read()?.open_table(META)?;
-        let found = meta.get(name::FORMAT)?;
-        let found = found.map(|bytes| encoding::read_number("the format version", bytes.value()));
-        match found.transpose()? {
-            Some(FORMAT) => Ok(()),
-            Some(found) => Err(StorageError::UnknownFormat { dir: self.dir.clone(), found, known: FORMAT }),
-            None => Err(StorageError::Missing { dir: self.dir.clone() }),
-        }
+        let Some(to) = copy_to else { return look(Arc::new(source), names) };
+        copy(&source, &names, to)?;
+        let copied = Directory::look(to)?;
+        let names = copied.list().map_err(|error| explain_io(to, error))?;
+        look(Arc::new(copied), names)
     }
 
     /// What the disk holds.
@@ -75,20 +73,63 @@ impl Offline {
     /// # Errors
     /// If it cannot be read.
     pub fn state(&self, rows: Rows) -> Result<DurableState, StorageError> {
-        load(&self.database.begin_read()?, rows)
+        load(&self.layout, rows)
     }
 
-    /// How many rows there are, those included that are trimmed and not deleted yet.
+    /// The files of the log, oldest first.
+    ///
+    /// # Errors
+    /// If one cannot be read.
+    pub fn segments(&self) -> Result<Vec<SegmentFile>, StorageError> {
+        let files = &*self.layout.files;
+        let transaction = self.layout.current.1.begin_read()?;
+        let newest = summarize(self.layout.current.0, &transaction)?;
+        let summaries = self.layout.older.iter().map(|older| older.summary).chain([newest]);
+        summaries
+            .map(|Summary { number, slots, .. }| {
+                let file = file_name(number);
+                let length = files.open(&file, false).and_then(|file| file.len());
+                let bytes = length.map_err(|error| explain_io(files.place(), error))?;
+                let slots = (slots.1 > 0).then_some((Slot(slots.0), Slot(slots.1)));
+                Ok(SegmentFile { file, slots, bytes })
+            })
+            .collect()
+    }
+
+    /// How many rows the segments hold, those included that are trimmed and not deleted yet, and those that were
+    /// written again later.
     ///
     /// # Errors
     /// If the disk cannot be read.
     pub fn row_count(&self) -> Result<u64, StorageError> {
-        Ok(self.database.begin_read()?.open_table(ROWS)?.len()?)
+        let mut count = 0;
+        self.each_segment(|_, transaction| {
+            count += transaction.open_table(ROWS)?.len()?;
+            Ok(())
+        })?;
+        Ok(count)
+    }
+
+    fn each_segment(
+        &self,
+        mut each: impl FnMut(u64, &ReadTransaction) -> Result<(), StorageError>,
+    ) -> Result<(), StorageError> {
+        for older in &self.layout.older {
+            let number = older.summary.number;
+            let db = self.layout.open(older)?;
+            in_file(
+                &*self.layout.files,
+                number,
+                db.begin_read().map_err(Into::into).and_then(|t| each(number, &t)),
+            )?;
+        }
+        let (number, db) = &self.layout.current;
+        in_file(&*self.layout.files, *number, each(*number, &db.begin_read()?))
     }
 
     /// Entries by index.
     pub fn reader(&self) -> LogReader {
-        LogReader::offline(self.database.clone())
+        LogReader::new(Arc::new(RwLock::new(self.layout.clone())))
     }
 
     /// First and last index whose entries stand on this disk with their marks.
@@ -96,93 +137,186 @@ impl Offline {
     /// # Errors
     /// If the disk cannot be read.
     pub fn span(&self) -> Result<Option<(Index, Index)>, StorageError> {
-        let state = self.state(Rows::None)?;
-        let marks = self.database.begin_read()?.open_table(MARKS)?;
-        let mut first = None;
-        for mark in marks.iter()? {
-            let (index, place) = mark?;
-            if place.value().0 > state.trim_through.0 {
-                first = Some(Index(index.value()));
-                break;
+        let trim_through = self.state(Rows::None)?.trim_through;
+        let mut span: Option<(u64, u64)> = None;
+        self.each_segment(|_, transaction| {
+            let marks = transaction.open_table(MARKS)?;
+            for mark in marks.iter()? {
+                let (first, place) = mark?;
+                if place.value().0 > trim_through.0 {
+                    let first = first.value();
+                    span = Some(span.map_or((first, 0), |(before, last)| (before.min(first), last)));
+                    break;
+                }
             }
-        }
-        let last = marks.last()?;
-        let last =
-            last.map(|(index, place)| Index(index.value()).plus(u64::from(place.value().1)).previous());
-        Ok(first.zip(last))
+            if let (Some((first, place)), Some(span)) = (marks.last()?, &mut span) {
+                span.1 = span.1.max(first.value() + u64::from(place.value().1) - 1);
+            }
+            Ok(())
+        })?;
+        Ok(span.map(|(first, last)| (Index(first), Index(last))))
     }
 
     /// Reads every row, mark and snapshot. `step` is told of each row.
     ///
     /// # Errors
-    /// If the database itself cannot be read; single damages are found, counted and named.
+    /// If the newest segment cannot be read; other damages are found, counted and named.
     pub fn check(&self, mut step: impl FnMut()) -> Result<Checked, StorageError> {
-        let transaction = self.database.begin_read()?;
-        let state = load(&transaction, Rows::None)?;
         let mut checked = Checked::default();
+        let state = match self.state(Rows::None) {
+            Ok(state) => state,
+            Err(StorageError::File { file, why, .. }) => {
+                checked.damaged.push(format!("{}: {why}", file.display()));
+                return Ok(checked);
+            }
+            Err(error) => return Err(error),
+        };
         if !state.system.is_empty()
             && let Err(error) = SystemState::decode(state.system.clone())
         {
             checked.damaged.push(format!("the system state: {error}"));
         }
-        for snapshot in transaction.open_table(SNAPSHOTS)?.iter()? {
-            let (slot, bytes) = snapshot?;
+        let cluster = state.genesis.as_ref().map(|genesis| genesis.cluster);
+        for (slot, state) in &state.snapshots {
             checked.snapshots += 1;
-            match SystemState::decode(Bytes::copy_from_slice(bytes.value())) {
-                Ok(decoded) if decoded.applied.0 == slot.value() => {}
-                Ok(_) => checked.damaged.push(format!("snapshot {}: of another slot", slot.value())),
-                Err(error) => checked.damaged.push(format!("snapshot {}: {error}", slot.value())),
-            }
+            check_snapshot(*slot, state, &mut checked);
         }
-        let cluster = state.genesis.map(|genesis| genesis.cluster);
-        for row in transaction.open_table(ROWS)?.range(state.trim_through.0 + 1..)? {
-            let (slot, stored) = row?;
-            step();
-            checked.rows += 1;
-            checked.bytes += stored.value().len() as u64;
-            if let Err(why) = check_row(cluster, slot.value(), stored.value()) {
-                checked.damaged.push(format!("slot {}: {why}", slot.value()));
+        let read = self.each_segment(|number, transaction| {
+            let file = file_name(number);
+            for row in transaction.open_table(ROWS)?.range(state.trim_through.0 + 1..)? {
+                let (slot, stored) = row?;
+                step();
+                checked.rows += 1;
+                checked.bytes += stored.value().len() as u64;
+                if let Err(why) = check_row(cluster, slot.value(), stored.value()) {
+                    checked.damaged.push(format!("slot {} in {file}: {why}", slot.value()));
+                }
             }
+            check_marks(transaction, state.trim_through, &file, &mut checked)
+        });
+        match read.and_then(|()| self.check_entries(&mut checked)) {
+            Err(StorageError::File { file, why, .. }) => {
+                checked.damaged.push(format!("{}: {why}", file.display()));
+            }
+            other => other?,
         }
-        self.check_marks(state.trim_through, &mut checked)?;
         Ok(checked)
     }
 
-    /// Marks follow one another without a gap, and each fits its row.
-    fn check_marks(&self, trim_through: Slot, checked: &mut Checked) -> Result<(), StorageError> {
-        let transaction = self.database.begin_read()?;
-        let (marks, rows) = (transaction.open_table(MARKS)?, transaction.open_table(ROWS)?);
-        let skipped = transaction.open_table(SKIPPED)?;
-        let mut next = None;
-        for mark in marks.iter()? {
-            let (first, place) = mark?;
-            let (first, (slot, count, _)) = (first.value(), place.value());
-            if slot <= trim_through.0 {
-                continue;
-            }
-            if next.is_some_and(|next| next != first) {
-                checked.damaged.push(format!("index {first}: entries before it have no slot"));
-            }
-            next = Some(first + u64::from(count));
-            checked.entries += u64::from(count);
-            let places = skipped.get(slot)?;
-            let places = match encoding::read_mark(first, place.value(), places.as_ref().map(|p| p.value())) {
-                Ok(places) => places,
-                Err(error) => {
-                    checked.damaged.push(error.to_string());
-                    continue;
+    /// Every index that is not trimmed has its entry.
+    fn check_entries(&self, checked: &mut Checked) -> Result<(), StorageError> {
+        let Some((first, last)) = self.span()? else { return Ok(()) };
+        let reader = self.reader();
+        let mut next = first;
+        while next <= last {
+            match reader.entries((next, last), 4_096, 4 << 20) {
+                Ok(found) => {
+                    checked.entries += found.len() as u64;
+                    next = next.plus(found.len() as u64);
                 }
-            };
-            let added = rows
-                .get(slot)?
-                .and_then(|row| encoding::read_row(slot, row.value()).ok())
-                .and_then(|row| entries_added(row.value, &places).ok());
-            if added.is_none_or(|added| added.len() as u64 != u64::from(count)) {
-                checked.damaged.push(format!("index {first}: slot {slot} does not hold its {count} entries"));
+                Err(error) => {
+                    // Its row is named already, where that is what is damaged.
+                    if checked.damaged.is_empty() {
+                        checked.damaged.push(error.to_string());
+                    }
+                    next = self.behind(next, last)?;
+                }
             }
         }
         Ok(())
     }
+
+    /// The first index behind `from` that can be read, or the one behind `last`.
+    fn behind(&self, from: Index, last: Index) -> Result<Index, StorageError> {
+        let reader = self.reader();
+        let mut next = from;
+        while next <= last {
+            if reader.entries((next, last), 1, 1).is_ok() {
+                return Ok(next);
+            }
+            next = next.next();
+        }
+        Ok(next)
+    }
+
+    /// A view of every row that is not trimmed.
+    ///
+    /// # Errors
+    /// If the disk cannot be read.
+    pub fn view(&self) -> Result<View, StorageError> {
+        View::open(self.layout.clone())
+    }
+}
+
+/// Opens all segments of a directory for reading.
+fn look(files: Arc<dyn Files>, names: Vec<String>) -> Result<Offline, StorageError> {
+    let place = || files.place().to_owned();
+    let mut numbers: Vec<u64> = names.iter().filter_map(|name| parse_name(name)).collect();
+    if names.iter().any(|name| name == LEGACY) {
+        return Err(match numbers.is_empty() {
+            true => StorageError::OldFormat { dir: place() },
+            false => StorageError::TwoFormats { dir: place() },
+        });
+    }
+    numbers.sort_unstable();
+    while let Some(number) = numbers.pop() {
+        let database = open_read_only(&*files, &file_name(number))?;
+        let db = Db::ReadOnly(database);
+        let transaction = in_file(&*files, number, db.begin_read().map_err(Into::into))?;
+        let meta = match in_file(&*files, number, standing(&*files, number, &transaction))? {
+            Standing::Unborn => continue,
+            Standing::Old => return Err(StorageError::OldFormat { dir: place() }),
+            Standing::Born(meta) => meta,
+        };
+        let (_, older, _) = in_file(&*files, number, lists(&meta))?;
+        trimmed_files(&*files, &older, number)?;
+        drop(transaction);
+        return Ok(Offline { layout: Arc::new(Layout::new(files.clone(), (number, db), &older, false)) });
+    }
+    Err(StorageError::Missing { dir: place() })
+}
+
+fn check_snapshot(slot: Slot, state: &Bytes, checked: &mut Checked) {
+    match SystemState::decode(state.clone()) {
+        Ok(decoded) if decoded.applied == slot => {}
+        Ok(_) => checked.damaged.push(format!("snapshot {slot}: of another slot")),
+        Err(error) => checked.damaged.push(format!("snapshot {slot}: {error}")),
+    }
+}
+
+/// Each mark passes its checksum, and fits its row where that stands in the same segment.
+fn check_marks(
+    transaction: &ReadTransaction,
+    trim_through: Slot,
+    file: &str,
+    checked: &mut Checked,
+) -> Result<(), StorageError> {
+    let (marks, rows) = (transaction.open_table(MARKS)?, transaction.open_table(ROWS)?);
+    let skipped = transaction.open_table(SKIPPED)?;
+    for mark in marks.iter()? {
+        let (first, place) = mark?;
+        let (first, (slot, count, _)) = (first.value(), place.value());
+        if slot <= trim_through.0 {
+            continue;
+        }
+        let places = skipped.get(slot)?;
+        let places = match encoding::read_mark(first, place.value(), places.as_ref().map(|p| p.value())) {
+            Ok(places) => places,
+            Err(error) => {
+                checked.damaged.push(format!("index {first} in {file}: {error}"));
+                continue;
+            }
+        };
+        let Some(row) = rows.get(slot)? else { continue };
+        let Ok(row) = encoding::read_row(slot, row.value()) else { continue };
+        let added = entries_added(row.value, &places).ok();
+        if added.is_some_and(|added| added.len() as u64 != u64::from(count)) {
+            checked
+                .damaged
+                .push(format!("index {first} in {file}: slot {slot} does not hold its {count} entries"));
+        }
+    }
+    Ok(())
 }
 
 fn check_row(cluster: Option<ClusterId>, slot: u64, stored: &[u8]) -> Result<(), String> {
@@ -193,16 +327,27 @@ fn check_row(cluster: Option<ClusterId>, slot: u64, stored: &[u8]) -> Result<(),
     Value::decode(row.value).map(|_| ()).map_err(|error| error.to_string())
 }
 
-/// Copies a data file into an empty directory, and lets redb repair the copy.
-fn copy(source: &Path, to: &Path) -> Result<PathBuf, StorageError> {
-    let unwritable = |source| StorageError::Unwritable { dir: to.to_owned(), source };
-    std::fs::create_dir_all(to).map_err(unwritable)?;
-    let target = to.join(FILE);
-    if target.exists() {
+/// Copies a log into an empty directory, and lets redb repair the copy; one of format 1 is taken over there.
+fn copy(source: &Directory, names: &[String], to: &Path) -> Result<(), StorageError> {
+    let unwritable = |error| explain_io(to, error);
+    let target = Directory::open(to)?;
+    let there = target.list().map_err(unwritable)?;
+    if there.iter().any(|name| name == LEGACY || parse_name(name).is_some()) {
         return Err(StorageError::NotEmpty { dir: to.to_owned() });
     }
-    std::fs::copy(source, &target).map_err(unwritable)?;
-    let repaired = redb::Builder::new().create(&target);
-    drop(repaired.map_err(|error| StorageError::Database(error.into()))?);
-    Ok(to.to_owned())
+    for name in names.iter().filter(|name| *name == LEGACY || parse_name(name).is_some()) {
+        let place = |dir: &Path| match name == LEGACY {
+            true => dir.join(name),
+            false => dir.join(DIRECTORY).join(name),
+        };
+        std::fs::copy(place(source.place()), place(to)).map_err(unwritable)?;
+    }
+    for number in names.iter().filter_map(|name| parse_name(name)) {
+        repair(&target, number)?;
+    }
+    if names.iter().any(|name| name == LEGACY) {
+        // A start of the copy: its number of starts is one higher than the original's.
+        drop(open_on(Arc::new(target), None, Options::default())?);
+    }
+    Ok(())
 }

@@ -1,0 +1,409 @@
+//! Segments: the files of the log, and who may read which of them.
+//!
+//! Only the newest one is written to. An older one never changes again: it is opened when somebody reads in it, and
+//! few are open at a time.
+
+use super::StorageError;
+use super::encoding::{self, META, PEERS, ROWS, Summary, name};
+use super::files::{Files, Followed, Used, explain_io};
+use redb::{
+    Builder, Database, DatabaseError, ReadOnlyDatabase, ReadTransaction, ReadableDatabase, ReadableTable,
+    TransactionError, WriteTransaction,
+};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use synod_paxos::Slot;
+
+/// Page cache of the segment that is written, in bytes. Rows are written once and read back mostly by members that
+/// catch up.
+const CACHE_BYTES: usize = 8 << 20;
+/// Page cache of an older segment while it is open, in bytes.
+const OLDER_CACHE_BYTES: usize = 1 << 20;
+/// Older segments that are open at a time, beside those that somebody is reading in.
+const OPEN: usize = 4;
+/// Behind the name of a file that is not whole yet.
+const NEW: &str = ".new";
+
+/// A segment's file name.
+pub(super) fn file_name(number: u64) -> String {
+    format!("segment-{number:010}.redb")
+}
+
+/// The number in a segment's file name.
+pub(super) fn parse_name(name: &str) -> Option<u64> {
+    let number = name.strip_prefix("segment-")?.strip_suffix(".redb")?.parse().ok()?;
+    (file_name(number) == name).then_some(number)
+}
+
+/// Whether a file was given up before it had its name.
+pub(super) fn is_unfinished(name: &str) -> bool {
+    name.strip_suffix(NEW).and_then(parse_name).is_some()
+}
+
+/// A database that is open, one way or the other.
+#[derive(Clone)]
+pub(super) enum Db {
+    Written(Arc<Database>),
+    ReadOnly(Arc<ReadOnlyDatabase>),
+}
+
+impl std::fmt::Debug for Db {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Db::Written(_) => "Written",
+            Db::ReadOnly(_) => "ReadOnly",
+        })
+    }
+}
+
+impl Db {
+    pub(super) fn begin_read(&self) -> Result<ReadTransaction, TransactionError> {
+        match self {
+            Db::Written(database) => database.begin_read(),
+            Db::ReadOnly(database) => database.begin_read(),
+        }
+    }
+}
+
+/// What a database said when a segment was opened, with the file's name.
+fn explain_open(files: &dyn Files, name: &str, error: DatabaseError) -> StorageError {
+    match error {
+        DatabaseError::Storage(redb::StorageError::Io(error))
+            if error.kind() != std::io::ErrorKind::InvalidData =>
+        {
+            explain_io(files.place(), error)
+        }
+        DatabaseError::DatabaseAlreadyOpen => StorageError::InUse { dir: files.place().to_owned() },
+        DatabaseError::RepairAborted => StorageError::Unclean { dir: files.place().to_owned() },
+        other => StorageError::file(files, name, other),
+    }
+}
+
+/// Names the file where something in it cannot be read.
+pub(super) fn in_file<T>(
+    files: &dyn Files,
+    number: u64,
+    read: Result<T, StorageError>,
+) -> Result<T, StorageError> {
+    read.map_err(|error| match error {
+        StorageError::Damaged { what, why } => {
+            StorageError::file(files, &file_name(number), format!("{what}: {why}"))
+        }
+        StorageError::Database(error) => StorageError::file(files, &file_name(number), error),
+        other => other,
+    })
+}
+
+fn open_file(files: &dyn Files, name: &str, write: bool) -> Result<(Followed, Used), StorageError> {
+    let explain = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => StorageError::file(files, name, "it is missing"),
+        _ => explain_io(files.place(), error),
+    };
+    let backend = files.open(name, write).map_err(explain)?;
+    // An empty file would be made a new database.
+    if backend.len().map_err(explain)? == 0 {
+        return Err(StorageError::file(files, name, "it is empty"));
+    }
+    Followed::new(backend).map_err(explain)
+}
+
+/// Opens a file for writing, repaired if its last process was killed.
+pub(super) fn open_written(files: &dyn Files, name: &str) -> Result<(Arc<Database>, Used), StorageError> {
+    let (file, used) = open_file(files, name, true)?;
+    let database = Builder::new()
+        .set_cache_size(CACHE_BYTES)
+        .create_with_backend(file)
+        .map_err(|error| explain_open(files, name, error))?;
+    Ok((Arc::new(database), used))
+}
+
+/// Opens a file for reading.
+///
+/// # Errors
+/// [`StorageError::Unclean`] where it would have to be repaired.
+pub(super) fn open_read_only(files: &dyn Files, name: &str) -> Result<Arc<ReadOnlyDatabase>, StorageError> {
+    let (file, _) = open_file(files, name, false)?;
+    let database = Builder::new()
+        .set_cache_size(OLDER_CACHE_BYTES)
+        .open_read_only_with_backend(file)
+        .map_err(|error| explain_open(files, name, error))?;
+    Ok(Arc::new(database))
+}
+
+/// Closes a file that may have been left by a killed process.
+pub(super) fn repair(files: &dyn Files, number: u64) -> Result<(), StorageError> {
+    let name = file_name(number);
+    let (database, _) = open_written(files, &name)?;
+    close(files, number, database)
+}
+
+fn close(files: &dyn Files, number: u64, database: Arc<Database>) -> Result<(), StorageError> {
+    // Nobody else holds it, or else the last one who does closes it.
+    let Some(database) = Arc::into_inner(database) else { return Ok(()) };
+    database.close().map_err(|error| explain_open(files, &file_name(number), error))
+}
+
+/// Makes the next segment: whole and last on the disk under its name, and marked as not born.
+pub(super) fn prepare(files: &dyn Files, number: u64) -> Result<Segment, StorageError> {
+    let explain = |error| explain_io(files.place(), error);
+    let (name, new) = (file_name(number), format!("{}{NEW}", file_name(number)));
+    let (file, used) = Followed::new(files.create(&new).map_err(explain)?).map_err(explain)?;
+    let database = Builder::new()
+        .set_cache_size(CACHE_BYTES)
+        .create_with_backend(file)
+        .map_err(|error| explain_open(files, &name, error))?;
+    let transaction = begin(&database)?;
+    {
+        // Later code may rely on every table being there.
+        transaction.open_table(ROWS)?;
+        transaction.open_table(PEERS)?;
+        transaction.open_table(encoding::MARKS)?;
+        transaction.open_table(encoding::SKIPPED)?;
+        transaction.open_table(encoding::SNAPSHOTS)?;
+        let mut meta = transaction.open_table(META)?;
+        meta.insert(name::FORMAT, encoding::number(encoding::FORMAT).as_slice())?;
+        let unborn = encoding::seal(name::UNBORN, &encoding::number(number));
+        meta.insert(name::UNBORN, unborn.as_slice())?;
+    }
+    transaction.commit()?;
+    files.rename(&new, &name).map_err(explain)?;
+    files.sync().map_err(explain)?;
+    Ok(Segment { number, database: Arc::new(database), used })
+}
+
+/// A transaction in the safe mode (docs: decisions/0003).
+pub(super) fn begin(database: &Database) -> Result<WriteTransaction, StorageError> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_two_phase_commit(true);
+    Ok(transaction)
+}
+
+/// The segment that is written, or the one that will be.
+#[derive(Clone)]
+pub(super) struct Segment {
+    pub(super) number: u64,
+    pub(super) database: Arc<Database>,
+    pub(super) used: Used,
+}
+
+impl std::fmt::Debug for Segment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Segment {}", self.number)
+    }
+}
+
+/// An older segment, open or not.
+#[derive(Debug)]
+pub(super) struct Older {
+    pub(super) summary: Summary,
+    files: Arc<dyn Files>,
+    open: Mutex<Option<Db>>,
+}
+
+impl Older {
+    pub(super) fn new(files: Arc<dyn Files>, summary: Summary, open: Option<Db>) -> Older {
+        Older { summary, files, open: Mutex::new(open) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, Option<Db>> {
+        // A panic under this lock leaves a database that is open, or none.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The database; whoever holds it can read until they let go of it.
+    fn database(&self, may_repair: bool) -> Result<Db, StorageError> {
+        let mut open = self.state();
+        if let Some(db) = &*open {
+            return Ok(db.clone());
+        }
+        let files = &*self.files;
+        let file = file_name(self.summary.number);
+        let database = match open_read_only(files, &file) {
+            // It was not closed yet when its process was killed.
+            Err(StorageError::Unclean { .. }) if may_repair => {
+                repair(files, self.summary.number)?;
+                open_read_only(files, &file)?
+            }
+            other => other?,
+        };
+        let db = Db::ReadOnly(database);
+        *open = Some(db.clone());
+        Ok(db)
+    }
+
+    /// Lets go of a database that is only read; its readers keep it.
+    fn let_go(&self) {
+        let mut open = self.state();
+        if matches!(*open, Some(Db::ReadOnly(_))) {
+            *open = None;
+        }
+    }
+
+    /// Closes it cleanly if it was written by this process and nobody reads in it; `false`: somebody does. Or
+    /// repairs what a killed process left.
+    pub(super) fn settle(&self) -> Result<bool, StorageError> {
+        let mut open = self.state();
+        match open.take() {
+            Some(Db::Written(database)) if Arc::strong_count(&database) > 1 => {
+                *open = Some(Db::Written(database));
+                Ok(false)
+            }
+            // Readers who come meanwhile wait for the lock.
+            Some(Db::Written(database)) => close(&*self.files, self.summary.number, database).map(|()| true),
+            read_only @ Some(Db::ReadOnly(_)) => {
+                *open = read_only;
+                Ok(true)
+            }
+            None => match open_read_only(&*self.files, &file_name(self.summary.number)) {
+                Ok(_) => Ok(true),
+                Err(StorageError::Unclean { .. }) => repair(&*self.files, self.summary.number).map(|()| true),
+                Err(error) => Err(error),
+            },
+        }
+    }
+}
+
+/// Older segments that were read in lately, the last one at the end.
+#[derive(Debug, Default)]
+struct Recent(Mutex<Vec<Weak<Older>>>);
+
+impl Recent {
+    fn touch(&self, older: &Arc<Older>) {
+        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.retain(|other| other.strong_count() > 0 && !std::ptr::eq(other.as_ptr(), Arc::as_ptr(older)));
+        recent.push(Arc::downgrade(older));
+        if recent.len() > OPEN {
+            let oldest = recent.remove(0);
+            if let Some(oldest) = oldest.upgrade() {
+                oldest.let_go();
+            }
+        }
+    }
+}
+
+/// The segments at one moment. Who holds it can go on reading what was there then: no file of it is removed.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    /// Before the files that it is one of: it is closed before their lock is let go.
+    pub(super) current: (u64, Db),
+    /// Oldest first.
+    pub(super) older: Vec<Arc<Older>>,
+    pub(super) files: Arc<dyn Files>,
+    /// Offline nothing is repaired.
+    pub(super) may_repair: bool,
+    recent: Arc<Recent>,
+}
+
+/// The layout now.
+pub(super) type Current = Arc<RwLock<Arc<Layout>>>;
+
+impl Layout {
+    pub(super) fn new(
+        files: Arc<dyn Files>,
+        current: (u64, Db),
+        older: &[Summary],
+        may_repair: bool,
+    ) -> Layout {
+        let older = older.iter().map(|summary| Arc::new(Older::new(files.clone(), *summary, None))).collect();
+        Layout { current, older, files, may_repair, recent: Arc::default() }
+    }
+
+    /// The database of an older segment.
+    pub(super) fn open(&self, older: &Arc<Older>) -> Result<Db, StorageError> {
+        let db = older.database(self.may_repair)?;
+        self.recent.touch(older);
+        Ok(db)
+    }
+
+    /// The database of a segment.
+    pub(super) fn find(&self, number: u64) -> Result<Db, StorageError> {
+        if number == self.current.0 {
+            return Ok(self.current.1.clone());
+        }
+        match self.older.iter().find(|older| older.summary.number == number) {
+            Some(older) => self.open(older),
+            None => Err(StorageError::file(&*self.files, &file_name(number), "it is not listed")),
+        }
+    }
+}
+
+pub(super) fn layout(current: &Current) -> Arc<Layout> {
+    // The writer under this lock only puts another pointer in place.
+    current.read().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// What stands in an open database.
+pub(super) fn summarize(number: u64, transaction: &ReadTransaction) -> Result<Summary, StorageError> {
+    let rows = transaction.open_table(ROWS)?;
+    let marks = transaction.open_table(encoding::MARKS)?;
+    let mut summary = Summary { number, ..Summary::default() };
+    for row in [rows.first()?, rows.last()?].into_iter().flatten() {
+        summary.add_row(row.0.value());
+    }
+    for mark in [marks.first()?, marks.last()?].into_iter().flatten() {
+        summary.add_mark(mark.0.value(), mark.1.value().0);
+    }
+    Ok(summary)
+}
+
+/// What a segment is.
+pub(super) enum Standing {
+    /// It was prepared, and never written.
+    Unborn,
+    /// Format 1.
+    Old,
+    /// A member's, with its meta values under their names.
+    Born(BTreeMap<String, Vec<u8>>),
+}
+
+/// What a segment is; whatever is neither is damaged.
+pub(super) fn standing(
+    files: &dyn Files,
+    number: u64,
+    transaction: &ReadTransaction,
+) -> Result<Standing, StorageError> {
+    let meta = transaction.open_table(META)?;
+    let mut found = BTreeMap::new();
+    for row in meta.iter()? {
+        let (name, value) = row?;
+        found.insert(name.value().to_owned(), value.value().to_vec());
+    }
+    let format =
+        found.get(name::FORMAT).ok_or_else(|| StorageError::damaged("the format", "it is missing"))?;
+    match encoding::read_number("the format version", format)? {
+        encoding::OLD_FORMAT => return Ok(Standing::Old),
+        encoding::FORMAT => {}
+        found => {
+            let dir = files.place().to_owned();
+            return Err(StorageError::UnknownFormat { dir, found, known: encoding::FORMAT });
+        }
+    }
+    if let Some(unborn) = found.get(name::UNBORN) {
+        let own = encoding::read_number(name::UNBORN, encoding::unseal(name::UNBORN, unborn)?)?;
+        if own != number || found.len() != 2 {
+            return Err(StorageError::damaged("the mark of a new segment", "it does not fit"));
+        }
+        return Ok(Standing::Unborn);
+    }
+    if let Some(missing) = name::ALWAYS.iter().find(|name| !found.contains_key(**name)) {
+        return Err(StorageError::damaged("what the member is", format!("`{missing}` is missing")));
+    }
+    for (name, value) in &mut found {
+        if !name::ALWAYS.contains(&name.as_str()) && !name::SOMETIMES.contains(&name.as_str()) {
+            return Err(StorageError::damaged("what the member is", format!("`{name}` is no known name")));
+        }
+        if name != name::FORMAT {
+            *value = encoding::unseal(name, value)?.to_vec();
+        }
+    }
+    Ok(Standing::Born(found))
+}
+
+/// The trim point that a transaction shows.
+pub(super) fn trim_through(transaction: &ReadTransaction) -> Result<Slot, StorageError> {
+    let meta = transaction.open_table(META)?;
+    let sealed = meta.get(name::TRIM_THROUGH)?;
+    let sealed = sealed.ok_or_else(|| StorageError::damaged("the trim point", "it is missing"))?;
+    let bytes = encoding::unseal(name::TRIM_THROUGH, sealed.value())?;
+    Ok(Slot(encoding::read_number(name::TRIM_THROUGH, bytes)?))
+}
