@@ -1,11 +1,12 @@
-//! redb over a disk that fails: every write and every sync of a scripted life, each with every fault (docs:
+//! The storage over a disk that fails: every write, sync, creation, renaming and removal of a scripted life, of all
+//! its files, each with every fault (docs:
 //! reliability.md, layers of testing, 4; faults 1 to 3, 8, 13, 14, 35, 37).
 #![allow(clippy::unwrap_used)]
 
 mod medium;
 
 use bytes::Bytes;
-use medium::{Disk, Operation, apply};
+use medium::{Disk, Image, Operation, old_state, write_old};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use synod_paxos::message::Counters;
@@ -13,9 +14,16 @@ use synod_paxos::{
     Ballot, ClusterId, DurableState, Genesis, Incarnation, MemberId, Row, Slot, Storage, Write, WriteCounter,
     row,
 };
-use synod_sidecar::storage::{Opened, StorageError, open_on};
+use synod_sidecar::storage::{Files, LEGACY, Opened, Options, StorageError, open_on};
 
 const CLUSTER: ClusterId = ClusterId([7; 16]);
+
+/// Segments that are left every few commits.
+const SMALL: Options = Options { most_bytes: 16 << 10, least_bytes: 2 << 10, background: false };
+
+fn open(disk: &Disk) -> Result<Opened, StorageError> {
+    open_on(disk.files(), None, SMALL)
+}
 
 fn stored(slot: u64, round: u64, size: usize) -> Write {
     let (slot, ballot) = (Slot(slot), Ballot { round, member: MemberId(1) });
@@ -72,12 +80,14 @@ struct Acknowledged {
     next: Option<DurableState>,
 }
 
-/// Lives the life on `disk` until its end or the first error.
-fn live(disk: &Disk) -> Acknowledged {
+/// Lives the life on `disk` until its end or the first error. What the background does is done behind every commit
+/// whose number `every` divides.
+fn live(disk: &Disk, before: Option<&DurableState>, every: usize) -> Acknowledged {
+    let mut model = before.cloned();
     let mut told = Acknowledged { states: Vec::new(), failed: None, next: None };
-    let mut model: Option<DurableState> = None;
+    told.states.extend(model.clone().map(|state| (0, state)));
     for commits in life() {
-        let mut opened = match open_on(disk.clone()) {
+        let mut opened = match open(disk) {
             Ok(opened) => opened,
             Err(error) => {
                 told.next = model.map(booted);
@@ -90,7 +100,10 @@ fn live(disk: &Disk) -> Acknowledged {
             assert_eq!(state, booted(model));
         }
         told.states.push((disk.medium().asked, state.clone()));
-        for writes in commits {
+        for (number, mut writes) in (1..).zip(commits) {
+            // The core writes no row that is trimmed.
+            let trim = state.trim_through;
+            writes.retain(|write| !matches!(write, Write::Row(row) if row.slot <= trim));
             state.written = state.written.next();
             writes.iter().for_each(|write| state.apply(write));
             if let Err(error) = opened.storage.commit(state.written, &mut writes.iter()) {
@@ -99,6 +112,9 @@ fn live(disk: &Disk) -> Acknowledged {
                 return told;
             }
             told.states.push((disk.medium().asked, state.clone()));
+            if number % every == 0 {
+                opened.storage.keep_house();
+            }
         }
         model = Some(state);
     }
@@ -111,8 +127,8 @@ fn booted(mut state: DurableState) -> DurableState {
 }
 
 /// Opens what a fault left behind: the last acknowledged state, or the one that was under way, whole.
-fn check(image: Vec<u8>, acknowledged: Option<&DurableState>, under_way: Option<&DurableState>, what: &str) {
-    let opened = match open_on(Disk::with(image)) {
+fn check(image: Image, acknowledged: Option<&DurableState>, under_way: Option<&DurableState>, what: &str) {
+    let opened = match open(&Disk::with(image)) {
         Ok(opened) => opened,
         // Before the first acknowledgement nobody has been told of a member.
         Err(_) if acknowledged.is_none() => return,
@@ -124,79 +140,175 @@ fn check(image: Vec<u8>, acknowledged: Option<&DurableState>, under_way: Option<
     assert!(whole.into_iter().any(|whole| whole == state), "{what}: {state:?}");
 }
 
-/// The images that a power cut may leave: all operations up to the last sync, and of those behind it any.
-fn cuts(synced: &[u8], behind: &[Operation]) -> Vec<(&'static str, Vec<u8>)> {
-    let with = |operations: &mut dyn Iterator<Item = &Operation>| {
-        let mut image = synced.to_vec();
-        // A write beyond a length that was lost stretches the file, as a file system does.
-        for operation in operations {
-            if let Operation::Write { offset, data } = operation {
-                image.resize(image.len().max(*offset as usize + data.len()), 0);
+fn is_of_directory(operation: &Operation) -> bool {
+    matches!(operation, Operation::Create { .. } | Operation::Rename { .. } | Operation::Remove { .. })
+}
+
+/// What is on the disk for certain, and what was asked for behind that.
+#[derive(Default)]
+struct Power {
+    synced: Image,
+    behind: Vec<Operation>,
+}
+
+impl Power {
+    fn ask(&mut self, operation: &Operation) {
+        let lasts = |behind: &Operation| match (operation, behind) {
+            (Operation::SyncDirectory, behind) => is_of_directory(behind),
+            (
+                Operation::Sync { file },
+                Operation::Write { file: other, .. } | Operation::SetLength { file: other, .. },
+            ) => file == other,
+            _ => false,
+        };
+        if matches!(operation, Operation::Sync { .. } | Operation::SyncDirectory) {
+            for operation in self.behind.extract_if(.., |behind| lasts(behind)) {
+                self.synced.apply(&operation);
             }
-            apply(&mut image, operation);
-        }
-        image
-    };
-    let mut images = vec![("lost", synced.to_vec())];
-    if let Some((last, before)) = behind.split_last() {
-        images.push(("kept", with(&mut behind.iter())));
-        if let Operation::Write { offset, data } = last {
-            let half = Operation::Write { offset: *offset, data: data[..data.len() / 2].to_vec() };
-            images.push(("torn", with(&mut before.iter().chain([&half]))));
-        }
-        if behind.len() > 1 {
-            images.push(("reordered, the last alone", with(&mut [last].into_iter())));
-            images.push(("reordered, every second", with(&mut behind.iter().skip(1).step_by(2))));
+        } else {
+            self.behind.push(operation.clone());
         }
     }
-    images
+
+    /// The images that a cut may leave: all that is synced, and of what is behind any.
+    fn cuts(&self) -> Vec<(&'static str, Image)> {
+        let with = |operations: &mut dyn Iterator<Item = &Operation>| {
+            let mut image = self.synced.clone();
+            operations.for_each(|operation| image.apply(operation));
+            image
+        };
+        let behind = &self.behind;
+        let mut images = vec![("lost", self.synced.clone())];
+        if let Some((last, before)) = behind.split_last() {
+            images.push(("kept", with(&mut behind.iter())));
+            if let Operation::Write { file, offset, data } = last {
+                let half =
+                    Operation::Write { file: *file, offset: *offset, data: data[..data.len() / 2].to_vec() };
+                images.push(("torn", with(&mut before.iter().chain([&half]))));
+            }
+            if behind.len() > 1 {
+                images.push(("reordered, the last alone", with(&mut [last].into_iter())));
+                images.push(("reordered, every second", with(&mut behind.iter().skip(1).step_by(2))));
+            }
+            if behind.iter().any(is_of_directory) && !behind.iter().all(is_of_directory) {
+                let names = with(&mut behind.iter().filter(|behind| is_of_directory(behind)));
+                images.push(("reordered, names alone", names));
+                let bytes = with(&mut behind.iter().filter(|behind| !is_of_directory(behind)));
+                images.push(("reordered, bytes alone", bytes));
+            }
+        }
+        images
+    }
+}
+
+/// Cuts the power at every point of a life that begins with what `disk` holds.
+fn cut_everywhere(name: &str, disk: &Disk, before: Option<&DurableState>, every: usize) {
+    let mut power = Power { synced: disk.medium().image.clone(), ..Power::default() };
+    disk.medium().recorded = Some(Vec::new());
+    let told = live(disk, before, every);
+    assert!(told.failed.is_none());
+    let operations = disk.medium().recorded.take().unwrap();
+    let mut points = 0;
+    for at in 0..=operations.len() {
+        let acknowledged = told.states.iter().rev().find(|(by, _)| *by <= at).map(|(_, state)| state);
+        let under_way = told.states.iter().find(|(by, _)| *by > at).map(|(_, state)| state);
+        for (fault, image) in power.cuts() {
+            points += 1;
+            check(image, acknowledged, under_way, &format!("{name}: cut before operation {at}, {fault}"));
+        }
+        operations.get(at).into_iter().for_each(|operation| power.ask(operation));
+    }
+    let count = |is: fn(&Operation) -> bool| operations.iter().filter(|operation| is(operation)).count();
+    let born = count(|operation| matches!(operation, Operation::Rename { .. }));
+    let removed = count(|operation| matches!(operation, Operation::Remove { .. }));
+    println!("{name}: {} operations, {born} files, {removed} removed, {points} cuts", operations.len());
+    assert!(born > 3 && removed > 0, "the life leaves segments, and removes some");
+}
+
+/// A disk that the version before segments left, and what it holds.
+fn old_disk() -> (Disk, DurableState) {
+    let Write::Row(row) = stored(4, 1, 300) else { unreachable!("it is a row") };
+    let (disk, state) = (Disk::default(), old_state(CLUSTER, row));
+    let file = Wrapped(disk.create(LEGACY).unwrap());
+    write_old(&redb::Builder::new().create_with_backend(file).unwrap(), &state);
+    disk.medium().asked = 0;
+    (disk, state)
+}
+
+/// A file, for redb.
+#[derive(Debug)]
+struct Wrapped(Box<dyn redb::StorageBackend>);
+
+impl redb::StorageBackend for Wrapped {
+    fn len(&self) -> std::io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.0.write(offset, data)
+    }
 }
 
 /// Property: whatever is lost of what was not synced, a start finds the last acknowledged state or the whole of the
 /// one under way (docs: protocol.md, "Acceptor": "on disk before the answer leaves").
 #[test]
 fn every_cut_leaves_what_was_acknowledged() {
-    let disk = Disk::default();
-    disk.medium().recorded = Some(Vec::new());
-    let told = live(&disk);
-    assert!(told.failed.is_none());
-    let operations = disk.medium().recorded.take().unwrap();
-    let (mut image, mut synced, mut behind) = (Vec::new(), Vec::new(), Vec::new());
-    let mut points = 0;
-    for at in 0..=operations.len() {
-        let acknowledged = told.states.iter().rev().find(|(by, _)| *by <= at).map(|(_, state)| state);
-        let under_way = told.states.iter().find(|(by, _)| *by > at).map(|(_, state)| state);
-        for (fault, image) in cuts(&synced, &behind) {
-            points += 1;
-            check(image, acknowledged, under_way, &format!("cut before operation {at}, {fault}"));
-        }
-        let Some(operation) = operations.get(at) else { break };
-        apply(&mut image, operation);
-        behind.push(operation.clone());
-        if matches!(operation, Operation::Sync) {
-            synced.clone_from(&image);
-            behind.clear();
-        }
-    }
-    println!("{} operations, {points} cuts", operations.len());
+    cut_everywhere("a life", &Disk::default(), None, 1);
 }
 
-/// Property: an error of any write or sync ends in an error of the commit, never in an acknowledgement or a panic;
-/// and the next start finds what was acknowledged (docs: protocol.md, "Integrity": nothing is retried on the same
-/// handle).
+/// The same where the background comes late: segments are left, closed and removed several commits later.
+#[test]
+fn every_cut_leaves_what_was_acknowledged_when_the_background_is_late() {
+    cut_everywhere("a life with a late background", &Disk::default(), None, 2);
+}
+
+/// The same where the life begins on a disk of format 1 (docs: storage.md, "Format 1").
+#[test]
+fn every_cut_of_a_takeover_leaves_what_was_there() {
+    let (disk, before) = old_disk();
+    cut_everywhere("a life taken over from format 1", &disk, Some(&before), 1);
+}
+
+/// Property: an error of any operation ends in an error of a commit or a start, never in an acknowledgement or a
+/// panic; and the next start finds what was acknowledged (docs: protocol.md, "Integrity": nothing is retried on the
+/// same handle).
 #[test]
 fn every_error_is_told_and_nothing_acknowledged_is_lost() {
-    let disk = Disk::default();
-    let whole = live(&disk);
-    let operations = whole.states.last().unwrap().0;
-    for at in 0..operations {
-        let disk = Disk::default();
-        disk.medium().fails_at = Some(at);
-        let told = live(&disk);
-        assert!(told.failed.is_some(), "operation {at} failed and nobody was told");
-        let acknowledged = told.states.last().map(|(_, state)| state);
-        let image = std::mem::take(&mut disk.medium().image);
-        check(image, acknowledged, told.next.as_ref(), &format!("operation {at} fails"));
+    for (name, make) in [("a life", None), ("a life taken over from format 1", Some(old_disk))] {
+        let fresh = || {
+            make.map_or_else(
+                || (Disk::default(), None),
+                |make| {
+                    let (disk, before) = make();
+                    (disk, Some(before))
+                },
+            )
+        };
+        let (disk, before) = fresh();
+        let whole = live(&disk, before.as_ref(), 1);
+        assert!(whole.failed.is_none());
+        let operations = whole.states.last().unwrap().0;
+        for at in 0..operations {
+            let (disk, before) = fresh();
+            disk.medium().fails_at = Some(at);
+            let told = live(&disk, before.as_ref(), 1);
+            assert!(told.failed.is_some(), "{name}: operation {at} failed and nobody was told");
+            let acknowledged = told.states.last().map(|(_, state)| state);
+            let image = std::mem::take(&mut disk.medium().image);
+            check(image, acknowledged, told.next.as_ref(), &format!("{name}: operation {at} fails"));
+        }
+        println!("{name}: {operations} operations, each failed once");
     }
-    println!("{operations} operations, each failed once");
 }

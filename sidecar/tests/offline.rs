@@ -1,7 +1,10 @@
 //! `inspect`, `verify`, `export` and `recover` on directories of a cluster that ran and was stopped.
 #![allow(clippy::unwrap_used)]
 
+mod medium;
+
 use bytes::Bytes;
+use medium::{old_state, write_old};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,12 +12,18 @@ use std::process::{Command, Output};
 use synod_paxos::value::{Append, Call, Operation, Origin, Value};
 use synod_paxos::{Ballot, ClusterId, Genesis, MemberId, Row, Slot, Storage, Write, row};
 use synod_paxos::{Incarnation, Index, RequestId};
-use synod_sidecar::storage::{FILE, Mark, open};
+use synod_sidecar::storage::{DIRECTORY, LEGACY, Mark, Options, open, open_with};
 
 const CLUSTER: ClusterId = ClusterId([7; 16]);
 
 fn run(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_synod-sidecar")).args(arguments).output().unwrap()
+}
+
+/// The bytes of every file of a log, by path.
+fn bytes(dir: &Path) -> BTreeMap<std::path::PathBuf, Vec<u8>> {
+    let entries = std::fs::read_dir(dir.join(DIRECTORY)).unwrap().map(|entry| entry.unwrap().path());
+    entries.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
 }
 
 fn text(dir: &Path) -> &str {
@@ -63,7 +72,7 @@ fn directory(damaged: &[u64]) -> tempfile::TempDir {
 #[test]
 fn a_directory_is_shown_checked_and_exported_without_a_change() {
     let dir = directory(&[]);
-    let before = std::fs::read(dir.path().join(FILE)).unwrap();
+    let before = bytes(dir.path());
     let shown = json(&run(&["inspect", text(dir.path()), "-o", "json"]));
     assert_eq!((&shown["last_index"], &shown["chosen_through"]), (&Json::from(3), &Json::from(3)));
     assert_eq!(shown["configuration"]["voters"].as_object().unwrap().len(), 3);
@@ -78,7 +87,7 @@ fn a_directory_is_shown_checked_and_exported_without_a_change() {
     let exported = run(&["export", text(dir.path()), "--from", "2"]);
     let exported = String::from_utf8(exported.stdout).unwrap();
     assert_eq!(exported, "{\"index\":2,\"text\":\"two\"}\n{\"index\":3,\"text\":\"three\"}\n");
-    assert_eq!(std::fs::read(dir.path().join(FILE)).unwrap(), before);
+    assert_eq!(bytes(dir.path()), before);
 }
 
 /// reliability.md, fault 4: found, named, never exported.
@@ -88,7 +97,7 @@ fn damage_is_named_and_never_exported() {
     let verified = run(&["verify", text(dir.path()), "-o", "json"]);
     assert!(!verified.status.success());
     let found: Json = serde_json::from_slice(&verified.stdout).unwrap();
-    assert_eq!(found["damaged"], Json::from(vec!["slot 2: fails its checksum"]));
+    assert_eq!(found["damaged"], Json::from(vec!["slot 2 in segment-0000000001.redb: fails its checksum"]));
     let exported = run(&["export", text(dir.path())]);
     assert!(!exported.status.success());
     assert!(!String::from_utf8(exported.stdout).unwrap().contains("two"));
@@ -110,13 +119,67 @@ fn what_is_no_stopped_member_is_refused_with_a_hint() {
     assert!(run(&["inspect", text(dir.path()), "--copy-to", text(&copied)]).status.success());
 }
 
+/// docs: decisions/0009: all segments are shown, checked and exported; a damaged one is named with what can be run.
+#[test]
+fn every_segment_is_looked_at_and_a_damaged_one_is_named() {
+    let dir = directory(&[]);
+    let options = Options { most_bytes: 8 << 10, least_bytes: 4 << 10, background: false };
+    let mut opened = open_with(dir.path(), None, options).unwrap();
+    for slot in 4..=40 {
+        let written = opened.state.written;
+        opened.storage.add_marks(
+            [Mark { first: Index(slot), slot: Slot(slot), count: 1, skipped: Vec::new() }],
+            Slot(slot),
+        );
+        let row = Write::Row(batch(slot, &"x".repeat(1_500)));
+        opened.storage.commit(written, &mut [row, Write::ChosenThrough(Slot(slot))].iter()).unwrap();
+        opened.storage.keep_house();
+    }
+    drop(opened);
+    let before = bytes(dir.path());
+    let shown = json(&run(&["inspect", text(dir.path()), "-o", "json"]));
+    let segments = shown["segments"].as_array().unwrap();
+    assert!(segments.len() > 4, "{segments:?}");
+    assert_eq!((&shown["last_index"], &shown["rows"]), (&Json::from(40), &Json::from(40)));
+    let verified = json(&run(&["verify", text(dir.path()), "-o", "json"]));
+    assert_eq!((&verified["rows"], &verified["entries"]), (&Json::from(40), &Json::from(40)));
+    let exported = run(&["export", text(dir.path())]);
+    assert_eq!(String::from_utf8(exported.stdout).unwrap().lines().count(), 40);
+    assert_eq!(bytes(dir.path()), before);
+    // The first bytes of a file say that it is a database.
+    let second = segments[1]["file"].as_str().unwrap();
+    let path = dir.path().join(DIRECTORY).join(second);
+    let mut damaged = std::fs::read(&path).unwrap();
+    damaged[0] ^= 1;
+    std::fs::write(&path, damaged).unwrap();
+    let verified = run(&["verify", text(dir.path())]);
+    assert!(!verified.status.success());
+    assert!(String::from_utf8(verified.stdout).unwrap().contains(second));
+    let exported = String::from_utf8(run(&["export", text(dir.path())]).stderr).unwrap();
+    assert!(exported.contains(second) && exported.contains("`synod-sidecar verify "), "{exported}");
+}
+
+/// docs: storage.md, "Format 1": looking changes nothing, so an old directory is looked at in a copy.
+#[test]
+fn a_directory_of_format_1_is_looked_at_in_a_copy() {
+    let (dir, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let state = old_state(CLUSTER, batch(4, "four"));
+    write_old(&redb::Database::create(dir.path().join(LEGACY)).unwrap(), &state);
+    let before = std::fs::read(dir.path().join(LEGACY)).unwrap();
+    let refused = run(&["inspect", text(dir.path())]);
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("written by an older version"));
+    let shown = json(&run(&["inspect", text(dir.path()), "--copy-to", text(to.path()), "-o", "json"]));
+    assert_eq!((&shown["trim_through"], &shown["rows"]), (&Json::from(3), &Json::from(1)));
+    assert_eq!(std::fs::read(dir.path().join(LEGACY)).unwrap(), before);
+}
+
 /// docs: protocol.md, "Quorum lost for good": a dry run first, an attestation for each missing voter, the source
 /// untouched, and a cluster of one that goes on behind what was kept.
 #[test]
 fn a_lost_quorum_is_recovered_only_with_every_attestation() {
     let (dir, target) = (directory(&[]), tempfile::tempdir().unwrap());
     let to = target.path().join("new");
-    let before = std::fs::read(dir.path().join(FILE)).unwrap();
+    let before = bytes(dir.path());
     let base = ["recover", "--from", text(dir.path()), "--to", text(&to), "--name", "log-0"];
     let with = |more: &[&str]| run(&[&base[..], more].concat());
     let plan = json(&with(&["-o", "json"]));
@@ -130,7 +193,7 @@ fn a_lost_quorum_is_recovered_only_with_every_attestation() {
     assert!(!refused.status.success() && !to.exists());
     let done = json(&with(&["--destroyed", &missing[0], "--destroyed", &missing[1], "-o", "json"]));
     assert_eq!(done["done"], Json::from(true));
-    assert_eq!(std::fs::read(dir.path().join(FILE)).unwrap(), before);
+    assert_eq!(bytes(dir.path()), before);
     assert!(!with(&["--destroyed", &missing[0], "--destroyed", &missing[1]]).status.success(), "not twice");
     // The new member starts, leads by itself and has every entry.
     let mut opened = open(&to, None).unwrap();

@@ -1,7 +1,10 @@
 //! The redb storage against the core's own model of a disk, `DurableState::apply`.
 #![allow(clippy::unwrap_used)]
 
+mod medium;
+
 use bytes::Bytes;
+use medium::{old_state, write_old};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -332,52 +335,24 @@ fn a_lost_segment_is_named() {
 }
 
 /// A directory of format 1, as its last version left it.
-fn of_format_1(dir: &Path) {
-    let database = redb::Database::create(dir.join(LEGACY)).unwrap();
-    let transaction = database.begin_write().unwrap();
-    {
-        let meta: redb::TableDefinition<'_, &str, &[u8]> = redb::TableDefinition::new("meta");
-        let slots: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("rows");
-        let snapshots: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("snapshots");
-        let skipped: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("skipped");
-        let peers: redb::TableDefinition<'_, u64, (u64, u64)> = redb::TableDefinition::new("peers");
-        let marks: redb::TableDefinition<'_, u64, (u64, u32, u64)> = redb::TableDefinition::new("marks");
-        transaction.open_table(marks).unwrap();
-        transaction.open_table(skipped).unwrap();
-        let mut meta = transaction.open_table(meta).unwrap();
-        for (name, value) in [("format", 1_u64), ("member", 77), ("incarnation", 4), ("written", 9)] {
-            meta.insert(name, value.to_le_bytes().as_slice()).unwrap();
-        }
-        let genesis = Genesis::new(CLUSTER, BTreeMap::from([(MemberId(77), "a".to_owned())]));
-        meta.insert("genesis", genesis.encode().as_ref()).unwrap();
-        meta.insert("trim_through", 3_u64.to_le_bytes().as_slice()).unwrap();
-        transaction.open_table(snapshots).unwrap().insert(3, b"state".as_slice()).unwrap();
-        transaction.open_table(peers).unwrap().insert(5, (6, 7)).unwrap();
-        let row = batch(4, None, &["four"]);
-        let mut stored = [row.ballot.round.to_le_bytes(), row.ballot.member.0.to_le_bytes()].concat();
-        stored.push(1);
-        stored.extend_from_slice(&row.checksum.to_le_bytes());
-        stored.extend_from_slice(&row.value);
-        transaction.open_table(slots).unwrap().insert(4, stored.as_slice()).unwrap();
-    }
-    transaction.commit().unwrap();
+fn of_format_1(dir: &Path) -> DurableState {
+    let state = old_state(CLUSTER, batch(4, None, &["four"]));
+    write_old(&redb::Database::create(dir.join(LEGACY)).unwrap(), &state);
+    state
 }
 
 /// docs: storage.md, "Format 1": its file becomes the first segment, with all that it says.
 #[test]
 fn a_directory_of_format_1_is_taken_over() {
     let dir = tempfile::tempdir().unwrap();
-    of_format_1(dir.path());
+    let mut state = of_format_1(dir.path());
     let refused = open(dir.path(), Some(ClusterId([8; 16]))).unwrap_err();
     assert!(matches!(refused, StorageError::OtherCluster { .. }), "{refused}");
     assert!(dir.path().join(LEGACY).exists(), "nothing was changed");
-    for start in 5..8 {
+    for _ in 0..3 {
         let opened = open(dir.path(), Some(CLUSTER)).unwrap();
-        let state = &opened.state;
-        assert_eq!((state.member, state.incarnation.0, state.written.0), (MemberId(77), start, 9));
-        assert_eq!((state.trim_through, &state.snapshots[&Slot(3)][..]), (Slot(3), &b"state"[..]));
-        assert_eq!(state.peers[&MemberId(5)].written, WriteCounter(7));
-        assert_eq!(all_rows(&opened)[&Slot(4)], batch(4, None, &["four"]));
+        state.boot();
+        assert_eq!(shown(&opened), state);
         assert!(!dir.path().join(LEGACY).exists() && segments(dir.path()) == [1]);
     }
     // An older version, started here by mistake, would make a member of its own beside it.

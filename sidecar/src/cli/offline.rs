@@ -15,7 +15,7 @@ use synod_paxos::recovery::{self, Plan};
 use synod_paxos::system::SystemState;
 use synod_paxos::{Ballot, ClusterId, DurableState, Index, MemberId, Slot};
 
-use crate::storage::{self, Checked, Offline, Rows};
+use crate::storage::{self, Checked, Offline, Rows, SegmentFile};
 
 /// Entries of one read while exporting.
 const PAGE: (usize, usize) = (4_096, 4 << 20);
@@ -92,6 +92,15 @@ struct Inspected {
     configuration: Option<Configured>,
     sessions: usize,
     snapshots: Vec<u64>,
+    segments: Vec<Segment>,
+}
+
+#[derive(Debug, Serialize)]
+struct Segment {
+    file: String,
+    first_slot: Option<u64>,
+    last_slot: Option<u64>,
+    bytes: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -149,7 +158,18 @@ fn inspected(offline: &Offline) -> anyhow::Result<Inspected> {
         configuration,
         sessions: system.as_ref().map_or(0, |system| system.sessions.open_sessions()),
         snapshots: state.snapshots.keys().map(|slot| slot.0).collect(),
+        segments: offline.segments()?.into_iter().map(segment).collect(),
     })
+}
+
+fn segment(segment: SegmentFile) -> Segment {
+    let SegmentFile { file, slots, bytes } = segment;
+    Segment {
+        file,
+        first_slot: slots.map(|(first, _)| first.0),
+        last_slot: slots.map(|(_, last)| last.0),
+        bytes,
+    }
 }
 
 fn print(rows: &[(&str, String)]) -> anyhow::Result<()> {
@@ -158,6 +178,15 @@ fn print(rows: &[(&str, String)]) -> anyhow::Result<()> {
         table.add_row(vec![(*name).to_owned(), value.clone()]);
     }
     show::print(&table)
+}
+
+fn files(segments: &[Segment]) -> String {
+    let mib = segments.iter().map(|segment| segment.bytes).sum::<u64>() >> 20;
+    match segments {
+        [] => "none".to_owned(),
+        [only] => format!("{}, {mib} MiB", only.file),
+        [first, .., last] => format!("{} of {mib} MiB, {} to {}", segments.len(), first.file, last.file),
+    }
 }
 
 /// What a data directory is, and where its log stands.
@@ -199,6 +228,7 @@ pub(super) fn inspect(options: &InspectOptions) -> anyhow::Result<()> {
             ),
         ),
         ("Rows", found.rows.to_string()),
+        ("Files", files(&found.segments)),
         ("Sessions", found.sessions.to_string()),
         ("Starts", found.starts.to_string()),
         ("Writes", found.writes.to_string()),
@@ -219,7 +249,8 @@ struct Verified<'a> {
 /// Reads every row; fails if one is damaged.
 pub(super) fn verify(options: &InspectOptions) -> anyhow::Result<()> {
     let offline = options.directory.open()?;
-    let progress = indicatif::ProgressBar::new(offline.row_count()?);
+    // What cannot be counted is named by the check.
+    let progress = indicatif::ProgressBar::new(offline.row_count().unwrap_or_default());
     let style = indicatif::ProgressStyle::with_template("{bar:30} {pos} of {len} rows, {eta} left")?;
     progress.set_style(style);
     let checked = offline.check(|| progress.inc(1))?;

@@ -114,17 +114,23 @@ impl Offline {
         &self,
         mut each: impl FnMut(u64, &ReadTransaction) -> Result<(), StorageError>,
     ) -> Result<(), StorageError> {
-        for older in &self.layout.older {
-            let number = older.summary.number;
-            let db = self.layout.open(older)?;
-            in_file(
-                &*self.layout.files,
-                number,
-                db.begin_read().map_err(Into::into).and_then(|t| each(number, &t)),
-            )?;
-        }
-        let (number, db) = &self.layout.current;
-        in_file(&*self.layout.files, *number, each(*number, &db.begin_read()?))
+        self.numbers().try_for_each(|number| self.in_segment(number, |transaction| each(number, transaction)))
+    }
+
+    /// Numbers of the segments, oldest first.
+    fn numbers(&self) -> impl Iterator<Item = u64> {
+        let older = self.layout.older.iter().map(|older| older.summary.number);
+        older.chain([self.layout.current.0])
+    }
+
+    fn in_segment(
+        &self,
+        number: u64,
+        read: impl FnOnce(&ReadTransaction) -> Result<(), StorageError>,
+    ) -> Result<(), StorageError> {
+        let db = self.layout.find(number)?;
+        let transaction = db.begin_read().map_err(StorageError::from);
+        in_file(&*self.layout.files, number, transaction.and_then(|transaction| read(&transaction)))
     }
 
     /// Entries by index.
@@ -181,25 +187,15 @@ impl Offline {
             checked.snapshots += 1;
             check_snapshot(*slot, state, &mut checked);
         }
-        let read = self.each_segment(|number, transaction| {
-            let file = file_name(number);
-            for row in transaction.open_table(ROWS)?.range(state.trim_through.0 + 1..)? {
-                let (slot, stored) = row?;
-                step();
-                checked.rows += 1;
-                checked.bytes += stored.value().len() as u64;
-                if let Err(why) = check_row(cluster, slot.value(), stored.value()) {
-                    checked.damaged.push(format!("slot {} in {file}: {why}", slot.value()));
-                }
-            }
-            check_marks(transaction, state.trim_through, &file, &mut checked)
-        });
-        match read.and_then(|()| self.check_entries(&mut checked)) {
-            Err(StorageError::File { file, why, .. }) => {
-                checked.damaged.push(format!("{}: {why}", file.display()));
-            }
-            other => other?,
+        for number in self.numbers() {
+            let read = self.in_segment(number, |transaction| {
+                check_rows(cluster, transaction, (state.trim_through, number), &mut step, &mut checked)?;
+                check_marks(transaction, state.trim_through, &file_name(number), &mut checked)
+            });
+            note(read, &mut checked)?;
         }
+        let entries = self.check_entries(&mut checked);
+        note(entries, &mut checked)?;
         Ok(checked)
     }
 
@@ -276,6 +272,35 @@ fn look(files: Arc<dyn Files>, names: Vec<String>) -> Result<Offline, StorageErr
     Err(StorageError::Missing { dir: place() })
 }
 
+/// Names a file that cannot be read, once.
+fn note(read: Result<(), StorageError>, checked: &mut Checked) -> Result<(), StorageError> {
+    let Err(StorageError::File { file, why, .. }) = read else { return read };
+    let told = format!("{}: {why}", file.display());
+    if !checked.damaged.contains(&told) {
+        checked.damaged.push(told);
+    }
+    Ok(())
+}
+
+fn check_rows(
+    cluster: Option<ClusterId>,
+    transaction: &ReadTransaction,
+    (trim_through, number): (Slot, u64),
+    step: &mut impl FnMut(),
+    checked: &mut Checked,
+) -> Result<(), StorageError> {
+    for row in transaction.open_table(ROWS)?.range(trim_through.0 + 1..)? {
+        let (slot, stored) = row?;
+        step();
+        checked.rows += 1;
+        checked.bytes += stored.value().len() as u64;
+        if let Err(why) = check_row(cluster, slot.value(), stored.value()) {
+            checked.damaged.push(format!("slot {} in {}: {why}", slot.value(), file_name(number)));
+        }
+    }
+    Ok(())
+}
+
 fn check_snapshot(slot: Slot, state: &Bytes, checked: &mut Checked) {
     match SystemState::decode(state.clone()) {
         Ok(decoded) if decoded.applied == slot => {}
@@ -330,11 +355,11 @@ fn check_row(cluster: Option<ClusterId>, slot: u64, stored: &[u8]) -> Result<(),
 /// Copies a log into an empty directory, and lets redb repair the copy; one of format 1 is taken over there.
 fn copy(source: &Directory, names: &[String], to: &Path) -> Result<(), StorageError> {
     let unwritable = |error| explain_io(to, error);
-    let target = Directory::open(to)?;
-    let there = target.list().map_err(unwritable)?;
+    let there = Directory::look(to)?.list().map_err(unwritable)?;
     if there.iter().any(|name| name == LEGACY || parse_name(name).is_some()) {
         return Err(StorageError::NotEmpty { dir: to.to_owned() });
     }
+    let target = Directory::open(to)?;
     for name in names.iter().filter(|name| *name == LEGACY || parse_name(name).is_some()) {
         let place = |dir: &Path| match name == LEGACY {
             true => dir.join(name),
