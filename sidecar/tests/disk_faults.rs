@@ -312,3 +312,30 @@ fn every_error_is_told_and_nothing_acknowledged_is_lost() {
         println!("{name}: {operations} operations, each failed once");
     }
 }
+
+/// docs: reliability.md, fault 11: where there is no space for the next segment the one that is written goes on, and
+/// the log is left for the next one when there is space again.
+#[test]
+fn no_space_for_the_next_segment_is_no_failure() {
+    let disk = Disk::default();
+    let mut opened = open(&disk).unwrap();
+    let mut state = shown(&opened);
+    let mut append = |opened: &mut Opened, slots: std::ops::Range<u64>| {
+        for slot in slots {
+            state.written = state.written.next();
+            let writes = [stored(slot, 1, 900)];
+            writes.iter().for_each(|write| state.apply(write));
+            opened.storage.commit(state.written, &mut writes.iter()).unwrap();
+            opened.storage.keep_house();
+        }
+        assert_eq!(shown(opened).rows, state.rows);
+    };
+    disk.medium().full = true;
+    append(&mut opened, 1..20);
+    assert_eq!(disk.list().unwrap().len(), 1, "nothing of the next segment takes space");
+    disk.medium().full = false;
+    append(&mut opened, 20..30);
+    assert!(disk.list().unwrap().len() > 2);
+    drop(opened);
+    assert_eq!(shown(&open(&disk).unwrap()).rows, state.rows);
+}

@@ -3,7 +3,7 @@
 
 use super::StorageError;
 use super::files::Files;
-use super::segment::{Older, Segment, file_name, prepare};
+use super::segment::{Older, Segment, file_name, give_up, prepare};
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -183,6 +183,7 @@ impl Worker {
             Job::Prepare(number) => match prepare(&*self.files, number) {
                 Ok(next) => locked(&self.house).next = Some(next),
                 Err(StorageError::Full { .. }) => {
+                    give_up(&*self.files, number);
                     tracing::warn!(
                         "no space for the next segment of the log: the one that is written grows on"
                     );

@@ -145,6 +145,20 @@ fn close(files: &dyn Files, number: u64, database: Arc<Database>) -> Result<(), 
 
 /// Makes the next segment: whole and last on the disk under its name, and marked as not born.
 pub(super) fn prepare(files: &dyn Files, number: u64) -> Result<Segment, StorageError> {
+    let error = match make(files, number) {
+        Err(StorageError::Database(redb::Error::Io(error))) => explain_io(files.place(), error),
+        other => return other,
+    };
+    Err(error)
+}
+
+/// Where there was no space for the next segment, what there is of it takes none either.
+pub(super) fn give_up(files: &dyn Files, number: u64) {
+    // What cannot be removed now is removed by the next start, or written over.
+    drop(files.remove(&format!("{}{NEW}", file_name(number))));
+}
+
+fn make(files: &dyn Files, number: u64) -> Result<Segment, StorageError> {
     let explain = |error| explain_io(files.place(), error);
     let (name, new) = (file_name(number), format!("{}{NEW}", file_name(number)));
     let (file, used) = Followed::new(files.create(&new).map_err(explain)?).map_err(explain)?;

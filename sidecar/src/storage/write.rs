@@ -68,11 +68,11 @@ pub(super) fn put(meta: &mut Meta<'_>, name: &str, value: &[u8]) -> Result<(), S
 }
 
 impl Draft {
-    fn write<'a>(
+    fn write(
         &mut self,
         transaction: &WriteTransaction,
         written: WriteCounter,
-        writes: &mut dyn Iterator<Item = &'a Write>,
+        writes: &mut dyn Iterator<Item = &Write>,
     ) -> Result<(), StorageError> {
         let mut meta = transaction.open_table(META)?;
         let mut last = Last::default();

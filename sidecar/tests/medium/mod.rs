@@ -132,6 +132,8 @@ pub(crate) struct Medium {
     pub(crate) asked: usize,
     /// This operation and all behind it fail.
     pub(crate) fails_at: Option<usize>,
+    /// There is no space for a file's growth.
+    pub(crate) full: bool,
 }
 
 /// A disk in memory.
@@ -167,6 +169,12 @@ impl Disk {
         medium.asked += 1;
         if medium.fails_at.is_some_and(|at| number >= at) {
             return Err(io::Error::other("the disk fails"));
+        }
+        if medium.full
+            && let Operation::SetLength { file, length } = &operation
+            && *length > medium.image.files[file].len() as u64
+        {
+            return Err(io::ErrorKind::StorageFull.into());
         }
         medium.image.apply(&operation);
         if let Some(recorded) = &mut medium.recorded {
