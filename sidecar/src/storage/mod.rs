@@ -52,7 +52,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { most_bytes: 60 << 20, least_bytes: 7 << 20, background: true }
+        Options { most_bytes: 60 << 20, least_bytes: 15 << 20, background: true }
     }
 }
 
