@@ -49,6 +49,13 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Where to go on after a restart
+//!
+//! A [`Consumers`] position is kept in the log and holds back trimming: whoever reads by it misses nothing, however long
+//! it was away. A [`Checkpoints`] state lets the log be trimmed up to its index: whoever starts anew fetches the newest
+//! and reads on behind it. An application that keeps its state in memory needs the second, one that hands entries on to
+//! another system the first.
 #![forbid(unsafe_code)]
 
 mod append;

@@ -290,9 +290,11 @@ impl Writing {
         self.file.write_all(&self.sums)?;
         self.file.write_all(&footer)?;
         self.file.sync_all()?;
-        fs::rename(&self.path, dir.join(name.file(WHOLE)))?;
+        let whole = dir.join(name.file(WHOLE));
+        fs::rename(&self.path, &whole)?;
         self.temporary = false;
-        File::open(dir)?.sync_all()?;
+        // What may not be there after a crash must not be taken for durable by the next who looks.
+        sync(dir).inspect_err(|_| drop(fs::remove_file(&whole)))?;
         Ok(checkpoint)
     }
 
@@ -310,6 +312,11 @@ pub(super) const PART: &str = "part";
 pub(super) const TEMPORARY: &str = "tmp";
 /// What the name of a file that failed a checksum ends with.
 pub(super) const DAMAGED: &str = "damaged";
+
+/// Makes the names in a folder durable.
+pub(super) fn sync(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
 
 /// Removes a file; one that is gone is removed already.
 pub(super) fn remove(path: &Path) -> io::Result<()> {

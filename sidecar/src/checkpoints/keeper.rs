@@ -101,6 +101,10 @@ impl Keeper {
         let is_missing = |checkpoint: &&Checkpoint| !inner.store.has(checkpoint);
         let mut missing = named.iter().filter(is_missing).count();
         inner.metrics.checkpoints_missing.set(i64::try_from(missing).unwrap_or(i64::MAX));
+        if inner.context.linked_members().is_empty() {
+            // It has just started, or is cut off.
+            return missing;
+        }
         for checkpoint in named.iter().rev().filter(is_missing) {
             match self.checkpoints.obtain(*checkpoint, None).await {
                 Ok(()) => {

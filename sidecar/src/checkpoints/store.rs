@@ -1,7 +1,7 @@
 //! The folder that holds this member's checkpoints.
 
 use super::Error;
-use super::file::{self, Bad, DAMAGED, Held, Name, PART, TEMPORARY, WHOLE, Writing};
+use super::file::{self, Bad, DAMAGED, Held, Name, PART, TEMPORARY, WHOLE, Writing, sync};
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
@@ -46,12 +46,27 @@ impl Store {
                 tracing::warn!(%error, path = %path.display(), "a leftover cannot be removed");
             }
         }
+        // What the last process renamed it may not have synced; from here on whatever is seen is counted on.
+        if dir.is_dir()
+            && let Err(error) = sync(data_dir).and_then(|()| sync(&dir))
+        {
+            tracing::error!(%error, dir = %dir.display(), "the folder of checkpoints cannot be synced");
+        }
         let (claims, pending) = (Mutex::default(), Mutex::default());
         Store { dir, reserve, claims, next_temporary: AtomicU64::new(1), pending }
     }
 
     pub(super) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Makes the folder, if it is not there.
+    fn folder(&self) -> io::Result<()> {
+        if !self.dir.is_dir() {
+            fs::create_dir_all(&self.dir)?;
+            self.dir.parent().map_or(Ok(()), sync)?;
+        }
+        Ok(())
     }
 
     fn path(&self, name: &Name, kind: &str) -> PathBuf {
@@ -120,8 +135,7 @@ impl Store {
     /// Begins the file of a checkpoint that is claimed, or goes on with its part.
     pub(super) fn resume(&self, checkpoint: &Checkpoint, claim: Claim) -> Result<Writing, Error> {
         let path = self.path(&Name::of(checkpoint), PART);
-        let begin =
-            fs::create_dir_all(&self.dir).and_then(|()| Writing::resume(path, checkpoint.length, claim));
+        let begin = self.folder().and_then(|()| Writing::resume(path, checkpoint.length, claim));
         let writing = begin.map_err(|error| self.failed(error))?;
         if let Err(error) = self.room_for(checkpoint.length - writing.length()) {
             writing.discard();
@@ -134,7 +148,7 @@ impl Store {
     pub(super) fn begin(&self) -> Result<Writing, Error> {
         let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
         let path = self.dir.join(format!("{number}.{TEMPORARY}"));
-        let begin = fs::create_dir_all(&self.dir).and_then(|()| Writing::temporary(path));
+        let begin = self.folder().and_then(|()| Writing::temporary(path));
         begin.map_err(|error| self.failed(error))
     }
 
