@@ -161,8 +161,7 @@ impl World {
                 self.coverage.rule(Rule::StreamResumed);
             }
             let state = member.node.as_ref().filter(|_| !member.was_active);
-            let local = member.clock.local(self.now);
-            if state.is_some_and(|node| node.status(local).state == MemberState::Active) {
+            if state.is_some_and(|node| *node.member_state() == MemberState::Active) {
                 member.was_active = true;
                 if member.boot > 2 {
                     self.coverage.rule(Rule::RecoveredMember);
@@ -221,9 +220,7 @@ impl World {
             },
             Notice::Configured(configuration) => {
                 let removed = configuration.removed.as_ref().map(|(member, _)| *member);
-                let leads = self.node(id).is_some_and(|n| {
-                    n.status(synod_paxos::Instant(0)).role == synod_paxos::status::Role::Leader
-                });
+                let leads = self.node(id).is_some_and(|n| n.role() == synod_paxos::status::Role::Leader);
                 if removed == Some(id) && leads {
                     self.coverage.rule(Rule::LeaderRemoved);
                 }

@@ -3,7 +3,7 @@
 use super::Node;
 use crate::genesis::Genesis;
 use crate::status::{MemberState, PeerStatus, RemovedMember, Role, Status};
-use crate::types::{Index, Instant, MemberId, Slot};
+use crate::types::{Ballot, Index, Instant, MemberId, Slot};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
@@ -55,7 +55,18 @@ impl Node {
         self.disk.chosen_durable()
     }
 
-    fn role(&self) -> Role {
+    /// Whether it takes part; cheaper than the whole status.
+    pub fn member_state(&self) -> &MemberState {
+        &self.life
+    }
+
+    /// The highest ballot it has promised; cheaper than the whole status.
+    pub fn promised(&self) -> Ballot {
+        self.promised
+    }
+
+    /// What it does in its configuration; cheaper than the whole status.
+    pub fn role(&self) -> Role {
         let Some(system) = self.system.as_ref().filter(|_| self.life == MemberState::Active) else {
             return Role::None;
         };

@@ -183,10 +183,9 @@ impl Director {
 
     /// A member that says it leads and is ready to serve; the highest ballot if there are several.
     pub(crate) fn serving_leader(&self) -> Option<MemberId> {
-        let now = self.world.now;
         let serving = self.world.members.values().filter_map(|member| {
-            let status = member.node.as_ref()?.status(member.clock.local(now));
-            (status.role == Role::Leader).then_some((status.promised, member.id))
+            let node = member.node.as_ref()?;
+            (node.role() == Role::Leader).then_some((node.promised(), member.id))
         });
         serving.max().map(|(_, id)| id)
     }

@@ -65,8 +65,7 @@ impl Director {
 
     fn is_blank(&self, id: MemberId) -> bool {
         let Some(member) = self.world.members.get(&id) else { return true };
-        let state = member.node.as_ref().map(|n| n.status(member.clock.local(self.world.now)).state);
-        state == Some(MemberState::Uninitialized)
+        member.node.as_ref().is_some_and(|node| *node.member_state() == MemberState::Uninitialized)
     }
 
     /// Its volume is gone, or is worth nothing any more: it is to be replaced.
