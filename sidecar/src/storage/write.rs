@@ -14,8 +14,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use synod_paxos::{Ballot, Slot, Storage, Write, WriteCounter};
 
-/// What is not trimmed of a segment that is left may be copied into the next one, in bytes: then the file can go.
-const CARRY_BYTES: usize = 1 << 20;
+/// One part of so many of the least segment: what is not trimmed of a segment that is left may be copied into the next
+/// one if it is no more. Then the file can go.
+const CARRY_PARTS: u64 = 16;
 /// So far a new file is written at once, in bytes: that says nothing of what it holds.
 const EMPTY_FILE: u64 = 1_500_000;
 /// Of all that is kept, one part of so many may be trimmed and not removed yet.
@@ -244,18 +245,18 @@ impl RedbStorage {
             return Ok(false);
         }
         let transaction = self.current.database.begin_read()?;
-        let mut left = 0;
+        let (mut left, most) = (0, self.options.least_bytes / CARRY_PARTS);
         for row in transaction.open_table(ROWS)?.range(trim + 1..)? {
-            left += row?.1.value().len() + 64;
-            if left > CARRY_BYTES {
+            left += row?.1.value().len() as u64 + 64;
+            if left > most {
                 return Ok(false);
             }
         }
         let snapshots = transaction.open_table(SNAPSHOTS)?;
         for (slot, _) in self.draft.snapshots.iter().filter(|(_, number)| **number == summary.number) {
-            left += snapshots.get(slot)?.map_or(0, |state| state.value().len());
+            left += snapshots.get(slot)?.map_or(0, |state| state.value().len() as u64);
         }
-        Ok(left <= CARRY_BYTES)
+        Ok(left <= most)
     }
 
     /// Begins the next segment with all that the current one says of the member; of its rows only where they are
