@@ -73,6 +73,8 @@ bugs! {
     TrimPastCursor = "trim-past-a-cursor",
     TrimDuringTransfer = "trim-during-a-transfer",
     ChainNotCompared = "chain-not-compared",
+    LongPromiseOvertaken = "long-promise-overtaken-by-its-own-sender",
+    GivenUpBlocks = "call-given-up-holds-up-those-behind-it",
 }
 
 static PLANTED: AtomicUsize = AtomicUsize::new(usize::MAX);

@@ -120,13 +120,26 @@ impl Node {
         self.views.open.insert(view, View { purpose, opened: now, chosen });
     }
 
-    pub(super) fn handle_promise_more(&mut self, from: MemberId, ballot: Ballot, view: ViewId, wanted: u32) {
+    /// The candidate takes the next chunk. As long as it does, this member does not campaign itself: else a backlog that
+    /// takes longer than an election timeout would never be read by anybody.
+    pub(super) fn handle_promise_more(
+        &mut self,
+        now: Instant,
+        from: MemberId,
+        ballot: Ballot,
+        view: ViewId,
+        wanted: u32,
+    ) {
+        let still_promised = self.promised;
         let open = self.views.open.get_mut(&view).map(|view| &mut view.purpose);
         let Some(ViewUse::Promise { to, ballot: promised, chunk, next, reading, .. }) = open else { return };
         if *to == from && *promised == ballot && *chunk == wanted && !*reading {
             *reading = true;
-            let from = *next;
+            let (from, promised) = (*next, *promised);
             self.outputs.push_back(Output::ReadView { view, from, bytes: limits::CHUNK_BYTES });
+            if promised == still_promised && !planted!(LongPromiseOvertaken) {
+                self.reset_election_timer(now);
+            }
         }
     }
 

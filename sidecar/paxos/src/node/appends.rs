@@ -9,7 +9,8 @@
 //!
 //! A call is forwarded under one ballot only, and the leader takes each of a peer's forwarded calls once; so
 //! that a LeaderStart of a higher ballot tells for certain that a call that is not applied never will be
-//! (docs: decisions/0002).
+//! (docs: decisions/0002). It takes them in order: one that its client gave up is sent on until it is taken, or those
+//! behind it would wait for ever.
 
 use super::Node;
 use super::proposer::QueuedCall;
@@ -27,6 +28,18 @@ use bytes::Bytes;
 
 /// Payload bytes that may wait in a leader's queue.
 const QUEUE_BYTES: usize = 64 << 20;
+
+/// Forwarded calls of one peer that are kept until those before them come, and the bytes that one may have for that.
+const EARLY: usize = 64;
+const EARLY_BYTES: usize = 64 << 10;
+
+/// A peer's forwarded calls at the leader: taken in order, each once.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    through: u64,
+    /// Came before one that is sent earlier. Few and small: others are sent again.
+    early: BTreeMap<u64, (RequestId, Bytes)>,
+}
 
 /// Where one of this member's calls stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +68,10 @@ pub(super) struct Appends {
     queued: VecDeque<RequestId>,
     /// Calls forwarded so far under a ballot.
     forwarded: Option<(Ballot, u64)>,
+    /// Calls forwarded under that ballot that nobody waits for any more, by their place there. They are sent again
+    /// until it is known that the leader has taken them: it takes none behind a gap.
+    abandoned: BTreeMap<u64, (RequestId, Bytes)>,
+    abandoned_bytes: usize,
     /// When unanswered forwarded calls were last sent again.
     resent: Instant,
 }
@@ -67,6 +84,40 @@ impl Appends {
     pub(super) fn note_proposed(&mut self, request: RequestId, ballot: Ballot) {
         if let Some(own) = self.calls.get_mut(&request) {
             own.stage = Stage::Proposed(ballot);
+        }
+    }
+
+    /// Nobody waits for a call any more; where the leader may not have it yet, those behind it do.
+    fn abandon(&mut self, request: RequestId, own: &OwnCall) {
+        if let Stage::Forwarded { ballot, sequence } = own.stage
+            && self.forwarded.is_some_and(|(under, _)| under == ballot)
+            && !planted!(GivenUpBlocks)
+        {
+            let call = own.call.encode();
+            self.abandoned_bytes += call.len();
+            self.abandoned.insert(sequence, (request, call));
+        }
+    }
+
+    /// The leader has taken the call at `sequence`, and so all before it.
+    fn note_taken(&mut self, sequence: u64) {
+        if !self.abandoned.is_empty() {
+            self.abandoned = self.abandoned.split_off(&(sequence + 1));
+            self.abandoned_bytes = self.abandoned.values().map(|(_, call)| call.len()).sum();
+        }
+    }
+
+    /// The leader has taken this member's call `request`.
+    fn note_request_taken(&mut self, request: RequestId) {
+        let place = self.abandoned.iter().find(|(_, (abandoned, _))| *abandoned == request).map(|(s, _)| *s);
+        let own = self.calls.get(&request).and_then(|own| match own.stage {
+            Stage::Forwarded { ballot, sequence } => Some((ballot, sequence)),
+            _ => None,
+        });
+        let under = self.forwarded.map(|(ballot, _)| ballot);
+        let own = own.filter(|(ballot, _)| Some(*ballot) == under).map(|(_, sequence)| sequence);
+        if let Some(sequence) = place.or(own) {
+            self.note_taken(sequence);
         }
     }
 }
@@ -168,6 +219,14 @@ impl Node {
     }
 
     fn forward(&mut self, request: RequestId, leader: Ballot) {
+        if self.appends.forwarded.is_none_or(|(ballot, _)| ballot != leader) {
+            // What was forwarded under another ballot is that one's to settle.
+            (self.appends.abandoned, self.appends.abandoned_bytes) = (BTreeMap::new(), 0);
+        }
+        if self.appends.abandoned_bytes > QUEUE_BYTES {
+            self.appends.calls.remove(&request);
+            return self.answer_call(request, Err(Refusal::Backpressure));
+        }
         let Some(own) = self.appends.calls.get_mut(&request) else { return };
         let sequence = match self.appends.forwarded {
             Some((ballot, sequence)) if ballot == leader => sequence + 1,
@@ -191,18 +250,20 @@ impl Node {
     pub(super) fn resend_all_forwarded(&mut self, now: Instant) {
         self.appends.resent = now;
         let Some(leader) = self.election.leader.filter(|b| b.member != self.me) else { return };
-        let mut again: Vec<(u64, RequestId)> = Vec::new();
+        let mut again: Vec<(u64, RequestId, Bytes)> = Vec::new();
+        if self.appends.forwarded.is_some_and(|(ballot, _)| ballot == leader) {
+            let abandoned = self.appends.abandoned.iter();
+            again.extend(abandoned.map(|(sequence, (request, call))| (*sequence, *request, call.clone())));
+        }
         for (request, own) in &self.appends.calls {
             if let Stage::Forwarded { ballot, sequence } = own.stage
                 && ballot == leader
             {
-                again.push((sequence, *request));
+                again.push((sequence, *request, own.call.encode()));
             }
         }
-        again.sort_unstable();
-        for (sequence, request) in again {
-            let Some(own) = self.appends.calls.get(&request) else { continue };
-            let call = own.call.encode();
+        again.sort_unstable_by_key(|(sequence, _, _)| *sequence);
+        for (sequence, request, call) in again {
             self.send(leader.member, Message::Forward { request, ballot: leader, sequence, call });
         }
     }
@@ -222,11 +283,24 @@ impl Node {
         let leads = self.proposer.as_ref().is_some_and(|p| p.ballot == ballot && p.is_leading());
         let Some(proposer) = self.proposer.as_mut().filter(|_| leads) else { return };
         let taken = proposer.taken.entry((from, incarnation)).or_default();
-        if sequence != *taken + 1 && !planted!(ForwardTakenTwice) {
+        if sequence > taken.through + 1 && taken.early.len() < EARLY && call.len() <= EARLY_BYTES {
+            taken.early.insert(sequence, (request, call.clone()));
+        }
+        if sequence != taken.through + 1 && !planted!(ForwardTakenTwice) {
             return;
         }
-        *taken = sequence;
-        let origin = Origin { member: from, incarnation, request };
+        taken.through = sequence;
+        let mut calls = Vec::from([(request, call)]);
+        while let Some(next) = taken.early.remove(&(taken.through + 1)) {
+            taken.through += 1;
+            calls.push(next);
+        }
+        for (request, call) in calls {
+            self.take_forwarded(Origin { member: from, incarnation, request }, ballot, call);
+        }
+    }
+
+    fn take_forwarded(&mut self, origin: Origin, ballot: Ballot, call: Bytes) {
         let decoded = Call::decode(call).ok().filter(|call| call.origin == origin);
         if !decoded.is_some_and(|call| self.enqueue(QueuedCall { call, forwarded: true })) {
             self.refuse_forward(origin, ballot, "the leader's queue is full");
@@ -249,6 +323,9 @@ impl Node {
     ) {
         if incarnation != self.incarnation {
             return;
+        }
+        if self.appends.forwarded.is_some_and(|(ballot, _)| ballot == under) {
+            self.appends.note_request_taken(request);
         }
         let Some(own) = self.appends.calls.get_mut(&request) else { return };
         let Stage::Forwarded { ballot, .. } = own.stage else { return };
@@ -299,6 +376,9 @@ impl Node {
             let Origin { member, incarnation, request } = origin;
             return self.send(member, Message::ForwardReply { request, incarnation, ballot, outcome });
         }
+        if origin.incarnation == self.incarnation {
+            self.appends.note_request_taken(origin.request);
+        }
         if origin.incarnation == self.incarnation && self.appends.calls.remove(&origin.request).is_some() {
             self.answer_call(origin.request, result.map_err(Refusal::from));
         }
@@ -311,7 +391,9 @@ impl Node {
         let requests: Vec<RequestId> =
             self.appends.calls.iter().filter(|(_, own)| under_way(own)).map(|(r, _)| *r).collect();
         for request in requests {
-            self.appends.calls.remove(&request);
+            if let Some(own) = self.appends.calls.remove(&request) {
+                self.appends.abandon(request, &own);
+            }
             self.answer_call(request, Err(refusal.clone()));
         }
     }
@@ -359,7 +441,10 @@ impl Node {
                 }
                 Refusal::NoLeader
             }
-            Stage::Forwarded { .. } | Stage::Proposed(_) => Refusal::OutcomeUnknown,
+            Stage::Forwarded { .. } | Stage::Proposed(_) => {
+                self.appends.abandon(request, &own);
+                Refusal::OutcomeUnknown
+            }
         };
         self.answer_call(request, Err(outcome));
     }

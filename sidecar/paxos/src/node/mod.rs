@@ -291,7 +291,7 @@ impl Node {
                 self.handle_promise(now, from, ballot, part);
             }
             Message::PromiseMore { ballot, view, chunk } => {
-                self.handle_promise_more(from, ballot, view, chunk)
+                self.handle_promise_more(now, from, ballot, view, chunk)
             }
             // Asked again by the timer until the lease is over.
             Message::Busy { .. } => {}

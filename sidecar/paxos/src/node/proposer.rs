@@ -65,8 +65,8 @@ pub(super) struct Proposer {
     pub(super) in_flight: BTreeMap<Slot, InFlight>,
     pub(super) queue: VecDeque<QueuedCall>,
     pub(super) queue_bytes: usize,
-    /// For each peer's life: the last forwarded call taken.
-    pub(super) taken: BTreeMap<(MemberId, crate::types::Incarnation), u64>,
+    /// For each peer's life: the forwarded calls taken.
+    pub(super) taken: BTreeMap<(MemberId, crate::types::Incarnation), super::appends::Taken>,
     pub(super) progress: BTreeMap<MemberId, PeerProgress>,
     pub(super) sequence: u64,
     pub(super) reads: LeaderReads,
@@ -254,7 +254,9 @@ impl Node {
             return true;
         }
         if !handing_over && let Some(value) = proposer.housekeeping.take() {
-            self.propose(now, value.encode());
+            if self.is_still_due(&value) {
+                self.propose(now, value.encode());
+            }
             return true;
         }
         if !proposer.queue.is_empty() && self.disk.is_idle() && !handing_over {

@@ -52,6 +52,14 @@ impl Node {
         marks.rfind(|mark| self.is_held_by_a_quorum(mark.slot) && !self.is_pinned(mark)).copied()
     }
 
+    /// It was decided at a beat, and may have waited since: a member that is behind may have said so in the meantime.
+    pub(super) fn is_still_due(&self, value: &Value) -> bool {
+        match value {
+            Value::Trim { through } => self.due_trim().is_some_and(|mark| mark.slot >= *through),
+            _ => true,
+        }
+    }
+
     /// More than `times` what retention keeps lies behind `mark`.
     fn is_beyond(&self, mark: &Mark, times: u64) -> bool {
         let system = self.state();

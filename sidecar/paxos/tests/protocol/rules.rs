@@ -400,3 +400,55 @@ fn a_read_point_for_an_earlier_life_is_no_answer() {
     tell(&mut lab, 1, 2, late);
     assert!(!ready(&mut lab), "the point lies before an acknowledged append");
 }
+
+/// "Unanswered" calls are sent again, and a leader takes each peer's in order: one that was lost, and whose client gave
+/// up, must not hold up those behind it.
+#[test]
+fn a_forwarded_call_that_was_given_up_holds_up_nobody() {
+    let mut lab = Lab::new(3, |_, _| {});
+    lab.campaign(1);
+    lab.settle();
+    lab.input(2, append(1, None, "lost"));
+    assert_eq!(lab.mail_of(|m| matches!(m, Message::Forward { .. })), 1);
+    lab.mail.clear();
+    lab.input(2, Input::Cancel(RequestId(1)));
+    lab.input(2, append(2, None, "behind"));
+    for _ in 0..10 {
+        lab.pass(Duration::from_millis(100));
+        lab.settle();
+    }
+    let acknowledged =
+        |output: &Output| matches!(output, Output::CallReply { request: RequestId(2), outcome: Ok(_) });
+    assert!(lab.seat(2).other.iter().any(acknowledged), "the call behind the lost one is answered");
+    assert_eq!(texts(&mut lab, 1), ["lost", "behind"], "each once, in the order of the calls");
+    let before = lab.mail_of(|_| true);
+    lab.pass(Duration::from_millis(100));
+    lab.pass(Duration::from_millis(400));
+    assert_eq!(before, 0);
+    assert_eq!(lab.mail_of(|m| matches!(m, Message::Forward { .. })), 0, "nothing is left to send again");
+}
+
+/// "flow-controlled chunks": a promise that takes longer than an election timeout is not overtaken by its own sender,
+/// or a long backlog would keep everybody from leading.
+#[test]
+fn a_long_promise_is_waited_for_by_its_sender() {
+    let mut lab = Lab::new(3, |_, disk| {
+        let rows = (1..=40).map(|slot| accepted(slot, ballot(1, 3), &batch("x", 1, 3)));
+        disk.rows = rows.map(|row| (row.slot, row)).collect();
+        disk.promised = ballot(1, 3);
+    });
+    lab.chunk_rows = 1;
+    lab.campaign(1);
+    for _ in 0..10_000 {
+        (1..=3).for_each(|n| lab.sync(n));
+        if lab.mail_of(|m| matches!(m, Message::PromiseMore { .. })) > 0 {
+            // A little for each message: many timeouts for all chunks.
+            lab.pass(Duration::from_millis(50));
+        }
+        if !lab.deliver(|_| true) {
+            break;
+        }
+    }
+    assert_eq!(lab.status(1).role, Role::Leader);
+    assert_eq!(lab.status(1).promised, ballot(2, 1), "by its first candidacy");
+}
