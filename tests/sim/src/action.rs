@@ -6,6 +6,8 @@
 
 use crate::coverage::MessageKind;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use synod_paxos::{ElectionSettings, Settings};
 
 /// One step: what, and when in simulated nanoseconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -170,6 +172,11 @@ pub enum Action {
         /// Whose.
         member: u64,
     },
+    /// The state of a member that does not run becomes another, and no checksum shows it.
+    Diverge {
+        /// Whose.
+        member: u64,
+    },
     /// A clock jumps ahead.
     Jump {
         /// Whose.
@@ -217,6 +224,70 @@ pub enum Operation {
         /// Where it is to stand.
         index: u64,
     },
+    /// Say that the application's state at an index is saved.
+    SaveCheckpoint {
+        /// Which.
+        index: u64,
+    },
+    /// Change the settings.
+    ChangeSettings {
+        /// The version that the change was planned from.
+        version: u64,
+        /// What they are to be.
+        wanted: Wanted,
+    },
+}
+
+/// Settings as a client wants them; what is not named stays as it is by default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// Nanoseconds.
+    pub heartbeat: u64,
+    /// Nanoseconds.
+    pub timeout: u64,
+    /// Leaders read locally under a lease.
+    pub leases: bool,
+    /// Entries that the log keeps; none: all.
+    pub retention: Option<u64>,
+    /// Slots between two comparisons of chains.
+    pub chain_interval: u32,
+    /// Rows of the session table.
+    pub session_rows: u32,
+    /// Nanoseconds of log time after which an idle session is gone.
+    pub session_idle: u64,
+}
+
+impl Wanted {
+    /// The settings that a member has.
+    pub fn of(settings: &Settings) -> Wanted {
+        let nanos = |span: Duration| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+        Wanted {
+            heartbeat: nanos(settings.election.heartbeat),
+            timeout: nanos(settings.election.timeout),
+            leases: settings.leases,
+            retention: settings.retention.entries,
+            chain_interval: settings.chain_interval,
+            session_rows: settings.limits.session_rows,
+            session_idle: nanos(settings.limits.session_idle),
+        }
+    }
+
+    /// As the core takes them.
+    pub fn settings(&self) -> Settings {
+        let mut settings = Settings {
+            leases: self.leases,
+            chain_interval: self.chain_interval,
+            election: ElectionSettings {
+                heartbeat: Duration::from_nanos(self.heartbeat),
+                timeout: Duration::from_nanos(self.timeout),
+            },
+            ..Settings::default()
+        };
+        settings.retention.entries = self.retention;
+        settings.limits.session_rows = self.session_rows;
+        settings.limits.session_idle = Duration::from_nanos(self.session_idle);
+        settings
+    }
 }
 
 /// The identity of an append that its client sends again until it knows the outcome.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use std::time::Duration;
 use synod_paxos::sessions::IdentityRefused;
 use synod_paxos::value::{self, Append};
-use synod_paxos::{Consistency, Index, Input, MemberId, Refusal, RequestId, SessionId};
+use synod_paxos::{Consistency, Digest, Index, Input, MemberId, Refusal, RequestId, SessionId};
 
 /// An operation that is not answered.
 #[derive(Clone, Debug)]
@@ -54,6 +54,14 @@ impl Open {
             Operation::OpenSession => value::Operation::OpenSession,
             Operation::SetCursor { index } => {
                 value::Operation::SetCursor { name: format!("c{client}"), index: Index(*index) }
+            }
+            Operation::SaveCheckpoint { index } => value::Operation::SaveCheckpoint(value::Checkpoint {
+                index: Index(*index),
+                length: *index,
+                digest: Digest([0; 32]),
+            }),
+            Operation::ChangeSettings { version, wanted } => {
+                value::Operation::ChangeSettings { expected_version: *version, settings: wanted.settings() }
             }
             Operation::Read => return Input::Read { request, consistency: Consistency::Linearizable },
             Operation::ReadStale { bound } => {
@@ -106,7 +114,12 @@ fn is_settled(outcome: &Outcome) -> bool {
             matches!(refusal, Refusal::UnexpectedIndex { .. } | Refusal::Identity(_) | Refusal::Call(_))
         }
         Outcome::Unknown => false,
-        Outcome::Appended(..) | Outcome::Read(_) | Outcome::Session(_) | Outcome::Cursor(_) => true,
+        Outcome::Appended(..)
+        | Outcome::Read(_)
+        | Outcome::Session(_)
+        | Outcome::Cursor(_)
+        | Outcome::Checkpoint
+        | Outcome::Settings(_) => true,
     }
 }
 
@@ -228,7 +241,7 @@ impl World {
                 state.cursor = Some(*index);
                 Index(0)
             }
-            Outcome::Refused(_) | Outcome::Unknown => Index(0),
+            Outcome::Checkpoint | Outcome::Settings(_) | Outcome::Refused(_) | Outcome::Unknown => Index(0),
         };
         state.seen = state.seen.max(seen);
         if let Operation::Append { identity: Some(Identity::Session { sequence, .. }), .. } = open.operation {
@@ -251,6 +264,9 @@ impl World {
             Outcome::Read(_) => Rule::StaleReadAnswered,
             Outcome::Session(_) => Rule::SessionOpened,
             Outcome::Cursor(_) => Rule::CursorSet,
+            Outcome::Checkpoint => Rule::CheckpointSaved,
+            Outcome::Settings(_) => Rule::SettingsChanged,
+            Outcome::Refused(Refusal::Settings(_)) => Rule::SettingsMoved,
             Outcome::Refused(_) | Outcome::Unknown if read => Rule::ReadRefused,
             Outcome::Refused(Refusal::UnexpectedIndex { .. }) => Rule::AppendUnexpected,
             Outcome::Refused(Refusal::NotActive(_)) => Rule::AppendNotActive,

@@ -176,6 +176,14 @@ kinds! {
         CursorSet = "cursor_set",
         /// Trim: a cursor could not stand where it was wanted.
         CursorRefused = "cursor_refused",
+        /// Trim: a checkpoint was noted.
+        CheckpointSaved = "checkpoint_saved",
+        /// Settings: a change took effect.
+        SettingsChanged = "settings_changed",
+        /// Settings: a change was planned from a version that had passed.
+        SettingsMoved = "settings_change_refused",
+        /// Integrity: a member found that its state differs, and stopped.
+        DivergenceFound = "divergence_found",
         /// Leases: a leader had one.
         LeaseHeld = "lease_held",
         /// A read was refused.

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::rc::Rc;
 use synod_paxos::message::ViewId;
+use synod_paxos::system::SystemState;
 use synod_paxos::{DurableState, MemberId, Row, Slot, Storage, Write, WriteBatch, WriteCounter};
 
 /// Rows as a view saw them.
@@ -136,6 +137,15 @@ impl SimDisk {
     /// Slots whose row does not fit its checksum.
     pub fn damaged(&self) -> &BTreeSet<Slot> {
         &self.image.damaged
+    }
+
+    /// The stored state becomes another, whole by every checksum. Returns whether there is one.
+    pub fn diverge(&mut self) -> bool {
+        let state = &mut self.image.state;
+        let Ok(mut system) = SystemState::decode(state.system.clone()) else { return false };
+        system.chain = !system.chain;
+        state.system = system.encode();
+        true
     }
 
     /// From now on syncs are acknowledged and not kept.

@@ -17,6 +17,10 @@ kinds! {
         Reorder = "reorder",
         /// 20: a message was late by more than an election timeout: stale delivery.
         Stale = "stale_delivery",
+        /// 20: a stream between two members stood still, and came again with all that was sent in the meantime.
+        Held = "held_stream",
+        /// 16: links went and came again and again.
+        Flapping = "flapping_links",
         /// A message was late.
         Delay = "delay",
         /// 16: a member's links carried messages one way only.
@@ -29,6 +33,8 @@ kinds! {
         PartialPartition = "partial_partition",
         /// 17: every link but those of one member was cut.
         HubTopology = "hub_topology",
+        /// 19: the members stood in a row, each with links to its neighbours only.
+        ChainTopology = "chain_topology",
         /// 1: a process died between any two of its writes.
         Crash = "crash",
         /// 13: a process died again before it had recovered.
@@ -59,6 +65,13 @@ kinds! {
         CompetingChange = "competing_change",
         /// 50: an operator repeated a change that it had asked for before.
         RepeatedChange = "repeated_change",
+        /// 50: a change was planned from a version that had passed.
+        StaleChange = "stale_change",
+        /// 32: a removed member's volume was started again.
+        RemovedReturns = "removed_member_returns",
+        /// 57: a member's state differed from the others', and no checksum showed it. Bound: such members fewer than
+        /// half of the voters, and no snapshots in the run, which would carry it on.
+        SilentDivergence = "silent_divergence",
         /// Leadership was handed over on request.
         TransferLeader = "transfer_leader",
         /// 39: a client gave up waiting.

@@ -11,7 +11,7 @@ use synod_paxos::Refusal;
 pub struct Event {
     /// Who called: one call at a time.
     pub client: usize,
-    /// append, read, read_stale, open_session or set_cursor.
+    /// append, read, read_stale, open_session, set_cursor, save_checkpoint or change_settings.
     pub op: &'static str,
     /// The payloads of an append, and the last index it demanded.
     pub input: serde_json::Value,
@@ -36,12 +36,18 @@ impl Event {
             }
             Operation::ReadStale { bound } => serde_json::json!({ "bound_ns": bound }),
             Operation::SetCursor { index } => serde_json::json!({ "index": index }),
+            Operation::SaveCheckpoint { index } => serde_json::json!({ "index": index }),
+            Operation::ChangeSettings { version, wanted } => {
+                serde_json::json!({ "version": version, "settings": wanted })
+            }
             Operation::Read | Operation::OpenSession => serde_json::Value::Null,
         };
         let (word, output) = match outcome {
             Outcome::Appended(first, last) => ("ok", serde_json::json!({ "first": first.0, "last": last.0 })),
             Outcome::Read(index) => ("ok", serde_json::json!({ "last_index": index.0 })),
             Outcome::Session(id) => ("ok", serde_json::json!({ "session": id })),
+            Outcome::Checkpoint => ("ok", serde_json::Value::Null),
+            Outcome::Settings(version) => ("ok", serde_json::json!({ "version": version })),
             Outcome::Cursor(index) => ("ok", serde_json::json!({ "index": index.0 })),
             Outcome::Refused(Refusal::Identity(why)) => {
                 ("unknown", serde_json::json!({ "why": why.to_string() }))
@@ -55,6 +61,8 @@ impl Event {
             Operation::ReadStale { .. } => "read_stale",
             Operation::OpenSession => "open_session",
             Operation::SetCursor { .. } => "set_cursor",
+            Operation::SaveCheckpoint { .. } => "save_checkpoint",
+            Operation::ChangeSettings { .. } => "change_settings",
         };
         Event { client, op, input, output, outcome: word, invoke_ns: open.begun, return_ns: now }
     }

@@ -1,7 +1,7 @@
 //! One simulated member: a disk that outlives it, and the core while its process runs.
 
 use crate::disk::SimDisk;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use synod_paxos::message::ViewId;
 use synod_paxos::{Index, Instant, MemberId, Node, Slot};
 
@@ -69,6 +69,10 @@ pub struct Member {
     pub streamed: Index,
     /// The process took part since it started.
     pub was_active: bool,
+    /// Rows that were damaged when the process started, above what its disk had applied.
+    pub began_damaged: BTreeSet<Slot>,
+    /// When the process started, its disk said that a chosen entry had removed it.
+    pub began_removed: bool,
 }
 
 impl Member {
@@ -85,6 +89,8 @@ impl Member {
             destroyed: false,
             streamed: Index(0),
             was_active: false,
+            began_damaged: BTreeSet::new(),
+            began_removed: false,
         }
     }
 }

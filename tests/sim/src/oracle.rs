@@ -22,6 +22,10 @@ pub enum Outcome {
     Session(u64),
     /// A cursor stands there.
     Cursor(Index),
+    /// A checkpoint is noted.
+    Checkpoint,
+    /// The settings in force have that version.
+    Settings(u64),
     /// Refused, and certainly not appended.
     Refused(Refusal),
     /// Nobody can tell.
@@ -163,12 +167,16 @@ impl Oracle {
                 }
             }
             (Operation::SetCursor { index }, Outcome::Cursor(stands)) if stands >= &Index(*index) => {}
-            (Operation::OpenSession, Outcome::Session(_)) => {}
+            (Operation::OpenSession, Outcome::Session(_))
+            | (Operation::SaveCheckpoint { .. }, Outcome::Checkpoint) => {}
+            (Operation::ChangeSettings { version, .. }, Outcome::Settings(made)) if *made == version + 1 => {}
             (
                 Operation::Read
                 | Operation::ReadStale { .. }
                 | Operation::OpenSession
-                | Operation::SetCursor { .. },
+                | Operation::SetCursor { .. }
+                | Operation::SaveCheckpoint { .. }
+                | Operation::ChangeSettings { .. },
                 Outcome::Refused(_),
             ) => {}
             (operation, outcome) => {

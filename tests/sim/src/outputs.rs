@@ -2,7 +2,7 @@
 
 use crate::coverage::Rule;
 use crate::faults::Fault;
-use crate::invariants::{epochs, leaving, stream};
+use crate::invariants::{epochs, leases, leaving, stream, told};
 use crate::member::AskedRead;
 use crate::oracle::{Outcome, Violation, violation};
 use crate::world::{Effect, World};
@@ -27,18 +27,26 @@ impl World {
     }
 
     fn check(&mut self, id: MemberId, applied: bool) -> Result<(), Violation> {
-        let Some(node) = self.members.get(&id).and_then(|m| m.node.as_ref()) else { return Ok(()) };
+        let Some(member) = self.members.get(&id) else { return Ok(()) };
+        let (local, began_removed) = (member.clock.local(self.now), member.began_removed);
+        let Some(node) = &member.node else { return Ok(()) };
         node.check_invariants();
         if applied {
-            self.agreement.check(id, node)?;
+            if !self.diverged.contains(&id) {
+                self.agreement.check(id, node)?;
+            }
             epochs::check(node)?;
             if let Some(system) = node.system() {
                 self.chosen.check(node, system.applied)?;
                 self.oracle.dense(system.applied)?;
             }
             self.oracle.settle_owed()?;
+            let rests = node.next_deadline().is_none() && !began_removed;
+            if rests && node.status(local).state == MemberState::Removed {
+                self.check_retired(id)?;
+            }
         }
-        self.proposals.check(&self.chosen)
+        self.proposals.check(&self.chosen, node)
     }
 
     fn want_tick(&mut self, id: MemberId) {
@@ -59,6 +67,10 @@ impl World {
                 self.effects.push(Effect::Sent(Box::new(outgoing.to_incoming())));
             }
             Output::Persist(batch) => {
+                let diverged = self.diverged.contains(&id);
+                for write in batch.writes().iter().filter(|_| !diverged) {
+                    self.snapshots.written(id, write)?;
+                }
                 if let Some(member) = self.members.get_mut(&id) {
                     member.disk.pending.push_back(batch);
                 }
@@ -85,6 +97,9 @@ impl World {
                 self.trace.line(self.now, || format!("{id:?} installs a snapshot at {slot:?}, {index:?}"));
                 self.coverage.rule(Rule::Installed);
                 if let Some(member) = self.members.get_mut(&id) {
+                    if let Some(node) = &member.node {
+                        self.snapshots.installed(id, slot, node)?;
+                    }
                     // A subscriber that was behind it is told that the log begins later.
                     member.streamed = member.streamed.max(index);
                 }
@@ -92,6 +107,11 @@ impl World {
             Output::Trimmed { slot, index } => {
                 self.trace.line(self.now, || format!("{id:?} trims to {slot:?}, {index:?}"));
                 self.coverage.rule(Rule::Trimmed);
+                let newest = self.node(id).and_then(|n| n.system()?.checkpoints.last().copied());
+                if newest.is_some_and(|checkpoint| checkpoint.index < index) {
+                    let evidence = format!("trimmed to {index:?}, saved is {newest:?}");
+                    return violation("checkpoints hold back the trim", evidence);
+                }
                 let passed = self.clients.iter().filter_map(|c| c.cursor).find(|cursor| *cursor < index);
                 if let Some(cursor) = passed {
                     return violation(
@@ -105,6 +125,8 @@ impl World {
                     Ok(Reply::Appended { first, last, .. }) => Outcome::Appended(first, last),
                     Ok(Reply::SessionOpened(session)) => Outcome::Session(session.0),
                     Ok(Reply::CursorSet(index)) => Outcome::Cursor(index),
+                    Ok(Reply::CheckpointSaved) => Outcome::Checkpoint,
+                    Ok(Reply::SettingsChanged(settings)) => Outcome::Settings(settings.version),
                     Ok(_) => Outcome::Unknown,
                     Err(Refusal::OutcomeUnknown) => Outcome::Unknown,
                     Err(refusal) => Outcome::Refused(refusal),
@@ -116,13 +138,16 @@ impl World {
                 self.answer(id, request, &outcome)?;
             }
             Output::AdminReply { request, outcome } => {
-                self.count_admin(&outcome);
+                self.judge_admin(request, &outcome)?;
                 self.trace.line(self.now, || format!("{id:?} answers {request:?}: {outcome:?}"));
             }
             Output::LeaderChanged { leader } => {
                 self.trace.line(self.now, || format!("{id:?} follows {leader:?}"));
             }
-            Output::Notice(notice) => self.take_notice(id, &notice),
+            Output::Notice(notice) => {
+                self.judge_notice(id, &notice)?;
+                self.take_notice(id, &notice);
+            }
         }
         Ok(())
     }
@@ -133,8 +158,15 @@ impl World {
         if self.rolled_back.contains(&id) {
             leaving::check_rolled_back(id, message)?;
         }
+        leaving::check_barred(member, message)?;
+        told::check(&self.chosen, id, message)?;
+        if !self.rolled_back.contains(&id) {
+            self.names.sent(id, member.disk.state().incarnation, message)?;
+        }
         self.whole_promises.check(id, &member.disk, message)?;
         self.proposals.sent(id, message)?;
+        self.recovery.sent(id, &member.disk, message)?;
+        self.trims.sent(id, &self.members, message)?;
         match message {
             Message::Promise { chunk, rows, .. } => {
                 if *chunk > 0 {
@@ -170,15 +202,15 @@ impl World {
         }
         self.oracle.applied(id, applied)?;
         if self.chosen.value(applied.slot).is_none() {
-            self.count_value(id, applied);
+            self.count_value(id, applied)?;
         }
         Ok(())
     }
 
     /// The first member to apply a slot tells what kind of value it holds.
-    fn count_value(&mut self, id: MemberId, applied: &Applied) {
+    fn count_value(&mut self, id: MemberId, applied: &Applied) -> Result<(), Violation> {
         let row = self.members.get(&id).and_then(|m| m.disk.rows().get(&applied.slot));
-        let Some(value) = row.and_then(|row| Value::decode(row.value.clone()).ok()) else { return };
+        let Some(value) = row.and_then(|row| Value::decode(row.value.clone()).ok()) else { return Ok(()) };
         let ballot = row.map(|row| row.ballot);
         match value {
             Value::NoOp => self.coverage.rule(Rule::NoOpChosen),
@@ -186,6 +218,9 @@ impl World {
             Value::Batch { ballot: taken, .. } => {
                 if ballot.is_some_and(|under| taken < under) {
                     self.coverage.rule(Rule::ValueAdopted);
+                }
+                if let (Some(system), Some(under)) = (self.node(id).and_then(Node::system), ballot) {
+                    epochs::check_batch(system, applied, taken, under)?;
                 }
                 let void = applied.entries.is_empty() && self.is_void(id, applied.slot, taken);
                 self.coverage.rule(if void { Rule::VoidBatchChosen } else { Rule::BatchChosen });
@@ -198,6 +233,7 @@ impl World {
                 self.coverage.rule(rule);
             }
         }
+        Ok(())
     }
 
     fn is_void(&self, id: MemberId, slot: Slot, taken: synod_paxos::Ballot) -> bool {
@@ -205,8 +241,34 @@ impl World {
         system.is_some_and(|s| s.leaders.iter().any(|(at, ballot)| *at < slot && taken < *ballot))
     }
 
+    fn judge_notice(&mut self, id: MemberId, notice: &Notice) -> Result<(), Violation> {
+        match notice {
+            Notice::Leading { ballot, .. } => leases::check(&self.members, self.now, *ballot),
+            Notice::Removed => self.check_retired(id),
+            _ => Ok(()),
+        }
+    }
+
+    /// `id` answers nobody from now on.
+    fn check_retired(&self, id: MemberId) -> Result<(), Violation> {
+        let systems = self.members.values().filter_map(|m| m.node.as_ref()?.system());
+        match systems.max_by_key(|system| system.applied) {
+            Some(system) => self.retirement.check(id, &system.configurations),
+            None => Ok(()),
+        }
+    }
+
     fn take_notice(&mut self, id: MemberId, notice: &Notice) {
         self.trace.line(self.now, || format!("{id:?}: {notice:?}"));
+        match notice {
+            Notice::Campaigning(_)
+            | Notice::Leading { .. }
+            | Notice::SteppedDown { .. }
+            | Notice::Configured(_)
+            | Notice::Installed { .. } => self.effects.push(Effect::Moment(id)),
+            Notice::Diverged { .. } => self.effects.push(Effect::Halted(id)),
+            _ => {}
+        }
         let rule = match notice {
             Notice::Campaigning(_) => Rule::Campaigned,
             Notice::Leading { .. } => Rule::LeaderStarted,
@@ -234,10 +296,8 @@ impl World {
                 }
                 Rule::DamageMet
             }
-            Notice::Damaged { .. }
-            | Notice::Undecodable { .. }
-            | Notice::Diverged { .. }
-            | Notice::Installed { .. } => return,
+            Notice::Diverged { .. } => Rule::DivergenceFound,
+            Notice::Damaged { .. } | Notice::Undecodable { .. } | Notice::Installed { .. } => return,
         };
         self.coverage.rule(rule);
     }

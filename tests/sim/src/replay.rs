@@ -102,6 +102,7 @@ fn perform(world: &mut World, pool: &mut Pool, action: &Action) -> Result<bool, 
         Action::KeepSyncs { member } => Ok(with_disk(world, id(member), |m| m.disk.keep_syncs())),
         Action::Copy { member } => Ok(with_disk(world, id(member), |m| m.disk.put_copy_aside())),
         Action::Restore { member } => Ok(world.restore(id(member))),
+        Action::Diverge { member } => Ok(world.diverge(id(member))),
         Action::Jump { member, by } => world.jump(id(member), *by),
         Action::Note { text, .. } => {
             world.trace.line(world.now, || format!("-- {text}"));

@@ -10,7 +10,7 @@ use crate::random::Random;
 use crate::world::{Setup, World};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
-use synod_paxos::MemberId;
+use synod_paxos::{MemberId, SystemState};
 
 /// How long a run goes on.
 #[derive(Clone, Copy, Debug)]
@@ -197,10 +197,15 @@ impl Director {
         }
         let configuration = system.configurations.latest();
         let next = system.applied.next();
+        // Whose state differs is found out by then.
+        let newest = system.chain_points.last();
+        let differs = |o: &SystemState| {
+            newest.is_some_and(|(slot, chain)| o.chain_at(*slot).is_some_and(|other| other != *chain))
+        };
         configuration.effective_from <= next
             && configuration.members.keys().all(|id| {
                 let other = self.world.node(*id).and_then(|n| n.system());
-                self.is_lost(*id) || other.is_some_and(|o| o.applied == system.applied)
+                self.is_lost(*id) || other.is_some_and(|o| o.applied == system.applied && !differs(o))
             })
     }
 

@@ -11,19 +11,22 @@ use crate::faults::Fault;
 use crate::history;
 use crate::invariants::agreement::Agreement;
 use crate::invariants::chosen::Chosen;
+use crate::invariants::names::Names;
 use crate::invariants::promises::Promises;
 use crate::invariants::proposals::Proposals;
+use crate::invariants::recovery::Recovery;
+use crate::invariants::retirement::Retirement;
+use crate::invariants::snapshots::Snapshots;
+use crate::invariants::trims::Trims;
 use crate::invariants::whole_promises::WholePromises;
 use crate::member::{Clock, Member};
-use crate::oracle::{Oracle, Outcome, Violation};
+use crate::oracle::{Oracle, Outcome, Violation, violation};
 use crate::trace::Trace;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 use synod_paxos::configuration::Change;
-use synod_paxos::settings::ElectionSettings;
 use synod_paxos::{
-    AdminCommand, AdminOutcome, ClusterId, Genesis, Incoming, Input, MemberId, Node, Refusal, RequestId,
+    AdminCommand, AdminOutcome, ClusterId, Genesis, Incoming, Input, MemberId, Node, Refusal, RequestId, Slot,
 };
 
 /// What a run begins with.
@@ -60,15 +63,19 @@ impl Setup {
         let members = self.founders.iter().map(|id| (MemberId(*id), format!("m{id}"))).collect();
         let mut genesis = Genesis::new(ClusterId(cluster), members);
         genesis.alpha = self.alpha;
-        genesis.settings.election = ElectionSettings {
-            heartbeat: Duration::from_nanos(self.heartbeat),
-            timeout: Duration::from_nanos(self.timeout),
+        let Setup {
+            heartbeat, timeout, leases, retention, chain_interval, session_rows, session_idle, ..
+        } = *self;
+        let wanted = action::Wanted {
+            heartbeat,
+            timeout,
+            leases,
+            retention,
+            chain_interval,
+            session_rows,
+            session_idle,
         };
-        genesis.settings.leases = self.leases;
-        genesis.settings.retention.entries = self.retention;
-        genesis.settings.chain_interval = self.chain_interval;
-        genesis.settings.limits.session_rows = self.session_rows;
-        genesis.settings.limits.session_idle = Duration::from_nanos(self.session_idle);
+        genesis.settings = wanted.settings();
         genesis
     }
 }
@@ -86,6 +93,10 @@ pub enum Effect {
     Tick(MemberId, u64),
     /// A member's process died.
     Died(MemberId),
+    /// A member comes to a turning point.
+    Moment(MemberId),
+    /// A member stopped by itself, for a person to look.
+    Halted(MemberId),
     /// A client's operation is over.
     Answered(usize),
 }
@@ -115,11 +126,20 @@ pub struct World {
     pub last_append_served: Option<u64>,
     /// Members whose disk shows less than it had acknowledged: none of them may ever vote again.
     pub rolled_back: BTreeSet<MemberId>,
+    /// Members whose state was made another: they are to be found out.
+    pub diverged: BTreeSet<MemberId>,
     pub(crate) agreement: Agreement,
     pub(crate) chosen: Chosen,
     pub(crate) promises: Promises,
     pub(crate) proposals: Proposals,
     pub(crate) whole_promises: WholePromises,
+    pub(crate) recovery: Recovery,
+    pub(crate) retirement: Retirement,
+    pub(crate) names: Names,
+    pub(crate) trims: Trims,
+    pub(crate) snapshots: Snapshots,
+    /// The version that each membership change was planned from, by the request that asked for it.
+    pub(crate) planned: BTreeMap<RequestId, u64>,
 }
 
 impl World {
@@ -137,11 +157,18 @@ impl World {
             effects: Vec::new(),
             last_append_served: None,
             rolled_back: BTreeSet::new(),
+            diverged: BTreeSet::new(),
             agreement: Agreement::default(),
             chosen: Chosen::default(),
             promises: Promises::default(),
             proposals: Proposals::default(),
             whole_promises: WholePromises::default(),
+            recovery: Recovery::default(),
+            retirement: Retirement::default(),
+            names: Names::default(),
+            trims: Trims::default(),
+            snapshots: Snapshots::default(),
+            planned: BTreeMap::new(),
         }
     }
 
@@ -186,6 +213,19 @@ impl World {
         member.tick_at = None;
         member.was_active = false;
         let state = member.disk.boot();
+        member.began_removed = state.tombstone.is_some();
+        if member.began_removed {
+            self.coverage.fault(Fault::RemovedReturns);
+        }
+        // What rotted twice may be whole again.
+        let lost = |slot: &&Slot| {
+            member.disk.rows().get(slot).is_some_and(|row| !row.is_intact(self.genesis.cluster))
+        };
+        let damaged = member.disk.damaged().range(state.applied.next()..);
+        member.began_damaged = damaged.filter(lost).copied().collect();
+        // Its last life may have ended before it was told of its last write.
+        self.retirement.holds(id, state.chosen_through);
+        self.trims.started(id);
         let node = Node::new(state, clock.local(now), seed);
         member.node = Some(node.expect("a simulated disk holds what the core wrote"));
         self.trace.step(now, 6, id.0, seed);
@@ -260,6 +300,7 @@ impl World {
     pub fn connection(&mut self, at: MemberId, peer: MemberId, stands: bool) -> Result<bool, Violation> {
         let input = if stands { Input::PeerConnected(peer) } else { Input::PeerDisconnected(peer) };
         self.trace.step(self.now, 7, at.0, peer.0 << 1 | u64::from(stands));
+        self.trims.connection(at, peer, stands);
         self.input(at, input)?;
         Ok(self.is_running(at))
     }
@@ -285,9 +326,21 @@ impl World {
             return Ok(());
         }
         self.coverage.message(MessageKind::of(&incoming.message));
+        self.note_delivered(&incoming);
         self.trace.step(self.now, 2, incoming.from.0 ^ to.0.rotate_left(7), incoming.counters.written.0);
         self.trace.line(self.now, || format!("{:?} -> {to:?} {:?}", incoming.from, incoming.message));
         self.input(to, Input::Message(incoming))
+    }
+
+    fn note_delivered(&mut self, incoming: &Incoming) {
+        let (from, message) = (incoming.from, &incoming.message);
+        self.trims.delivered(from, message);
+        self.proposals.delivered(from, incoming.to, message);
+        // Words of an earlier life are dropped where a later one is known.
+        let life = self.members.get(&from).map(|m| m.disk.state().incarnation);
+        if life == Some(incoming.counters.incarnation) && !self.rolled_back.contains(&from) {
+            self.recovery.delivered(from, message);
+        }
     }
 
     /// The transaction under way is durable, and the member is told.
@@ -298,8 +351,13 @@ impl World {
         let Some(member) = self.members.get_mut(&id).filter(|m| m.node.is_some()) else { return Ok(false) };
         let batches = std::mem::take(&mut member.disk.syncing);
         let Some(completed) = member.disk.commit_all(batches) else { return Ok(false) };
+        let disk = &member.disk;
+        // A row that is written anew is whole, whatever happens to it later.
+        member.began_damaged.retain(|slot| disk.damaged().contains(slot));
+        self.retirement.holds(id, member.disk.state().chosen_through);
         for row in std::mem::take(&mut member.disk.fresh) {
             self.chosen.voted(id, &row)?;
+            self.proposals.voted(id, &row);
         }
         self.promises.check(id, member.disk.state().promised)?;
         self.input(id, Input::Persisted(completed))?;
@@ -344,6 +402,21 @@ impl World {
         done
     }
 
+    /// The state of a member that does not run becomes another.
+    pub fn diverge(&mut self, id: MemberId) -> bool {
+        let Some(member) = self.members.get_mut(&id).filter(|m| m.node.is_none() && !m.destroyed) else {
+            return false;
+        };
+        let done = member.disk.diverge();
+        if done {
+            self.diverged.insert(id);
+            self.coverage.fault(Fault::SilentDivergence);
+            self.trace.step(self.now, 11, id.0, 0);
+            self.trace.line(self.now, || format!("{id:?} has another state from now on"));
+        }
+        done
+    }
+
     /// A clock jumps ahead.
     ///
     /// # Errors
@@ -369,6 +442,7 @@ impl World {
             Command::Initialize => AdminCommand::Initialize(self.genesis.clone()),
             Command::Join => AdminCommand::Join { cluster, digest: self.genesis.digest() },
             Command::Change { version, operation, change, subject } => {
+                self.planned.insert(request, *version);
                 let member = MemberId(*subject);
                 let mut name = [0; 16];
                 name[..8].copy_from_slice(&operation.to_le_bytes());
@@ -419,7 +493,27 @@ impl World {
         system.configurations.from(system.applied.next()).map(|c| c.voters().collect()).collect()
     }
 
-    pub(crate) fn count_admin(&mut self, outcome: &Result<AdminOutcome, Refusal>) {
+    /// Judges and counts an answer to an operator.
+    ///
+    /// # Errors
+    /// Where a change took effect that was planned from another version.
+    pub(crate) fn judge_admin(
+        &mut self,
+        request: RequestId,
+        outcome: &Result<AdminOutcome, Refusal>,
+    ) -> Result<(), Violation> {
+        if let (Ok(AdminOutcome::Changed { configuration, .. }), Some(planned)) =
+            (outcome, self.planned.get(&request))
+            && configuration.version != planned + 1
+        {
+            let evidence = format!("planned from version {planned}, made version {}", configuration.version);
+            return violation("a change takes effect on its own base only", evidence);
+        }
+        self.count_admin(outcome);
+        Ok(())
+    }
+
+    fn count_admin(&mut self, outcome: &Result<AdminOutcome, Refusal>) {
         match outcome {
             Ok(AdminOutcome::Changed { .. }) => self.coverage.rule(Rule::ChangeConfirmed),
             Ok(AdminOutcome::Transferred(_)) => self.coverage.rule(Rule::HandedOver),

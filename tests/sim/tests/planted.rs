@@ -33,6 +33,19 @@ const CAUGHT: &[&str] = &[
     "session-row-lost-on-snapshot",
     "incarnation-check-dropped",
     "trim-past-a-cursor",
+    "accepted-of-an-older-ballot-counted",
+    "late-report-adopted-behind-leader-start",
+    "rows-marked-chosen-by-a-watermark-not-durable",
+    "request-names-reused-after-restart",
+    "removed-voter-retires-before-a-quorum-holds-its-prefix",
+    "reports-of-a-new-configuration-ignored",
+    "removed-voter-stops-on-applying-its-removal",
+    "configuration-with-an-invalid-base-takes-effect",
+    "damaged-entry-read-as-empty",
+    "tombstone-ignored",
+    "trim-during-a-transfer",
+    "chain-not-compared",
+    "call-given-up-holds-up-those-behind-it",
 ];
 /// Within so many seeds.
 const SEEDS: u64 = 400;

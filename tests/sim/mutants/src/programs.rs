@@ -16,7 +16,7 @@ const SOUND_SEEDS: &str = "200";
 pub(crate) struct Seen {
     /// The simulator's seed and property, or the test's name.
     pub(crate) by: String,
-    /// How long it took, the simulator's time in vain included.
+    /// How long that one took, in seconds of one core; what others had looked for in vain is not in it.
     pub(crate) seconds: f64,
 }
 
@@ -86,21 +86,27 @@ impl Programs {
             .args(["sweep", "--threads", "1", "--for", &limit, "--planted", bug])
             .output()?;
         let said = String::from_utf8_lossy(&swept.stdout);
-        let seconds = || began.elapsed().as_secs_f64();
         // A run that failed for another reason than a broken promise names no seed.
         if let (false, Some(line)) =
             (swept.status.success(), said.lines().find(|line| line.starts_with("seed ")))
         {
             let property = line.splitn(3, ": ").take(2).collect::<Vec<_>>().join(": ");
-            return Ok(Some(Seen { by: format!("simulator, {property}"), seconds: seconds() }));
+            return Ok(Some(Seen {
+                by: format!("simulator, {property}"),
+                seconds: began.elapsed().as_secs_f64(),
+            }));
         }
         for (name, path) in &self.tests {
+            let began = Instant::now();
             let run = Command::new(path).env("SYNOD_PLANTED", bug).current_dir(core()).output()?;
             let said = String::from_utf8_lossy(&run.stdout);
             let failed =
                 said.lines().find_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
             if let (false, Some(test)) = (run.status.success(), failed) {
-                return Ok(Some(Seen { by: format!("test {name}::{test}"), seconds: seconds() }));
+                return Ok(Some(Seen {
+                    by: format!("test {name}::{test}"),
+                    seconds: began.elapsed().as_secs_f64(),
+                }));
             }
         }
         Ok(None)

@@ -2,6 +2,8 @@
 //!
 //! Everything that it does to the world it can write down as typed steps ([`crate::action`]).
 
+mod disks;
+mod links;
 pub mod network;
 mod operator;
 mod recorder;
@@ -21,7 +23,7 @@ use recorder::Recorder;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
-use swarm::Swarm;
+use swarm::{Swarm, Trouble};
 use synod_paxos::{Incoming, MemberId, RequestId};
 use workload::Identities;
 
@@ -32,9 +34,16 @@ pub(crate) enum Event {
     Tick(MemberId, u64),
     Synced(MemberId, u64),
     Read(MemberId, u64),
-    Connection { at: MemberId, peer: MemberId, stands: bool },
+    Connection {
+        at: MemberId,
+        peer: MemberId,
+        stands: bool,
+    },
     Client(usize),
-    GiveUp { client: usize, request: RequestId },
+    GiveUp {
+        client: usize,
+        request: RequestId,
+    },
     Restart(MemberId),
     Crash(MemberId, u64, bool),
     Trouble,
@@ -42,6 +51,14 @@ pub(crate) enum Event {
     Clear,
     DiskInOrder(MemberId),
     Operate,
+    /// Trouble for that member, if one is named.
+    Strike(MemberId, Option<Trouble>),
+    /// Streams between these flow again.
+    Release(Vec<Link>),
+    /// These links go, or come, and so on so many times.
+    Flap(Vec<Link>, u32),
+    /// A person looks at a member that stopped by itself, and starts it again.
+    Reopen(MemberId),
 }
 
 #[derive(Debug)]
@@ -105,6 +122,8 @@ pub struct Director {
     /// Operations that each client has begun.
     begun: Vec<u64>,
     identities: Vec<Identities>,
+    /// Of clients that stay with a member: with which now.
+    homes: Vec<Option<MemberId>>,
     names: u64,
     requests: u64,
     heap: BinaryHeap<Scheduled>,
@@ -146,12 +165,13 @@ impl Director {
             chain_interval: swarm.chain_interval,
             session_rows: swarm.session_rows,
             session_idle: nanos(swarm.session_idle),
-            clients: swarm.clients,
+            clients: swarm.clients + swarm.watchers,
         };
         let mut director = Director {
             world: World::new(&setup, keep_trace),
-            begun: vec![0; swarm.clients],
-            identities: vec![Identities::None; swarm.clients],
+            begun: vec![0; setup.clients],
+            identities: vec![Identities::None; setup.clients],
+            homes: vec![None; setup.clients],
             setup,
             swarm,
             random,
@@ -173,7 +193,7 @@ impl Director {
             director.start(MemberId(id))?;
             director.admin(MemberId(id), Command::Initialize)?;
         }
-        for client in 0..director.swarm.clients {
+        for client in 0..director.setup.clients {
             director.schedule(Duration::from_millis(5), Event::Client(client));
         }
         Ok(director)
@@ -316,6 +336,16 @@ impl Director {
                 Ok(())
             }
             Event::Operate => self.operate_and_go_on(),
+            Event::Strike(victim, trouble) => self.strike_at(victim, trouble),
+            Event::Release(links) => {
+                self.release(|link| links.contains(&link));
+                Ok(())
+            }
+            Event::Flap(links, left) => {
+                self.flap(links, left);
+                Ok(())
+            }
+            Event::Reopen(member) => self.reopen(member),
         }
     }
 
@@ -357,6 +387,11 @@ impl Director {
                 }
             }
             Effect::Answered(client) => self.think(client),
+            Effect::Moment(member) => self.moment(member),
+            Effect::Halted(member) => {
+                let pause = self.random.between(self.swarm.timeout, self.swarm.timeout * 4);
+                self.schedule(pause, Event::Reopen(member));
+            }
         }
     }
 
@@ -374,7 +409,10 @@ impl Director {
             self.schedule(delay, Event::Deliver(incoming.clone(), number));
         }
         if let Some(delay) = delays[0] {
-            self.schedule(delay, Event::Deliver(incoming, number));
+            match self.network.keep((incoming, number)) {
+                Some((incoming, number)) => self.schedule(delay, Event::Deliver(incoming, number)),
+                None => self.world.met(Fault::Held),
+            }
         }
     }
 

@@ -6,7 +6,8 @@ use crate::faults::Fault;
 use crate::random::Random;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use synod_paxos::MemberId;
+use synod_paxos::message::Lane;
+use synod_paxos::{Incoming, MemberId};
 
 /// A directed link.
 pub type Link = (MemberId, MemberId);
@@ -22,11 +23,16 @@ pub struct Weather {
     pub delay: u64,
 }
 
-/// Cuts and weather.
+/// A message on its way and its number in the record.
+pub type Mail = (Box<Incoming>, u64);
+
+/// Cuts, held streams and weather.
 #[derive(Debug, Default)]
 pub struct Network {
     /// Directed links that carry nothing, and how many cuts lie on each.
     cuts: BTreeMap<Link, u32>,
+    /// Streams that stand still: what is sent waits there, oldest first.
+    holds: BTreeMap<(Link, Lane), Vec<Mail>>,
     /// Applies to every link.
     pub weather: Weather,
 }
@@ -49,7 +55,38 @@ impl Network {
         }
     }
 
-    /// Mends everything.
+    /// A stream stands still from now on.
+    pub fn hold(&mut self, link: Link, lane: Lane) {
+        self.holds.entry((link, lane)).or_default();
+    }
+
+    /// Gives a message back, unless its stream stands still: then it waits.
+    pub fn keep(&mut self, mail: Mail) -> Option<Mail> {
+        if self.holds.is_empty() {
+            return Some(mail);
+        }
+        match self.holds.get_mut(&((mail.0.from, mail.0.to), mail.0.message.lane())) {
+            Some(waiting) => {
+                waiting.push(mail);
+                None
+            }
+            None => Some(mail),
+        }
+    }
+
+    /// Streams of which `which` is true flow again; what waited comes, oldest first.
+    pub fn release(&mut self, which: impl Fn(Link) -> bool) -> Vec<Mail> {
+        let streams: Vec<(Link, Lane)> =
+            self.holds.keys().filter(|(link, _)| which(*link)).copied().collect();
+        streams.iter().flat_map(|stream| self.holds.remove(stream).unwrap_or_default()).collect()
+    }
+
+    /// Whether some stream stands still.
+    pub fn holds_some(&self) -> bool {
+        !self.holds.is_empty()
+    }
+
+    /// Mends all links, and the weather.
     pub fn heal(&mut self) {
         self.cuts.clear();
         self.weather = Weather::default();

@@ -104,6 +104,12 @@ impl Director {
         });
         self.operator.operations += 1;
         let operation = self.operator.operations;
+        let stale = self.random.chance(60) && version > 1;
+        let version = if stale { version - 1 } else { version };
+        if stale {
+            // Planned from what it had seen before the last change.
+            self.world.met(Fault::StaleChange);
+        }
         if change == Change::Remove {
             self.operator.removals.insert(subject);
         }
@@ -158,7 +164,19 @@ impl Director {
         self.admin(leader, Command::Transfer { to })
     }
 
-    /// Removed members whose retirement the leader confirms lose their disks, as an operator deletes claims.
+    /// Leadership is to move, to a certain member or to whoever is best.
+    pub(crate) fn transfer_somewhere(&mut self) -> Result<(), Violation> {
+        let Some(leader) = self.serving_leader() else { return Ok(()) };
+        let voters = self.world.configurations().pop().unwrap_or_default();
+        if self.random.chance(300) {
+            self.world.met(Fault::TransferLeader);
+            return self.admin(leader, Command::Transfer { to: None });
+        }
+        self.transfer(leader, &voters)
+    }
+
+    /// Removed members whose retirement the leader confirms lose their disks, as an operator deletes claims; sooner or
+    /// later.
     fn destroy_retired(&mut self) -> Result<(), Violation> {
         let Some(leader) = self.serving_leader() else { return Ok(()) };
         let Some(member) = self.world.members.get(&leader) else { return Ok(()) };
@@ -169,8 +187,14 @@ impl Director {
         }
         for removed in status.removed {
             let gone = self.world.members.get(&removed.member).is_none_or(|m| m.destroyed);
-            if removed.retired && !gone && self.random.chance(700) {
+            if !removed.retired || gone {
+                continue;
+            }
+            if self.random.chance(self.swarm.deletes) {
                 self.destroy(removed.member)?;
+            } else if self.random.chance(200) {
+                // Its pod comes back on the volume that was left.
+                self.crash_for_a_while(removed.member)?;
             }
         }
         Ok(())

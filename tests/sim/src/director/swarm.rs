@@ -19,6 +19,7 @@ kinds! {
         Split = "split",
         PartialCut = "partial_cut",
         Hub = "hub",
+        Chain = "chain",
         Weather = "weather",
         SlowDisk = "slow_disk",
         StallDisk = "stall_disk",
@@ -33,6 +34,10 @@ kinds! {
         Suspend = "suspend",
         Jump = "jump",
         Drain = "drain",
+        Hold = "hold",
+        Flap = "flap",
+        Transfer = "transfer",
+        Diverge = "diverge",
     }
 }
 
@@ -96,6 +101,20 @@ pub struct Swarm {
     pub session_idle: Duration,
     /// Permille of clients whose appends have an identity: they retry until they know the outcome.
     pub identities: u64,
+    /// Applications that only read, each at a member that it stays with; beside the others.
+    pub watchers: usize,
+    /// Permille of the other applications that stay with a member as long as it runs.
+    pub bound: u64,
+    /// Permille of turning points (a campaign, a leader, a configuration, a snapshot) at which trouble comes at once.
+    pub moments: u64,
+    /// Permille of turning points at which streams that stood still flow again.
+    pub releases: u64,
+    /// Permille of calls that change the settings.
+    pub settings: u64,
+    /// Permille of calls that save a checkpoint.
+    pub checkpoints: u64,
+    /// Permille of an operator's looks at which a retired member's volume is deleted.
+    pub deletes: u64,
     /// Whether clocks run at other rates than simulated time.
     pub drift: bool,
     /// Weight of each trouble, by its number; 0: never in this run.
@@ -131,8 +150,14 @@ impl Swarm {
         weights[Trouble::Crash as usize] += 1;
         weights[Trouble::Weather as usize] += 1;
         let leases = random.chance(600);
+        let retention = one_of(random, &[None, None, Some(8), Some(40)]);
+        let chain_interval = one_of(random, &[4, 16, 1_024]);
         if leases {
             weights[Trouble::Jump as usize] = 0;
+        }
+        if retention.is_some() || chain_interval > 16 {
+            // A snapshot would carry it on, and no comparison would come soon.
+            weights[Trouble::Diverge as usize] = 0;
         }
         // Every storm is over sooner or later, and none is shorter than a heartbeat or so.
         let pace = one_of(random, &[(1, 10), (1, 15), (5, 40)]);
@@ -146,22 +171,28 @@ impl Swarm {
             near: one_of(random, &[ms(1), Duration::from_micros(1_500), ms(6)]),
             late: one_of(random, &[timeout / 4, timeout * 2, timeout * 2, timeout * 8]),
             sync: one_of(random, &[Duration::from_micros(300), Duration::from_micros(2_500), ms(12)]),
-            // Phase 1 over a whole window must fit into an election timeout.
-            rows: one_of(random, if timeout < ms(1_000) { &[8, 1_000] } else { &[1, 4, 1_000] }),
+            rows: one_of(random, &[1, 4, 1_000]),
             pace: (timeout * pace.0 / 10, timeout * pace.1 / 10),
             lasting: one_of(random, &[timeout, timeout * 3, timeout * 6]),
-            think: one_of(random, &[ms(4), ms(80), ms(120), ms(200)]),
+            think: one_of(random, &[ms(8), ms(120), ms(250), ms(400)]),
             patience: (timeout / 3, timeout * 4),
             reads: one_of(random, &[100, 200, 500]),
             conditions: one_of(random, &[0, 100, 300]),
             several: one_of(random, &[0, 150, 400]),
             operator: one_of(random, &[None, Some(timeout / 2), Some(timeout), Some(timeout / 8)]),
             leases,
-            retention: one_of(random, &[None, None, Some(8), Some(40)]),
-            chain_interval: one_of(random, &[4, 16, 1_024]),
+            retention,
+            chain_interval,
             session_rows: one_of(random, &[16, 200, 100_000]),
             session_idle: one_of(random, &[ms(1_000), ms(5_000), ms(3_600_000)]),
             identities: one_of(random, &[0, 500, 1_000]),
+            watchers: one_of(random, &[0, 1, 2]),
+            bound: one_of(random, &[0, 500, 1_000]),
+            moments: one_of(random, &[0, 0, 20, 60]),
+            releases: one_of(random, &[0, 300, 700]),
+            settings: one_of(random, &[0, 0, 6, 20]),
+            checkpoints: one_of(random, &[0, 0, 20]),
+            deletes: one_of(random, &[700, 700, 100]),
             drift: random.chance(500),
             weights,
         }
@@ -195,6 +226,13 @@ impl Swarm {
             session_rows: 100_000,
             session_idle: ms(3_600_000),
             identities: 0,
+            watchers: 0,
+            bound: 0,
+            moments: 0,
+            releases: 0,
+            settings: 0,
+            checkpoints: 0,
+            deletes: 700,
             drift: false,
             weights: [0; Trouble::ALL.len()],
         }

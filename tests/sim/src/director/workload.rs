@@ -1,14 +1,19 @@
 //! The simulated applications' choices: what they ask, where, and when.
 
+use super::swarm::Trouble;
 use super::{Director, Event};
-use crate::action::{Action, Identity, Operation};
+use crate::action::{Action, Identity, Operation, Wanted};
 use crate::coverage::Rule;
 use crate::oracle::Violation;
 use std::time::Duration;
+use synod_paxos::MemberId;
 
 impl Director {
     pub(crate) fn think(&mut self, client: usize) {
-        let pause = self.random.between(Duration::from_micros(200), self.swarm.think);
+        let pause = match client < self.swarm.clients {
+            true => self.random.between(Duration::from_micros(200), self.swarm.think),
+            false => self.random.between(self.swarm.heartbeat / 4, self.swarm.heartbeat * 6),
+        };
         self.schedule(pause, Event::Client(client));
     }
 
@@ -18,11 +23,11 @@ impl Director {
         if state.open.is_some() || (self.settling && state.unresolved.is_none()) {
             return Ok(());
         }
-        let Some(&at) = self.random.pick(&self.world.running()) else {
+        let Some(at) = self.choose_member(client) else {
             self.think(client);
             return Ok(());
         };
-        let operation = self.new_operation(client);
+        let operation = self.new_operation(client, at);
         let full = self.conditions.get(&at).is_some_and(|condition| condition.full);
         if full && matches!(operation, Operation::Append { .. }) {
             // Refused before it reaches the core: nothing was done.
@@ -43,16 +48,42 @@ impl Director {
         Ok(())
     }
 
-    fn new_operation(&mut self, client: usize) -> Operation {
+    /// Some clients stay with a member as long as it runs, whatever becomes of it; others ask anyone.
+    fn choose_member(&mut self, client: usize) -> Option<MemberId> {
+        // In the end only a member that takes part can answer.
+        let serves = |home: &MemberId| {
+            let votes = || self.world.configurations().iter().any(|voters| voters.contains(home));
+            !self.settling || votes() && !self.is_lost(*home)
+        };
+        let home = self.homes[client].filter(|home| self.world.is_running(*home)).filter(serves);
+        if let Some(home) = home.filter(|_| !self.random.chance(10)) {
+            return Some(home);
+        }
+        let at = self.random.pick(&self.world.running()).copied();
+        let stays = client >= self.swarm.clients
+            || (client as u64) * 1_000 < self.swarm.bound * (self.swarm.clients as u64);
+        self.homes[client] = at.filter(|_| stays);
+        at
+    }
+
+    fn new_operation(&mut self, client: usize, at: MemberId) -> Operation {
         if let Some(unresolved) = &self.world.clients[client].unresolved {
             return unresolved.operation.clone();
         }
-        if self.random.chance(self.swarm.reads) {
+        if client >= self.swarm.clients || self.random.chance(self.swarm.reads) {
             return self.new_read();
         }
         let seen = self.world.seen(client);
         if self.swarm.retention.is_some() && self.random.chance(60) {
             return Operation::SetCursor { index: seen };
+        }
+        if self.random.chance(self.swarm.checkpoints) {
+            return Operation::SaveCheckpoint { index: seen };
+        }
+        if self.random.chance(self.swarm.settings)
+            && let Some(change) = self.new_settings(at)
+        {
+            return change;
         }
         let identity = match self.identities[client] {
             Identities::None => None,
@@ -70,6 +101,27 @@ impl Director {
         let entries = if self.random.chance(self.swarm.several) { 3 } else { 1 };
         let expected = self.random.chance(self.swarm.conditions).then_some(seen);
         Operation::Append { number, entries, expected, identity }
+    }
+
+    /// One of the settings becomes another, seldom from a version that has passed.
+    fn new_settings(&mut self, at: MemberId) -> Option<Operation> {
+        let held = self.world.node(at)?.system()?.settings;
+        let mut wanted = Wanted::of(&held);
+        match self.random.below(4) {
+            0 => {
+                let (heartbeat, timeout) = *self.random.pick(&[(20, 120), (50, 300), (100, 1_000)])?;
+                (wanted.heartbeat, wanted.timeout) = (heartbeat * 1_000_000, timeout * 1_000_000);
+            }
+            // A lease rests on clocks that do not jump.
+            1 if self.swarm.leases => wanted.leases = !wanted.leases,
+            // A snapshot would carry a state that differs to others.
+            2 if self.swarm.weights[Trouble::Diverge as usize] == 0 => {
+                wanted.retention = *self.random.pick(&[None, Some(8), Some(40)])?;
+            }
+            _ => wanted.session_rows = *self.random.pick(&[16, 200, 100_000])?,
+        }
+        let version = if self.random.chance(100) { held.version.saturating_sub(1) } else { held.version };
+        Some(Operation::ChangeSettings { version, wanted })
     }
 
     fn new_read(&mut self) -> Operation {

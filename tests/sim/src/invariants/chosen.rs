@@ -3,6 +3,7 @@
 //!
 //! Votes are counted from the disks themselves, so that no member's own bookkeeping is believed.
 
+use crate::invariants::told;
 use crate::oracle::{Violation, violation};
 use std::collections::{BTreeMap, BTreeSet};
 use synod_paxos::{Ballot, MemberId, Node, Row, Slot};
@@ -22,10 +23,10 @@ impl Chosen {
     /// A row became durable at `member`. Learnt rows are no votes.
     ///
     /// # Errors
-    /// Where it votes for another value than was chosen there under a lower ballot.
+    /// Where it votes for another value than was chosen there under a lower ballot, or has one as chosen.
     pub fn voted(&mut self, member: MemberId, row: &Row) -> Result<(), Violation> {
         if row.chosen {
-            return Ok(());
+            return told::check_row(self, member, row);
         }
         let value = xxh3_64(&row.value);
         match self.chosen.get(&row.slot) {

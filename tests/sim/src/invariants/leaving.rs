@@ -2,6 +2,7 @@
 
 use crate::disk::SimDisk;
 use crate::invariants::chosen::Chosen;
+use crate::member::Member;
 use crate::oracle::{Violation, violation};
 use synod_paxos::{ClusterId, MemberId, Message, Row};
 use xxhash_rust::xxh3::xxh3_64;
@@ -40,6 +41,29 @@ pub fn check(
             }
         }
         _ => Ok(()),
+    }
+}
+
+/// Checks a message as it leaves a member that is removed for good, or that lost a row which is not applied: the one
+/// takes no part any more, the other promises nothing until the row heals (docs: protocol.md, "Configurations",
+/// "Integrity").
+///
+/// # Errors
+/// Where it takes part, or promises.
+pub fn check_barred(member: &Member, message: &Message) -> Result<(), Violation> {
+    let (id, disk) = (member.id, &member.disk);
+    if member.began_removed {
+        return violation("a removed member stays removed", format!("{id:?} sends {message:?}"));
+    }
+    let promises = matches!(message, Message::Prepare { .. } | Message::Promise { .. });
+    if !promises || member.began_damaged.is_empty() {
+        return Ok(());
+    }
+    match member.began_damaged.intersection(disk.damaged()).next() {
+        Some(slot) => {
+            violation("a lost row bars promises", format!("{id:?} lost {slot:?} and sends {message:?}"))
+        }
+        None => Ok(()),
     }
 }
 
