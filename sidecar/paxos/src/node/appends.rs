@@ -101,14 +101,15 @@ impl Appends {
 
     /// The leader has taken the call at `sequence`, and so all before it.
     fn note_taken(&mut self, sequence: u64) {
-        if !self.abandoned.is_empty() {
-            self.abandoned = self.abandoned.split_off(&(sequence + 1));
-            self.abandoned_bytes = self.abandoned.values().map(|(_, call)| call.len()).sum();
-        }
+        self.abandoned = self.abandoned.split_off(&(sequence + 1));
+        self.abandoned_bytes = self.abandoned.values().map(|(_, call)| call.len()).sum();
     }
 
     /// The leader has taken this member's call `request`.
     fn note_request_taken(&mut self, request: RequestId) {
+        if self.abandoned.is_empty() {
+            return;
+        }
         let place = self.abandoned.iter().find(|(_, (abandoned, _))| *abandoned == request).map(|(s, _)| *s);
         let own = self.calls.get(&request).and_then(|own| match own.stage {
             Stage::Forwarded { ballot, sequence } => Some((ballot, sequence)),
