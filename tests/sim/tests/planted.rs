@@ -48,7 +48,7 @@ const CAUGHT: &[&str] = &[
     "call-given-up-holds-up-those-behind-it",
 ];
 /// Within so many seeds.
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 600;
 
 fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")

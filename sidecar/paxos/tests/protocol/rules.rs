@@ -428,6 +428,28 @@ fn a_forwarded_call_that_was_given_up_holds_up_nobody() {
     assert_eq!(lab.mail_of(|m| matches!(m, Message::Forward { .. })), 0, "nothing is left to send again");
 }
 
+/// A leader takes each peer's forwarded calls in order: those that come before their turn are kept for it, or every lost
+/// or late one would cost those behind it another sending.
+#[test]
+fn forwarded_calls_that_come_early_wait_for_their_turn() {
+    let mut lab = Lab::new(3, |_, _| {});
+    lab.campaign(1);
+    lab.settle();
+    for (request, text) in [(1, "first"), (2, "second"), (3, "third")] {
+        lab.input(2, append(request, None, text));
+    }
+    let is =
+        |turn: u64, i: &Incoming| matches!(i.message, Message::Forward { sequence, .. } if sequence == turn);
+    let twice = lab.mail.iter().find(|i| is(3, i)).cloned().expect("the third was forwarded");
+    for turn in [3, 2, 1] {
+        assert!(lab.deliver(|i| is(turn, i)));
+    }
+    lab.mail.push_back(twice);
+    // No time passes: nothing is sent again.
+    lab.settle();
+    assert_eq!(texts(&mut lab, 1), ["first", "second", "third"], "each once, in the order of the calls");
+}
+
 /// "flow-controlled chunks": a promise that takes longer than an election timeout is not overtaken by its own sender,
 /// or a long backlog would keep everybody from leading.
 #[test]
