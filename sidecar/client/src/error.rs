@@ -57,7 +57,7 @@ impl CallError {
         }
     }
 
-    /// What this side found.
+    /// What this side found; whether anything was appended it cannot tell.
     pub(crate) fn local(code: Code, reason: &str, message: &str) -> CallError {
         CallError {
             code,
@@ -88,16 +88,7 @@ impl From<Status> for CallError {
         {
             return CallError::from_failure(failure);
         }
-        CallError {
-            code: status.code(),
-            reason: "transport".to_owned(),
-            message: describe(&status),
-            not_appended: false,
-            retry_after_ms: None,
-            tail: None,
-            first_index: None,
-            checkpoint: None,
-        }
+        CallError::local(status.code(), "transport", &describe(&status))
     }
 }
 

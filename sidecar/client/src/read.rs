@@ -1,6 +1,7 @@
 //! Reading: pages of a stream become entries, a cut subscription resumes.
 
 use crate::error::CallError;
+use crate::retry::{FIRST_PAUSE, LONGEST_PAUSE};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use std::collections::VecDeque;
@@ -13,8 +14,6 @@ use tonic::{Code, Streaming};
 
 /// A page of entries and what stands around them.
 const LARGEST_MESSAGE: usize = 8 << 20;
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How fresh a read must be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -142,16 +141,8 @@ impl Reading {
     /// A hole or a repeat would be the member's fault; it must never reach the application.
     fn accept(&mut self, entry: &Entry) -> Result<(), CallError> {
         if entry.index != self.next {
-            return Err(CallError {
-                code: Code::DataLoss,
-                reason: "out-of-order".to_owned(),
-                message: format!("the member gave entry {} where {} was due", entry.index, self.next),
-                not_appended: false,
-                retry_after_ms: None,
-                tail: None,
-                first_index: None,
-                checkpoint: None,
-            });
+            let message = format!("the member gave entry {} where {} was due", entry.index, self.next);
+            return Err(CallError::local(Code::DataLoss, "out-of-order", &message));
         }
         self.next += 1;
         Ok(())

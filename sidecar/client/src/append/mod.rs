@@ -335,16 +335,7 @@ fn wait(error: &CallError, pause: Duration) -> Duration {
 }
 
 fn transport(message: &str) -> CallError {
-    CallError {
-        code: Code::Unavailable,
-        reason: "transport".to_owned(),
-        message: message.to_owned(),
-        not_appended: false,
-        retry_after_ms: None,
-        tail: None,
-        first_index: None,
-        checkpoint: None,
-    }
+    CallError::local(Code::Unavailable, "transport", message)
 }
 
 fn not_sent(message: &str) -> CallError {

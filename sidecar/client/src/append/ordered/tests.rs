@@ -14,16 +14,7 @@ struct Session {
 }
 
 fn refused(reason: &str, code: tonic::Code, not_appended: bool) -> CallError {
-    CallError {
-        code,
-        reason: reason.to_owned(),
-        message: reason.to_owned(),
-        not_appended,
-        retry_after_ms: None,
-        tail: None,
-        first_index: None,
-        checkpoint: None,
-    }
+    CallError { not_appended, ..CallError::local(code, reason, reason) }
 }
 
 fn no_leader() -> CallError {
