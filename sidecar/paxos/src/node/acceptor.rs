@@ -130,14 +130,13 @@ impl Node {
         view: ViewId,
         wanted: u32,
     ) {
-        let still_promised = self.promised;
         let open = self.views.open.get_mut(&view).map(|view| &mut view.purpose);
         let Some(ViewUse::Promise { to, ballot: promised, chunk, next, reading, .. }) = open else { return };
         if *to == from && *promised == ballot && *chunk == wanted && !*reading {
             *reading = true;
-            let (from, promised) = (*next, *promised);
+            let from = *next;
             self.outputs.push_back(Output::ReadView { view, from, bytes: limits::CHUNK_BYTES });
-            if promised == still_promised && !planted!(LongPromiseOvertaken) {
+            if ballot == self.promised && !planted!(LongPromiseOvertaken) {
                 self.reset_election_timer(now);
             }
         }
