@@ -7,7 +7,7 @@ use super::load::{Rows, load};
 use super::read::LogReader;
 use super::segment::{
     Db, Layout, Segment, Standing, begin, file_name, in_file, is_unfinished, open_written, parse_name,
-    prepare, standing, summarize,
+    prepare, standing, summarize, values,
 };
 use super::write::{Draft, RedbStorage, put};
 use super::{Options, StorageError};
@@ -110,19 +110,10 @@ fn numbers(files: &dyn Files, wanted: Option<ClusterId>) -> Result<Vec<u64>, Sto
     if !matches!(standing, Standing::Old) {
         return Err(StorageError::file(files, LEGACY, "it is not of the format that has this file"));
     }
-    check_cluster(files, old_meta(&database.begin_read()?)?, wanted)?;
+    check_cluster(files, values(&database.begin_read()?.open_table(META)?)?, wanted)?;
     files.rename(LEGACY, &file_name(1)).map_err(explain)?;
     files.sync().map_err(explain)?;
     Ok(vec![1])
-}
-
-fn old_meta(transaction: &redb::ReadTransaction) -> Result<BTreeMap<String, Vec<u8>>, StorageError> {
-    let mut found = BTreeMap::new();
-    for row in transaction.open_table(META)?.iter()? {
-        let (name, value) = row?;
-        found.insert(name.value().to_owned(), value.value().to_vec());
-    }
-    Ok(found)
 }
 
 /// The segment that is written; none in an empty directory.
@@ -140,7 +131,7 @@ fn find(files: &Arc<dyn Files>, wanted: Option<ClusterId>) -> Result<Option<Segm
                 continue;
             }
             Standing::Old if number == 1 && numbers.is_empty() => {
-                let meta = old_meta(&transaction)?;
+                let meta = values(&transaction.open_table(META)?)?;
                 drop(transaction);
                 check_cluster(files, meta, wanted)?;
                 let segment = Segment { number, database, used };
@@ -182,12 +173,8 @@ fn upgrade(segment: &Segment) -> Result<(), StorageError> {
     let transaction = begin(&segment.database)?;
     {
         let mut meta = transaction.open_table(META)?;
-        let mut found = Vec::new();
-        for row in meta.iter()? {
-            let (name, value) = row?;
-            found.push((name.value().to_owned(), value.value().to_vec()));
-        }
-        for (name, value) in found.iter().filter(|(name, _)| name != name::FORMAT) {
+        let found = values(&meta)?;
+        for (name, value) in found.iter().filter(|(name, _)| name.as_str() != name::FORMAT) {
             meta.insert(name.as_str(), seal(name, value).as_slice())?;
         }
         let mut peers = transaction.open_table(PEERS)?;

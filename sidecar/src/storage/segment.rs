@@ -370,18 +370,25 @@ pub(super) enum Standing {
     Born(BTreeMap<String, Vec<u8>>),
 }
 
+/// Meta values as they are stored, by name.
+pub(super) fn values(
+    meta: &impl ReadableTable<&'static str, &'static [u8]>,
+) -> Result<BTreeMap<String, Vec<u8>>, StorageError> {
+    let mut found = BTreeMap::new();
+    for row in meta.iter()? {
+        let (name, value) = row?;
+        found.insert(name.value().to_owned(), value.value().to_vec());
+    }
+    Ok(found)
+}
+
 /// What a segment is; whatever is neither is damaged.
 pub(super) fn standing(
     files: &dyn Files,
     number: u64,
     transaction: &ReadTransaction,
 ) -> Result<Standing, StorageError> {
-    let meta = transaction.open_table(META)?;
-    let mut found = BTreeMap::new();
-    for row in meta.iter()? {
-        let (name, value) = row?;
-        found.insert(name.value().to_owned(), value.value().to_vec());
-    }
+    let mut found = values(&transaction.open_table(META)?)?;
     let format =
         found.get(name::FORMAT).ok_or_else(|| StorageError::damaged("the format", "it is missing"))?;
     match encoding::read_number("the format version", format)? {
