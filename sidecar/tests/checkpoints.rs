@@ -11,8 +11,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::cell::RefCell;
 use std::fs;
-use std::io::{Cursor, Read, Write};
-use std::net::TcpStream;
+use std::io::{Cursor, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -82,15 +81,6 @@ fn is_whole(path: &Path) -> bool {
 
 fn whole(member: &Member) -> Vec<PathBuf> {
     files(member).into_iter().filter(|path| is_whole(path)).collect()
-}
-
-fn metric(member: &Member, name: &str) -> u64 {
-    let mut stream = TcpStream::connect(member.health).unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n").unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("{name} is missing: {text}")).parse().unwrap()
 }
 
 fn service(member: &Member) -> CheckpointsClient<Channel> {
@@ -331,8 +321,8 @@ async fn a_new_member_gets_the_checkpoint() {
     let (checkpoint, bytes) = fetched(member).await;
     assert!(checkpoint.index == index && bytes == state);
     has_all(member).await;
-    assert!(metric(member, "synod_checkpoint_bytes_taken_total") >= state.len() as u64);
-    assert_eq!(metric(member, "synod_checkpoints_missing"), 0);
+    assert!(member.metric("synod_checkpoint_bytes_taken_total") >= state.len() as u64);
+    assert_eq!(member.metric("synod_checkpoints_missing"), 0);
     // From its own disk now, and what follows from its own log.
     let next: Vec<_> = member
         .client()
@@ -363,7 +353,7 @@ async fn a_flipped_byte_is_healed() {
         assert!(fetched(&cluster.members[1]).await.1 == state, "byte {place}");
         until("it is healed", || async {
             let healed = fs::read(&path).is_ok_and(|bytes| bytes == good);
-            let damaged = metric(&cluster.members[1], "synod_checkpoints_damaged_total");
+            let damaged = cluster.members[1].metric("synod_checkpoints_damaged_total");
             if healed && damaged == flips { Ok(()) } else { Err((healed, damaged)) }
         })
         .await;

@@ -8,8 +8,6 @@ use bytes::Bytes;
 use common::{Cluster, Member, stderr, until};
 use futures::TryStreamExt;
 use serde_json::Value;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::time::Duration;
 use synod_client::{
     AppendError, AppendOptions, CallError, Client, Consistency, IdempotencyKey, ReadOptions, Repeats, channel,
@@ -71,16 +69,6 @@ fn settings(member: &Member, change: &[&str]) -> Value {
     let output = member.admin(&[&["settings"], change].concat());
     assert!(output.status.success(), "{}", stderr(&output));
     serde_json::from_slice(&output.stdout).unwrap()
-}
-
-/// One of the numbers on the health port.
-fn metric(member: &Member, name: &str) -> u64 {
-    let mut stream = TcpStream::connect(member.health).unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n").unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("{name} is missing: {text}")).parse().unwrap()
 }
 
 /// docs: reliability.md, fault 39: a retry across a leader change has the same index and is one entry, whichever
@@ -153,7 +141,7 @@ async fn a_retry_after_expiry_is_told_so() {
         let plain = AppendRequest { entries: vec![Bytes::new()], ..AppendRequest::default() };
         async move {
             append(member, plain).await.unwrap();
-            match metric(member, "synod_session_rows") {
+            match member.metric("synod_session_rows") {
                 0 => Ok(()),
                 rows => Err(rows),
             }
@@ -199,7 +187,7 @@ async fn a_closed_client_is_forgotten() {
         });
         assert_eq!(appended.unwrap().first_index, n);
         until("the table is empty", || async {
-            match metric(member, "synod_session_rows") {
+            match member.metric("synod_session_rows") {
                 0 => Ok(()),
                 rows => Err(rows),
             }
@@ -307,7 +295,7 @@ async fn leases_are_switched_by_a_log_entry() {
     let cluster = Cluster::of(3).await;
     let leader = cluster.leader().await;
     let member = &cluster.members[leader];
-    let under_lease = || metric(member, "synod_reads_under_lease_total");
+    let under_lease = || member.metric("synod_reads_under_lease_total");
     let client = member.client();
     client.append_with(vec!["entry".into()], patient()).await.unwrap();
     assert_eq!(settings(member, &[])["leases"], false);
