@@ -5,6 +5,7 @@
 //! nothing: so any part of a list is a list, which is what shrinking needs.
 
 use crate::coverage::MessageKind;
+use crate::random::nanos;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use synod_paxos::{ElectionSettings, Settings};
@@ -260,7 +261,6 @@ pub struct Wanted {
 impl Wanted {
     /// The settings that a member has.
     pub fn of(settings: &Settings) -> Wanted {
-        let nanos = |span: Duration| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
         Wanted {
             heartbeat: nanos(settings.election.heartbeat),
             timeout: nanos(settings.election.timeout),

@@ -2,7 +2,7 @@
 
 use crate::action::{Action, Step};
 use crate::replay::replay;
-use crate::world::Setup;
+use crate::setup::Setup;
 use std::collections::BTreeMap;
 
 /// Columns of a time line.

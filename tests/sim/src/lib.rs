@@ -30,6 +30,7 @@ pub mod progress;
 pub mod random;
 pub mod replay;
 pub mod run;
+pub mod setup;
 pub mod shrink;
 pub mod sweep;
 pub mod topologies;

@@ -11,10 +11,10 @@ use synod_sim::oracle::Violation;
 use synod_sim::progress::Progress;
 use synod_sim::replay::{read_events, replay, write_events};
 use synod_sim::run::{Effort, Keep, Outcome, run};
+use synod_sim::setup::Setup;
 use synod_sim::shrink::{Failure, shrink, sooner};
 use synod_sim::sweep::{Report, Seeds, sweep};
 use synod_sim::topologies::{Distribution, Topology, measure};
-use synod_sim::world::Setup;
 
 /// Runs Synod's consensus core against faulty networks, disks, clocks and processes.
 ///

@@ -49,6 +49,7 @@ impl Random {
     }
 }
 
-fn nanos(span: Duration) -> u64 {
+/// A span as event files have it; the longest that fits where it does not.
+pub(crate) fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }

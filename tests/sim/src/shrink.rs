@@ -8,7 +8,7 @@ use crate::oracle::Violation;
 use crate::random::Random;
 use crate::replay::replay;
 use crate::run::{Effort, Keep, run_kind};
-use crate::world::Setup;
+use crate::setup::Setup;
 use std::collections::BTreeSet;
 use std::time::Instant;
 

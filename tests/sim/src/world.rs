@@ -21,64 +21,13 @@ use crate::invariants::trims::Trims;
 use crate::invariants::whole_promises::WholePromises;
 use crate::member::{Clock, Member};
 use crate::oracle::{Oracle, Outcome, Violation, violation};
+use crate::setup::Setup;
 use crate::trace::Trace;
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use synod_paxos::configuration::Change;
 use synod_paxos::{
-    AdminCommand, AdminOutcome, ClusterId, Genesis, Incoming, Input, MemberId, Node, Refusal, RequestId, Slot,
+    AdminCommand, AdminOutcome, Genesis, Incoming, Input, MemberId, Node, Refusal, RequestId, Slot,
 };
-
-/// What a run begins with.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Setup {
-    /// Where it came from.
-    pub seed: u64,
-    /// The founding members.
-    pub founders: Vec<u64>,
-    /// The window of slots between a configuration entry and its effect.
-    pub alpha: u32,
-    /// Nanoseconds.
-    pub heartbeat: u64,
-    /// Nanoseconds.
-    pub timeout: u64,
-    /// Leaders read locally under a lease.
-    pub leases: bool,
-    /// Entries that the log keeps; none: all.
-    pub retention: Option<u64>,
-    /// Slots between two comparisons of chains.
-    pub chain_interval: u32,
-    /// Rows of the session table.
-    pub session_rows: u32,
-    /// Nanoseconds of log time after which an idle session is gone.
-    pub session_idle: u64,
-    /// Simulated applications.
-    pub clients: usize,
-}
-
-impl Setup {
-    fn genesis(&self) -> Genesis {
-        let mut cluster = [0; 16];
-        cluster[..8].copy_from_slice(&self.seed.to_le_bytes());
-        let members = self.founders.iter().map(|id| (MemberId(*id), format!("m{id}"))).collect();
-        let mut genesis = Genesis::new(ClusterId(cluster), members);
-        genesis.alpha = self.alpha;
-        let Setup {
-            heartbeat, timeout, leases, retention, chain_interval, session_rows, session_idle, ..
-        } = *self;
-        let wanted = action::Wanted {
-            heartbeat,
-            timeout,
-            leases,
-            retention,
-            chain_interval,
-            session_rows,
-            session_idle,
-        };
-        genesis.settings = wanted.settings();
-        genesis
-    }
-}
 
 /// What a step made possible.
 #[derive(Debug)]

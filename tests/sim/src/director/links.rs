@@ -48,10 +48,7 @@ impl Director {
                 self.schedule(delay, Event::Connection { at: link.0, peer: link.1, stands: false });
             }
         }
-        self.note(victim, || {
-            let links: Vec<String> = links.iter().map(|(a, b)| format!("{}>{}", a.0, b.0)).collect();
-            format!("{}: cut {}", fault.name(), links.join(" "))
-        });
+        self.note(victim, || format!("{}: cut {}", fault.name(), named(&links)));
         let lasting = self.random.between(self.swarm.timeout / 5, self.swarm.lasting);
         self.schedule(lasting, Event::Mend(links));
     }
@@ -101,10 +98,7 @@ impl Director {
                 }
             }
         }
-        self.note(victim, || {
-            let links: Vec<String> = links.iter().map(|(a, b)| format!("{}>{}", a.0, b.0)).collect();
-            format!("{lanes:?} stand still: {}", links.join(" "))
-        });
+        self.note(victim, || format!("{lanes:?} stand still: {}", named(&links)));
         let lasting = self.random.between(self.swarm.timeout / 5, self.swarm.lasting * 2);
         self.schedule(lasting, Event::Release(links));
     }
@@ -131,10 +125,7 @@ impl Director {
             }
         }
         let times = 2 * (1 + u32::try_from(self.random.below(6)).unwrap_or(0));
-        self.note(victim, || {
-            let links: Vec<String> = links.iter().map(|(a, b)| format!("{}>{}", a.0, b.0)).collect();
-            format!("flapping: {}", links.join(" "))
-        });
+        self.note(victim, || format!("flapping: {}", named(&links)));
         self.flap(links, times);
     }
 
@@ -155,4 +146,9 @@ impl Director {
         let pause = self.random.between(self.swarm.heartbeat / 2, longest);
         self.schedule(pause, Event::Flap(links, left - 1));
     }
+}
+
+/// Links by the members at their ends, for a person.
+fn named(links: &[Link]) -> String {
+    links.iter().map(|(a, b)| format!("{}>{}", a.0, b.0)).collect::<Vec<_>>().join(" ")
 }

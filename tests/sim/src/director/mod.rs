@@ -11,12 +11,13 @@ pub mod swarm;
 mod trouble;
 mod workload;
 
-use crate::action::{Action, Command, Step};
+use crate::action::{Action, Command, Step, Wanted};
 use crate::faults::Fault;
 use crate::member::Clock;
 use crate::oracle::Violation;
-use crate::random::Random;
-use crate::world::{Effect, Setup, World};
+use crate::random::{Random, nanos};
+use crate::setup::Setup;
+use crate::world::{Effect, World};
 use network::{Link, Network};
 use operator::Operator;
 use recorder::Recorder;
@@ -153,18 +154,19 @@ impl Director {
                 founders.push(id);
             }
         }
-        let nanos = |span: Duration| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
         let setup = Setup {
             seed,
             founders,
             alpha: swarm.alpha,
-            heartbeat: nanos(swarm.heartbeat),
-            timeout: nanos(swarm.timeout),
-            leases: swarm.leases,
-            retention: swarm.retention,
-            chain_interval: swarm.chain_interval,
-            session_rows: swarm.session_rows,
-            session_idle: nanos(swarm.session_idle),
+            settings: Wanted {
+                heartbeat: nanos(swarm.heartbeat),
+                timeout: nanos(swarm.timeout),
+                leases: swarm.leases,
+                retention: swarm.retention,
+                chain_interval: swarm.chain_interval,
+                session_rows: swarm.session_rows,
+                session_idle: nanos(swarm.session_idle),
+            },
             clients: swarm.clients + swarm.watchers,
         };
         let mut director = Director {
