@@ -26,6 +26,7 @@
 //! | Nacks, unless asked for | they only make a leader stop, which is the same as delivering nothing to it |
 //! | counters of writes, views, timers, random numbers | masked in the fingerprint: no rule of agreement reads them |
 
+pub mod mail;
 pub mod member;
 pub mod model;
 pub mod print;
