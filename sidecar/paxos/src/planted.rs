@@ -74,6 +74,7 @@ bugs! {
     TrimDuringTransfer = "trim-during-a-transfer",
     ChainNotCompared = "chain-not-compared",
     LongPromiseOvertaken = "long-promise-overtaken-by-its-own-sender",
+    LongPromiseInterrupted = "long-promise-interrupted-for-another-candidate",
     GivenUpBlocks = "call-given-up-holds-up-those-behind-it",
 }
 

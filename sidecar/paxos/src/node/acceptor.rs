@@ -120,8 +120,7 @@ impl Node {
         self.views.open.insert(view, View { purpose, opened: now, chosen });
     }
 
-    /// The candidate takes the next chunk. As long as it does, this member does not campaign itself: else a backlog that
-    /// takes longer than an election timeout would never be read by anybody.
+    /// The candidate takes the next chunk.
     pub(super) fn handle_promise_more(
         &mut self,
         now: Instant,
@@ -136,9 +135,7 @@ impl Node {
             *reading = true;
             let from = *next;
             self.outputs.push_back(Output::ReadView { view, from, bytes: limits::CHUNK_BYTES });
-            if ballot == self.promised && !planted!(LongPromiseOvertaken) {
-                self.reset_election_timer(now);
-            }
+            self.note_taken(now, ballot);
         }
     }
 

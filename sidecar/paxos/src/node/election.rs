@@ -17,6 +17,8 @@ pub(super) struct Election {
     pub(super) leader: Option<Ballot>,
     /// When a leader with a quorum was last heard; a start counts as hearing one.
     heard: Instant,
+    /// When a candidate last took a chunk of this member's promise, and the candidate's ballot.
+    taken: Option<(Ballot, Instant)>,
     /// When it campaigns if it hears nothing.
     pub(super) deadline: Instant,
     /// The highest round seen anywhere.
@@ -38,6 +40,7 @@ impl Election {
         Election {
             leader: None,
             heard: now,
+            taken: None,
             deadline: now,
             round: 0,
             canvass: None,
@@ -81,6 +84,24 @@ impl Node {
         if self.election.leader.take().is_some() {
             self.outputs.push_back(Output::LeaderChanged { leader: None });
         }
+    }
+
+    /// Notes that a candidate takes this member's promise, which comes in chunks. As long as it does, this member neither
+    /// campaigns nor is willing to promise more: else a backlog that takes longer than an election timeout would
+    /// never be read by anybody, or two candidates would take turns for ever.
+    pub(super) fn note_taken(&mut self, now: Instant, ballot: Ballot) {
+        if ballot == self.promised {
+            self.election.taken = Some((ballot, now));
+            if !planted!(LongPromiseOvertaken) {
+                self.reset_election_timer(now);
+            }
+        }
+    }
+
+    /// Whether the candidate that this member has promised took a chunk within an election timeout.
+    fn is_taken_from(&self, now: Instant) -> bool {
+        let timeout = self.settings().timeout;
+        self.election.taken.is_some_and(|(ballot, at)| ballot == self.promised && now.since(at) < timeout)
     }
 
     fn has_heard(&self, now: Instant) -> bool {
@@ -150,7 +171,8 @@ impl Node {
         let handed_over = hand_over.is_some() && hand_over == self.election.leader;
         let heard = !handed_over && (self.has_heard(now) || self.leads_with_quorum(now));
         let leased = self.lease_wait(now, from, hand_over).is_some();
-        let willing = !heard && !leased && ballot > self.promised && self.damaged.is_empty();
+        let taken = self.is_taken_from(now) && !planted!(LongPromiseInterrupted);
+        let willing = !heard && !leased && !taken && ballot > self.promised && self.damaged.is_empty();
         // What this member has lost it cannot show: nobody is to wait for it before it campaigns.
         let shown = self.wanted.slots.first().map_or(self.chosen_through, |lost| lost.previous());
         let (promised, chosen_through) = (self.promised, shown);

@@ -65,6 +65,11 @@ impl Node {
         self.promised
     }
 
+    /// The ballot of its vote in `slot`, as far as it holds votes in memory: for all slots above what it has applied.
+    pub fn vote(&self, slot: Slot) -> Option<Ballot> {
+        self.rows.get(&slot).map(|row| row.ballot)
+    }
+
     /// What it does in its configuration; cheaper than the whole status.
     pub fn role(&self) -> Role {
         let Some(system) = self.system.as_ref().filter(|_| self.life == MemberState::Active) else {
