@@ -2,7 +2,7 @@
 
 use crate::coverage::Rule;
 use crate::faults::Fault;
-use crate::invariants::{epochs, leases, leaving, stream, told};
+use crate::invariants::{epochs, leases, leaving, stream, told, votes};
 use crate::member::AskedRead;
 use crate::oracle::{Outcome, Violation, violation};
 use crate::world::{Effect, World};
@@ -99,6 +99,7 @@ impl World {
                 if let Some(member) = self.members.get_mut(&id) {
                     if let Some(node) = &member.node {
                         self.snapshots.installed(id, slot, node)?;
+                        votes::kept(id, self.genesis.cluster, &member.disk, node)?;
                     }
                     // A subscriber that was behind it is told that the log begins later.
                     member.streamed = member.streamed.max(index);
@@ -210,6 +211,8 @@ impl World {
     /// The first member to apply a slot tells what kind of value it holds.
     fn count_value(&mut self, id: MemberId, applied: &Applied) -> Result<(), Violation> {
         let row = self.members.get(&id).and_then(|m| m.disk.rows().get(&applied.slot));
+        // Not what a lying disk put there.
+        let row = row.filter(|row| row.slot == applied.slot && row.is_intact(self.genesis.cluster));
         let Some(value) = row.and_then(|row| Value::decode(row.value.clone()).ok()) else { return Ok(()) };
         let ballot = row.map(|row| row.ballot);
         match value {

@@ -174,7 +174,7 @@ impl Swarm {
             rows: one_of(random, &[1, 4, 1_000]),
             pace: (timeout * pace.0 / 10, timeout * pace.1 / 10),
             lasting: one_of(random, &[timeout, timeout * 3, timeout * 6]),
-            think: one_of(random, &[ms(8), ms(120), ms(250), ms(400)]),
+            think: one_of(random, &[ms(8), ms(150), ms(300), ms(500)]),
             patience: (timeout / 3, timeout * 4),
             reads: one_of(random, &[100, 200, 500]),
             conditions: one_of(random, &[0, 100, 300]),

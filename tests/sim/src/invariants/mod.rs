@@ -17,6 +17,7 @@
 //! | no two lives of a member give one name | `names` | docs: protocol.md, "Leases and reads" |
 //! | trims rest on a quorum's snapshots and wait for who catches up | `trims` | docs: protocol.md, "Snapshots, checkpoints, trim" |
 //! | an installed snapshot is the whole state, the same bytes everywhere | `snapshots` | docs: protocol.md, "Snapshots", install |
+//! | an install keeps votes above its slot | `votes` | docs: protocol.md, "Snapshots", install |
 //! | a batch behind a higher LeaderStart adds nothing | `epochs` | docs: decisions/0002 |
 //! | a row that was lost bars promises until it heals | `leaving` | docs: protocol.md, "Integrity" |
 //! | a subscriber's stream has no hole and no repeat | `stream` | docs: reliability.md, fault 43 |
@@ -35,4 +36,5 @@ pub mod snapshots;
 pub mod stream;
 pub mod told;
 pub mod trims;
+pub mod votes;
 pub mod whole_promises;
