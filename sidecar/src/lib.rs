@@ -9,6 +9,7 @@ pub mod member;
 pub mod outside;
 pub mod server;
 pub mod shared;
+pub mod space;
 pub mod storage;
 pub mod telemetry;
 pub mod transport;

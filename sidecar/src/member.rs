@@ -7,6 +7,7 @@ use crate::server::health::{self, Health};
 use crate::server::listen::{self, ListenError};
 use crate::server::{Callers, CheckpointsService, ClusterService, ConsumersService, Guard, LogService};
 use crate::shared::Shared;
+use crate::space::{Room, Space};
 use crate::storage::{self, Opened, StorageError};
 use crate::telemetry::Metrics;
 use crate::transport::tls::{Tls, TlsError};
@@ -16,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use synod_paxos::status::MemberState;
-use synod_paxos::{ClusterId, MemberId};
+use synod_paxos::{AdminCommand, ClusterId, MemberId};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -31,8 +32,10 @@ pub const ADMIN_SOCKET: &str = "admin.sock";
 const ADMIN_MODE: u32 = 0o600;
 /// How long open calls may take to end once the process is going down.
 const DRAIN: Duration = Duration::from_secs(5);
-/// Between two looks at the free space.
-const SPACE_PAUSE: Duration = Duration::from_secs(1);
+/// Between two looks at the free space: near a bound, and else.
+const SPACE_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// How long handing leadership over to a member with space may take.
+const SPACE_PATIENCE: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// How to run a member.
@@ -164,6 +167,9 @@ impl Member {
         let peer_address = peer_listener
             .local_addr()
             .map_err(|source| ListenError::System { place: config.peer_listen.to_string(), source })?;
+        let space = Space::new(&config.data_dir, config.disk_reserve);
+        // What cannot be removed is found by the opening.
+        drop(space.give_up_ballast());
         let disk = open_disk(&config).await?;
         let identity = identity(&config, &disk, peer_address);
         tracing::info!(
@@ -176,7 +182,7 @@ impl Member {
         let identity = watch::Sender::new(identity);
         let metrics = Arc::new(Metrics::default());
         let (driver, handle) = Driver::start(disk, identity.clone(), metrics.clone())?;
-        let shared = Arc::new(Shared::new(handle, identity));
+        let shared = Arc::new(Shared::new(handle, identity, space.clone()));
         let context = Context::new(shared.clone(), tls.clone());
         let checkpoints =
             Checkpoints::open(context.clone(), metrics.clone(), &config.data_dir, config.disk_reserve);
@@ -189,7 +195,7 @@ impl Member {
         };
         let supervisor = tokio::spawn(supervisor.run(driver, renewal_queue).in_current_span());
         let admin = AdminService::new(shared.clone(), renewals);
-        let services = Services { admin, guard: Guard::default(), checkpoints };
+        let services = Services { admin, guard: Guard::new(space), checkpoints };
         let (servers, bound) = (Vec::new(), Vec::new());
         let mut member = Member { shared, supervisor, tasks, servers, bound, config, peer_address };
         if let Err(error) = member.listen(&context, peer_listener, &services).await {
@@ -266,21 +272,13 @@ impl Member {
     }
 
     fn background(&mut self, context: &Context, services: Services) {
-        let Services { guard, checkpoints, admin: _ } = services;
+        let Services { checkpoints, guard: _, admin: _ } = services;
         let keeper = Keeper::new(checkpoints);
         self.tasks.push(tokio::spawn(keeper.run().in_current_span()));
         let dialer = Dialer::new(context.clone(), self.config.peers.clone());
         self.tasks.push(tokio::spawn(dialer.run().in_current_span()));
-        let (dir, reserve) = (self.config.data_dir.clone(), self.config.disk_reserve);
-        guard.look_at_disk(&dir, reserve);
-        let watching = async move {
-            let mut pause = tokio::time::interval(SPACE_PAUSE);
-            loop {
-                pause.tick().await;
-                guard.look_at_disk(&dir, reserve);
-            }
-        };
-        self.tasks.push(tokio::spawn(watching.in_current_span()));
+        self.shared.space().look();
+        self.tasks.push(tokio::spawn(watch_space(self.shared.clone()).in_current_span()));
     }
 
     /// The running core.
@@ -334,6 +332,35 @@ impl Drop for Member {
         self.shared.close();
         self.shared.handle().stop();
         self.tasks.iter().chain(&self.servers).for_each(JoinHandle::abort);
+    }
+}
+
+/// Looks at the disk again and again, and keeps what the peers say of theirs in view: where only the leader's is full,
+/// another leads (docs: reliability.md, fault 11).
+async fn watch_space(shared: Arc<Shared>) {
+    let space = shared.space();
+    let mut was_full = false;
+    loop {
+        space.look();
+        let is_far = space.keep_ballast() && space.is_far();
+        tokio::time::sleep(if is_far { SPACE_PAUSES.1 } else { SPACE_PAUSES.0 }).await;
+        let is_full = space.room() >= Room::Full || space.is_any_peer_full();
+        if !is_full && !was_full {
+            continue;
+        }
+        was_full = is_full;
+        let Ok(report) = shared.handle().status().await else { continue };
+        let configuration = report.configuration.as_ref().map(|(configuration, _)| configuration);
+        let (Some(to), Some(cluster)) = (space.judge(&report.status, configuration), report.status.cluster)
+        else {
+            continue;
+        };
+        tracing::warn!(%to, "this disk is full: a member with space is to lead");
+        let command = AdminCommand::TransferLeader { cluster, to: Some(to) };
+        let deadline = tokio::time::Instant::now() + SPACE_PATIENCE;
+        if let Err(error) = shared.handle().admin(command, deadline).await {
+            tracing::info!(%error, "leadership was not handed over");
+        }
     }
 }
 

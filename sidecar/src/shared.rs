@@ -1,6 +1,7 @@
 //! The running core as the servers and the transport see it: `Renew` puts another one in its place.
 
 use crate::driver::Handle;
+use crate::space::Space;
 use crate::transport::Identity;
 use std::sync::{PoisonError, RwLock};
 use tokio::sync::watch;
@@ -20,12 +21,18 @@ pub struct Shared {
     handle: RwLock<Handle>,
     identity: watch::Sender<Identity>,
     phase: watch::Sender<Phase>,
+    space: Space,
 }
 
 impl Shared {
     /// Around the first core.
-    pub fn new(handle: Handle, identity: watch::Sender<Identity>) -> Shared {
-        Shared { handle: RwLock::new(handle), identity, phase: watch::Sender::new(Phase::Running) }
+    pub fn new(handle: Handle, identity: watch::Sender<Identity>, space: Space) -> Shared {
+        Shared { handle: RwLock::new(handle), identity, phase: watch::Sender::new(Phase::Running), space }
+    }
+
+    /// The space on the disk.
+    pub fn space(&self) -> &Space {
+        &self.space
     }
 
     /// The core that runs now.

@@ -67,6 +67,15 @@ pub(super) async fn status(options: Options) -> anyhow::Result<()> {
     }
     row("Last index", status.last_index.to_string());
     row("Chosen slots", format!("{} (on disk {})", status.chosen_through, status.durable_through));
+    if let Some(disk) = &status.disk {
+        let room = match disk.room {
+            "low" => ", low: make the volume larger or keep less of the log",
+            "full" => ", full: appends are refused",
+            "spent" => ", full: half of the reserve is used up",
+            _ => "",
+        };
+        row("Disk", format!("{} MiB free{room}", disk.free_bytes >> 20));
+    }
     row("Starts", status.incarnation.to_string());
     row("Version", status.version);
     print(&table)

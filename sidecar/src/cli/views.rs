@@ -173,7 +173,30 @@ pub(super) struct Status {
     pub(super) settings: Option<Settings>,
     pub(super) lease: bool,
     pub(super) reads_under_lease: u64,
+    pub(super) disk: Option<Disk>,
     pub(super) version: String,
+}
+
+/// The space on the member's disk.
+#[derive(Debug, Serialize)]
+pub(super) struct Disk {
+    pub(super) free_bytes: u64,
+    pub(super) reserve_bytes: u64,
+    /// `plenty`, `low`, `full` or `spent`.
+    pub(super) room: &'static str,
+}
+
+impl From<&v1::Disk> for Disk {
+    fn from(wire: &v1::Disk) -> Disk {
+        let room = match wire.room() {
+            v1::Room::Unspecified => "unknown",
+            v1::Room::Plenty => "plenty",
+            v1::Room::Low => "low",
+            v1::Room::Full => "full",
+            v1::Room::Spent => "spent",
+        };
+        Disk { free_bytes: wire.free_bytes, reserve_bytes: wire.reserve_bytes, room }
+    }
 }
 
 impl From<&v1::StatusResponse> for Status {
@@ -216,6 +239,7 @@ impl From<&v1::StatusResponse> for Status {
             settings: wire.settings.as_ref().map(Settings::from),
             lease: wire.lease,
             reads_under_lease: wire.reads_under_lease,
+            disk: wire.disk.as_ref().map(Disk::from),
             version: wire.version.clone(),
         }
     }

@@ -24,7 +24,7 @@ pub(super) async fn status(shared: &Shared) -> Result<StatusResponse, Status> {
     let report = shared.handle().status().await;
     let report = report.map_err(|error| failure::status(failure::unanswered(&error)))?;
     let identity = shared.identity().borrow().clone();
-    Ok(convert::status(&report, &identity))
+    Ok(convert::status(&report, &identity, shared.space()))
 }
 
 pub(super) async fn history(shared: &Shared) -> Result<HistoryResponse, Status> {

@@ -1,6 +1,7 @@
 //! The core's view in the wire's words.
 
 use crate::driver::{History, Report};
+use crate::space::{Room, Space};
 use crate::transport::Identity;
 use crate::transport::wire::ballot_out;
 use bytes::Bytes;
@@ -80,7 +81,7 @@ fn role(role: Role) -> v1::Role {
     }
 }
 
-pub(super) fn status(report: &Report, identity: &Identity) -> v1::StatusResponse {
+pub(super) fn status(report: &Report, identity: &Identity, space: &Space) -> v1::StatusResponse {
     let status = &report.status;
     let (latest, in_force) = match &report.configuration {
         Some((latest, in_force)) => (Some(latest), *in_force),
@@ -131,7 +132,18 @@ pub(super) fn status(report: &Report, identity: &Identity) -> v1::StatusResponse
         settings: status.settings.as_ref().map(settings),
         lease: status.lease,
         reads_under_lease: status.reads_under_lease,
+        disk: Some(disk(space)),
     }
+}
+
+fn disk(space: &Space) -> v1::Disk {
+    let room = match space.room() {
+        Room::Plenty => v1::Room::Plenty,
+        Room::Low => v1::Room::Low,
+        Room::Full => v1::Room::Full,
+        Room::Spent => v1::Room::Spent,
+    };
+    v1::Disk { free_bytes: space.free(), reserve_bytes: space.reserve(), room: room.into() }
 }
 
 /// Settings as they are in force.

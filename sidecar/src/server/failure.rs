@@ -2,6 +2,7 @@
 //! people, and whether it is certain that nothing was appended.
 
 use crate::driver::Unanswered;
+use crate::space::NoRoom;
 use crate::storage::StorageError;
 use prost::Message;
 use synod_paxos::configuration::ChangeRefused;
@@ -47,13 +48,16 @@ pub fn stopping() -> Failure {
     }
 }
 
-/// The disk has no space for more.
-pub fn disk_full() -> Failure {
-    refused(
-        Code::ResourceExhausted,
-        "disk-full",
-        "the disk of this member is almost full, nothing was appended: make the volume larger or trim the log",
-    )
+/// No disk has space for more.
+pub fn disk_full(why: NoRoom) -> Failure {
+    let whose = match why {
+        NoRoom::Own => "the disk of this member is",
+        NoRoom::Leader => "the disk of the leader is",
+        NoRoom::Quorum => "the disks of too many members are",
+    };
+    let message =
+        format!("{whose} almost full, nothing was appended: make the volume larger or trim the log");
+    refused(Code::ResourceExhausted, "disk-full", message)
 }
 
 /// The bounds of a call, as a failure.

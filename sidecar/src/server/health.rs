@@ -3,6 +3,7 @@
 use super::{CONNECTIONS, convert};
 use crate::driver::Report;
 use crate::shared::Shared;
+use crate::space::{Room, Space};
 use crate::telemetry::Metrics;
 use axum::Router;
 use axum::extract::State;
@@ -176,7 +177,30 @@ fn registry(running: &Running, report: &Report) -> Registry {
     registry.register("commit_batches", "Write batches of the core", metrics.commit_batches.clone());
     registry.register("commit_seconds", "Time of a disk transaction", metrics.commit_seconds.clone());
     checkpoints(&mut registry, metrics);
+    disk(&mut registry, running.shared.space());
     registry
+}
+
+fn disk(registry: &mut Registry, space: &Space) {
+    let mut gauge = |name: &str, help: &str, value: u64| {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        registry.register(name, help, gauge);
+    };
+    gauge("disk_free_bytes", "Bytes that are free on the disk", space.free());
+    gauge("disk_reserve_bytes", "Free bytes below which appends are refused", space.reserve());
+    gauge(
+        "disk_low",
+        "Whether less than four times the reserve is free",
+        u64::from(space.room() >= Room::Low),
+    );
+    gauge(
+        "disk_full",
+        "Whether appends are refused because of this disk",
+        u64::from(space.room() >= Room::Full),
+    );
+    let refused = u64::from(space.refuses().is_some());
+    gauge("appends_refused_disk_full", "Whether appends are refused here because of any disk", refused);
 }
 
 fn checkpoints(registry: &mut Registry, metrics: &Metrics) {

@@ -20,9 +20,8 @@ pub use cluster::ClusterService;
 pub use consumers::ConsumersService;
 pub use log::LogService;
 
-use std::path::Path;
+use crate::space::Space;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use synod_proto::v1::Failure;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::transport::server::UdsConnectInfo;
@@ -36,19 +35,18 @@ pub const CONNECTIONS: usize = 1_024;
 /// What may be taken on.
 #[derive(Clone, Debug)]
 pub struct Guard {
-    disk_full: Arc<AtomicBool>,
+    space: Space,
     subscribers: Arc<Semaphore>,
 }
 
-impl Default for Guard {
-    fn default() -> Guard {
-        Guard { disk_full: Arc::default(), subscribers: Arc::new(Semaphore::new(SUBSCRIBERS)) }
-    }
-}
-
 impl Guard {
+    /// Takes on what there is space for.
+    pub fn new(space: Space) -> Guard {
+        Guard { space, subscribers: Arc::new(Semaphore::new(SUBSCRIBERS)) }
+    }
+
     fn may_append(&self) -> Result<(), Box<Failure>> {
-        if self.disk_full.load(Ordering::Relaxed) { Err(Box::new(failure::disk_full())) } else { Ok(()) }
+        self.space.refuses().map_or(Ok(()), |why| Err(Box::new(failure::disk_full(why))))
     }
 
     fn subscriber(&self) -> Result<OwnedSemaphorePermit, Box<Failure>> {
@@ -57,20 +55,6 @@ impl Guard {
                 format!("{SUBSCRIBERS} subscribers are connected already: end some, or use another member");
             Box::new(failure::refused(Code::ResourceExhausted, "subscribers", message))
         })
-    }
-
-    /// Looks whether `dir` has less free space than `reserve` bytes: then appends are refused, while what
-    /// is there is still read, and voted on, from what is kept in reserve.
-    pub fn look_at_disk(&self, dir: &Path, reserve: u64) {
-        let Ok(space) = rustix::fs::statvfs(dir) else { return };
-        let full = space.f_bavail.saturating_mul(space.f_frsize) < reserve;
-        if self.disk_full.swap(full, Ordering::Relaxed) != full {
-            if full {
-                tracing::error!(dir = %dir.display(), reserve, "the disk is almost full: appends are refused");
-            } else {
-                tracing::info!(dir = %dir.display(), "the disk has space again: appends are taken");
-            }
-        }
     }
 }
 

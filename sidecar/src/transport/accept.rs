@@ -93,6 +93,7 @@ async fn receive(
         };
         let Ok(Some(frame)) = frame else { return };
         let Some(Frame::Envelope(envelope)) = frame.frame else { continue };
+        let disk_full = envelope.disk_full;
         let incoming = match wire::decode(envelope) {
             Ok(incoming) => incoming,
             Err(error) => {
@@ -111,6 +112,11 @@ async fn receive(
         let is_ours = cluster.is_some_and(|(cluster, _)| cluster == incoming.cluster);
         if !is_ours || incoming.to != own || incoming.from != peer {
             tracing::debug!(%peer, to = %incoming.to, cluster = %incoming.cluster, "a message for somebody else is dropped");
+            continue;
+        }
+        let space = context.shared.space();
+        space.heard(peer, disk_full);
+        if space.sheds(&incoming.message) {
             continue;
         }
         if !context.handle().deliver(incoming).await {

@@ -304,8 +304,9 @@ async fn connect(context: &Context, address: &str) -> Result<(), DialError> {
     let own = identity.borrow_and_update().clone();
     // Made anew each time: the name is resolved anew, and the certificate is that of now.
     let endpoint = endpoint(context, address)?;
+    let (dropped, space) = (context.dropped.clone(), context.shared.space().clone());
     let (link, Lanes { control, data, bulk }) =
-        Link::new(NEXT_LINK.fetch_add(1, Ordering::Relaxed), context.dropped.clone());
+        Link::new(NEXT_LINK.fetch_add(1, Ordering::Relaxed), dropped, space);
     let (member, name, mut control) = open(&endpoint, Which::Control, &own, control).await?;
     if member == own.member {
         return Err(DialError::Own);

@@ -1,11 +1,12 @@
 //! The outgoing side to one peer: three bounded queues, one a stream.
 
 use super::wire;
+use crate::space::{Room, Space};
 use prost::Message as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use synod_paxos::message::{Lane, Outgoing};
-use synod_proto::v1::{PeerFrame, peer_frame::Frame};
+use synod_proto::v1::{Envelope, PeerFrame, peer_frame::Frame};
 use tokio::sync::mpsc;
 
 /// Encoded bytes that wait in one queue; what is above is dropped, and the core sends it again.
@@ -59,6 +60,7 @@ pub struct Link {
     data: Queue,
     bulk: Queue,
     dropped: Arc<AtomicU64>,
+    space: Space,
 }
 
 /// The reading ends of a link's queues.
@@ -69,12 +71,12 @@ pub(super) struct Lanes {
 }
 
 impl Link {
-    pub(super) fn new(id: u64, dropped: Arc<AtomicU64>) -> (Link, Lanes) {
+    pub(super) fn new(id: u64, dropped: Arc<AtomicU64>, space: Space) -> (Link, Lanes) {
         let (control, control_frames) = Queue::new();
         let (data, data_frames) = Queue::new();
         let (bulk, bulk_frames) = Queue::new();
         let lanes = Lanes { control: control_frames, data: data_frames, bulk: bulk_frames };
-        (Link { id, control, data, bulk, dropped }, lanes)
+        (Link { id, control, data, bulk, dropped, space }, lanes)
     }
 
     /// Names this connection among all of this process.
@@ -89,7 +91,9 @@ impl Link {
             Lane::Data => &self.data,
             Lane::Bulk => &self.bulk,
         };
-        if !queue.send(PeerFrame { frame: Some(Frame::Envelope(wire::encode(message))) }) {
+        let disk_full = self.space.room() >= Room::Full;
+        let envelope = Envelope { disk_full, ..wire::encode(message) };
+        if !queue.send(PeerFrame { frame: Some(Frame::Envelope(envelope)) }) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -97,6 +97,7 @@ pub fn encode(outgoing: &Outgoing) -> v1::Envelope {
         incarnation: outgoing.counters().incarnation.0,
         to: outgoing.to().0,
         written: outgoing.counters().written.0,
+        disk_full: false,
         message: Some(encode_message(outgoing)),
     }
 }
@@ -427,7 +428,15 @@ mod tests {
     use super::*;
 
     fn envelope(message: Option<Wire>) -> v1::Envelope {
-        v1::Envelope { cluster_id: vec![7; 16].into(), from: 1, incarnation: 2, to: 3, written: 4, message }
+        v1::Envelope {
+            cluster_id: vec![7; 16].into(),
+            from: 1,
+            incarnation: 2,
+            to: 3,
+            written: 4,
+            disk_full: false,
+            message,
+        }
     }
 
     /// docs: reliability.md, fault 53: what a peer leaves out or garbles is refused before the core.

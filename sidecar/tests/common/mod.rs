@@ -1,6 +1,9 @@
 //! Real sidecar processes on loopback, for the integration tests.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+pub mod mounts;
+
+use std::fs::File;
 use std::future::Future;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -60,6 +63,8 @@ pub struct Member {
     pub extra: Vec<String>,
     /// A program that runs the member, and its arguments.
     pub wrapper: Vec<String>,
+    /// Where what it says is added, if not to the test's own output.
+    pub said: Option<PathBuf>,
     child: Option<Child>,
 }
 
@@ -74,6 +79,7 @@ impl Member {
             peers_file: dir.join("peers"),
             extra: Vec::new(),
             wrapper: Vec::new(),
+            said: None,
             child: None,
         }
     }
@@ -111,6 +117,9 @@ impl Member {
         if !self.wrapper.is_empty() {
             command.stderr(Stdio::piped());
         }
+        if let Some(path) = &self.said {
+            command.stderr(File::options().append(true).create(true).open(path).unwrap());
+        }
         self.child = Some(command.spawn().unwrap());
     }
 
@@ -130,9 +139,15 @@ impl Member {
         self.run().stdin(Stdio::null()).output().unwrap()
     }
 
+    /// Whether its process has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some())
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
+            // One that has ended by itself is only waited for.
             child.kill().unwrap();
             child.wait().unwrap();
         }
@@ -202,18 +217,28 @@ pub struct Cluster {
 impl Cluster {
     /// Starts `count` members that know each other's addresses, and initialises nothing.
     pub async fn empty(count: usize) -> Cluster {
+        Cluster::prepared(count, |_| {}).await
+    }
+
+    /// The same, each member made ready before it starts.
+    pub async fn prepared(count: usize, mut prepare: impl FnMut(&mut Member)) -> Cluster {
         let dir = tempfile::tempdir().unwrap();
         let mut cluster = Cluster { dir, members: Vec::new(), cluster_id: uuid::Uuid::new_v4() };
         for _ in 0..count {
-            cluster.add().await;
+            cluster.add_prepared(&mut prepare).await;
         }
         cluster
     }
 
     /// Starts one more member; its address goes into the peers file, which the others read again.
     pub async fn add(&mut self) -> usize {
+        self.add_prepared(|_| {}).await
+    }
+
+    async fn add_prepared(&mut self, prepare: impl FnOnce(&mut Member)) -> usize {
         let number = self.members.len();
         let mut member = Member::new(self.dir.path(), &format!("n{number}"));
+        prepare(&mut member);
         self.members.push(Member::new(self.dir.path(), "unused"));
         std::mem::swap(&mut self.members[number], &mut member);
         let addresses: String = self.members.iter().map(|m| format!("{}\n", m.peer)).collect();
@@ -226,11 +251,16 @@ impl Cluster {
     /// Starts and initialises.
     pub async fn of(count: usize) -> Cluster {
         let cluster = Cluster::empty(count).await;
-        cluster.initialize().await;
-        for member in &cluster.members {
+        cluster.form().await;
+        cluster
+    }
+
+    /// Initialises, and waits until all are ready.
+    pub async fn form(&self) {
+        self.initialize().await;
+        for member in &self.members {
             member.ready().await;
         }
-        cluster
     }
 
     pub async fn initialize(&self) {

@@ -191,6 +191,7 @@ fn rare_messages(state: &Bytes) -> Vec<Seed> {
             incarnation: 1,
             to: 2,
             written: 3,
+            disk_full: false,
             message: Some(message),
         };
         let frame = v1::PeerFrame { frame: Some(v1::peer_frame::Frame::Envelope(envelope)) };
