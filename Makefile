@@ -72,8 +72,10 @@ search: rust ## Visit every state of small clusters: make search SEARCH_ARGS='--
 fuzz: rust $(FUZZ) ## Throw bytes at every decoder, FOR each: make fuzz FOR=10m
 	@CARGO_FUZZ='$(FUZZ)' fuzz/run '$(FOR)' $(TARGETS)
 
-torture: rust ## Kill and pause real members under load: make torture FOR=20m
-	@SYNOD_TORTURE='$(FOR)' cargo test --quiet --release --locked --package synod-sidecar --test torture -- --nocapture
+TORTURE := cargo test --quiet --release --locked --package synod-sidecar --test torture -- --nocapture
+
+torture: rust ## Kill, pause, stall and fill real members under load: make torture FOR=20m
+	@SYNOD_TORTURE='$(FOR)' $(TORTURE) nothing_acknowledged
 
 cover: rust $(TARPAULIN) ## Which lines of sidecar/paxos the core's tests and some simulated seeds run
 	@'$(TARPAULIN)' tarpaulin --packages synod-paxos synod-sim --tests --engine llvm --skip-clean --locked \

@@ -1,0 +1,167 @@
+//! What is done to the processes and their disks.
+
+use crate::common::mounts::{Filler, Mounts, free, stand_still};
+use crate::common::{Cluster, Member, until};
+use crate::load::{Load, Report};
+use rustix::process::{Pid, Signal, kill_process};
+use std::time::Duration;
+
+pub(crate) const MEMBERS: usize = 3;
+/// The disks, in MiB; what is not written takes nothing.
+const MEMORY: u64 = 2_048;
+const DISK: u64 = 4_096;
+/// Kept in reserve on each.
+const RESERVE: u64 = 8 << 20;
+
+/// Three members under load, the first with its disk in memory, the others on a file system of their own each.
+pub(crate) struct Torture {
+    /// Before the mounts, so that the processes end first.
+    pub(crate) cluster: Cluster,
+    mounts: Mounts,
+    seed: u64,
+    pub(crate) report: Report,
+}
+
+/// A small generator: which member, and which fault, need no more.
+fn next(seed: &mut u64, below: u64) -> u64 {
+    *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    (*seed >> 33) % below
+}
+
+fn signal(member: &Member, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(member.process()).unwrap()).unwrap();
+    kill_process(pid, signal).unwrap();
+}
+
+impl Torture {
+    pub(crate) async fn start(seed: u64) -> Torture {
+        let mounts = Mounts::new();
+        let mut number = 0;
+        let cluster = Cluster::prepared(MEMBERS, |member| {
+            let at = member.data_dir.clone();
+            member.said = Some(at.with_extension("said"));
+            member.extra = vec!["--disk-reserve".to_owned(), RESERVE.to_string()];
+            if number == 0 {
+                member.data_dir = mounts.memory(&at, MEMORY);
+            } else if mounts.can_stand_still() {
+                member.data_dir = mounts.disk(&at, DISK);
+            }
+            number += 1;
+        })
+        .await;
+        cluster.form().await;
+        Torture { cluster, mounts, seed, report: Report::default() }
+    }
+
+    /// Whether disks can stand still here, and be filled other than in memory.
+    pub(crate) fn has_disks(&self) -> bool {
+        self.mounts.can_stand_still()
+    }
+
+    fn pick(&mut self, below: u64) -> u64 {
+        next(&mut self.seed, below)
+    }
+
+    fn pause(&mut self, from: u64, through: u64) -> Duration {
+        Duration::from_millis(from + next(&mut self.seed, through - from))
+    }
+
+    /// One fault, chosen by the seed.
+    pub(crate) async fn strike(&mut self, load: &Load) {
+        let victim = usize::try_from(self.pick(MEMBERS as u64)).unwrap();
+        match self.pick(40) {
+            0..=2 => self.power_loss(),
+            3..=6 => self.freeze(victim).await,
+            7..=8 if self.has_disks() => self.stall(1 + victim % 2).await,
+            9 => self.fill_one(if self.has_disks() { victim } else { 0 }, load).await,
+            10 if self.has_disks() => self.fill_all(load).await,
+            // Killed again while it recovers (docs: reliability.md, fault 13).
+            11..=14 => {
+                self.kill(victim);
+                self.kill(victim);
+            }
+            _ => self.kill(victim),
+        }
+    }
+
+    pub(crate) fn kill(&mut self, victim: usize) {
+        self.cluster.members[victim].kill();
+        self.cluster.members[victim].start();
+        self.report.kills += 1;
+    }
+
+    /// Every process ends at once (docs: reliability.md, fault 10).
+    fn power_loss(&mut self) {
+        self.cluster.members.iter_mut().for_each(Member::kill);
+        self.cluster.members.iter_mut().for_each(Member::start);
+        self.report.kills += MEMBERS as u64;
+    }
+
+    /// A pause, longer than an election timeout or shorter (docs: reliability.md, fault 22).
+    pub(crate) async fn freeze(&mut self, victim: usize) {
+        let pause = self.pause(300, 2_500);
+        signal(&self.cluster.members[victim], Signal::STOP);
+        tokio::time::sleep(pause).await;
+        signal(&self.cluster.members[victim], Signal::CONT);
+        self.report.pauses += 1;
+    }
+
+    /// A disk whose writes and syncs stand still (docs: reliability.md, fault 12); the others go on. Now and then the
+    /// process is killed meanwhile.
+    pub(crate) async fn stall(&mut self, victim: usize) {
+        let (pause, dies) = (self.pause(500, 3_000), self.pick(3) == 0);
+        let mut ending = stand_still(&self.cluster.members[victim].data_dir, pause.as_secs_f64());
+        // It dies as soon as its disk answers.
+        if dies {
+            signal(&self.cluster.members[victim], Signal::KILL);
+        }
+        let ended = tokio::task::spawn_blocking(move || ending.wait()).await.unwrap().unwrap();
+        assert!(ended.success(), "the disk still stands still");
+        if dies {
+            self.kill(victim);
+        }
+        self.report.stalls += 1;
+    }
+
+    /// A disk without a byte left: whatever its member does, the others go on, and it is back when there is space
+    /// (docs: reliability.md, fault 11).
+    pub(crate) async fn fill_one(&mut self, victim: usize, load: &Load) {
+        let member = &mut self.cluster.members[victim];
+        let filler = Filler::new(&member.data_dir, 0);
+        self.report.full_disks += 1;
+        load.advance().await;
+        let member = &mut self.cluster.members[victim];
+        if member.has_ended() {
+            // It starts from what it had in reserve.
+            member.start();
+            member.answers().await;
+        }
+        load.advance().await;
+        drop(filler);
+        let member = &mut self.cluster.members[victim];
+        if member.has_ended() {
+            member.start();
+        }
+        member.ready().await;
+    }
+
+    /// Too little is left on two disks: appends are refused everywhere, reads are answered, and all goes on when there
+    /// is space.
+    pub(crate) async fn fill_all(&mut self, load: &Load) {
+        let fillers: Vec<_> =
+            self.cluster.members[1..].iter().map(|m| Filler::new(&m.data_dir, RESERVE / 4 * 3)).collect();
+        self.report.full_disks += fillers.len() as u64;
+        load.is_refused().await;
+        for member in &self.cluster.members {
+            let tail = || async { member.client().tail(synod_client::Consistency::Linearizable).await };
+            until("reads go on", tail).await;
+        }
+        drop(fillers);
+        load.advance().await;
+    }
+
+    /// For progress.
+    pub(crate) fn space(&self) -> u64 {
+        self.cluster.members.iter().map(|member| free(&member.data_dir)).min().unwrap_or_default()
+    }
+}

@@ -1,0 +1,105 @@
+//! Real processes killed and paused under load, on disks that stand still and fill up (docs: reliability.md, layers of
+//! testing, 5; faults 1, 10 to 13, 22, 39).
+//!
+//! In `make test` for a few of each; `make torture` sets `SYNOD_TORTURE` to how long it goes on and has the report
+//! written to `target/torture/report.json`.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod faults;
+mod load;
+
+use faults::Torture;
+use load::Load;
+use serde::Serialize;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const WRITERS: usize = 6;
+/// Kills of a run without `SYNOD_TORTURE`.
+const KILLS: u64 = 12;
+/// Between two lines of progress.
+const PROGRESS: Duration = Duration::from_secs(15);
+
+/// `90s`, `20m` or `1h`.
+fn seconds(span: &str) -> u64 {
+    let (number, unit) = span.split_at(span.len() - 1);
+    let number: u64 = number.parse().expect("SYNOD_TORTURE is a number with s, m or h behind it");
+    match unit {
+        "s" => number,
+        "m" => number * 60,
+        "h" => number * 3_600,
+        _ => panic!("SYNOD_TORTURE={span}: use 90s, 20m or 1h"),
+    }
+}
+
+/// Writes a report where `make` looks for it.
+fn save(name: &str, report: &impl Serialize) {
+    let json = serde_json::to_string_pretty(report).unwrap();
+    println!("{json}");
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/torture");
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join(name), json).unwrap();
+}
+
+/// Property: an acknowledged append is in every member's log, once, at its index and in its writer's order, and what
+/// was refused for certain is in none, whatever happened to processes and disks (docs: protocol.md, first paragraph).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_when_processes_die() {
+    let wanted = std::env::var("SYNOD_TORTURE").ok().map(|span| seconds(&span));
+    let seed = std::env::var("SYNOD_TORTURE_SEED").map_or(1, |seed| seed.parse().expect("a number"));
+    let (began, mut told) = (Instant::now(), Instant::now());
+    let mut torture = Torture::start(seed).await;
+    if !torture.has_disks() {
+        println!("no disk stands still here: that takes root and loop devices");
+    }
+    let load = Load::start(&torture.cluster.members, WRITERS);
+    if wanted.is_none() {
+        // One of each kind, whatever the seed chooses.
+        load.advance().await;
+        torture.freeze(1).await;
+        if torture.has_disks() {
+            torture.stall(2).await;
+            torture.fill_all(&load).await;
+        }
+        torture.fill_one(0, &load).await;
+    }
+    loop {
+        let over = match wanted {
+            Some(seconds) => began.elapsed().as_secs() >= seconds,
+            None => torture.report.kills >= KILLS,
+        };
+        if over {
+            break;
+        }
+        load.advance().await;
+        match wanted {
+            Some(_) => torture.strike(&load).await,
+            None => torture.kill(usize::try_from(torture.report.kills).unwrap() % faults::MEMBERS),
+        }
+        if wanted.is_some() && told.elapsed() > PROGRESS {
+            told = Instant::now();
+            let (report, free) = (&torture.report, torture.space() >> 20);
+            println!(
+                "{:>5} s: {} kills, {} pauses, {} stalls, {} full disks, {} acknowledged, {free} MiB free",
+                began.elapsed().as_secs(),
+                report.kills,
+                report.pauses,
+                report.stalls,
+                report.full_disks,
+                load.acknowledged()
+            );
+        }
+    }
+    load.advance().await;
+    let mut report = torture.report.clone();
+    load.judge(&torture.cluster.members, &mut report).await;
+    report.seconds = began.elapsed().as_secs();
+    println!("{report:?}");
+    if wanted.is_some() {
+        save("report.json", &report);
+    }
+    assert_eq!((report.lost, report.duplicated, report.reordered), (0, 0, 0));
+    assert_eq!(report.found, report.acknowledged * faults::MEMBERS as u64);
+}
