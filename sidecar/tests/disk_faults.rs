@@ -6,7 +6,7 @@
 mod medium;
 
 use bytes::Bytes;
-use medium::{Disk, Image, Operation, old_state, write_old};
+use medium::{Disk, Image, Operation, Power, old_state, write_old};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use synod_paxos::message::Counters;
@@ -138,67 +138,6 @@ fn check(image: Image, acknowledged: Option<&DurableState>, under_way: Option<&D
     let state = shown(&opened);
     let whole = [Some(acknowledged), under_way].into_iter().flatten().cloned().map(booted);
     assert!(whole.into_iter().any(|whole| whole == state), "{what}: {state:?}");
-}
-
-fn is_of_directory(operation: &Operation) -> bool {
-    matches!(operation, Operation::Create { .. } | Operation::Rename { .. } | Operation::Remove { .. })
-}
-
-/// What is on the disk for certain, and what was asked for behind that.
-#[derive(Default)]
-struct Power {
-    synced: Image,
-    behind: Vec<Operation>,
-}
-
-impl Power {
-    fn ask(&mut self, operation: &Operation) {
-        let lasts = |behind: &Operation| match (operation, behind) {
-            (Operation::SyncDirectory, behind) => is_of_directory(behind),
-            (
-                Operation::Sync { file },
-                Operation::Write { file: other, .. } | Operation::SetLength { file: other, .. },
-            ) => file == other,
-            _ => false,
-        };
-        if matches!(operation, Operation::Sync { .. } | Operation::SyncDirectory) {
-            for operation in self.behind.extract_if(.., |behind| lasts(behind)) {
-                self.synced.apply(&operation);
-            }
-        } else {
-            self.behind.push(operation.clone());
-        }
-    }
-
-    /// The images that a cut may leave: all that is synced, and of what is behind any.
-    fn cuts(&self) -> Vec<(&'static str, Image)> {
-        let with = |operations: &mut dyn Iterator<Item = &Operation>| {
-            let mut image = self.synced.clone();
-            operations.for_each(|operation| image.apply(operation));
-            image
-        };
-        let behind = &self.behind;
-        let mut images = vec![("lost", self.synced.clone())];
-        if let Some((last, before)) = behind.split_last() {
-            images.push(("kept", with(&mut behind.iter())));
-            if let Operation::Write { file, offset, data } = last {
-                let half =
-                    Operation::Write { file: *file, offset: *offset, data: data[..data.len() / 2].to_vec() };
-                images.push(("torn", with(&mut before.iter().chain([&half]))));
-            }
-            if behind.len() > 1 {
-                images.push(("reordered, the last alone", with(&mut [last].into_iter())));
-                images.push(("reordered, every second", with(&mut behind.iter().skip(1).step_by(2))));
-            }
-            if behind.iter().any(is_of_directory) && !behind.iter().all(is_of_directory) {
-                let names = with(&mut behind.iter().filter(|behind| is_of_directory(behind)));
-                images.push(("reordered, names alone", names));
-                let bytes = with(&mut behind.iter().filter(|behind| !is_of_directory(behind)));
-                images.push(("reordered, bytes alone", bytes));
-            }
-        }
-        images
-    }
 }
 
 /// Cuts the power at every point of a life that begins with what `disk` holds.

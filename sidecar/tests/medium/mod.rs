@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use synod_paxos::message::Counters;
 use synod_paxos::{ClusterId, DurableState, Genesis, Incarnation, MemberId, Row, Slot, WriteCounter};
 use synod_sidecar::storage::Files;
@@ -134,6 +135,14 @@ pub(crate) struct Medium {
     pub(crate) fails_at: Option<usize>,
     /// There is no space for a file's growth.
     pub(crate) full: bool,
+    /// There is no space for any write.
+    pub(crate) spent: bool,
+    /// Each sync takes so long.
+    pub(crate) sync_takes: Duration,
+    /// Syncs do not return.
+    pub(crate) stands_still: bool,
+    /// Syncs that wait for that to end.
+    pub(crate) waiting: usize,
 }
 
 /// A disk in memory.
@@ -158,12 +167,26 @@ impl Disk {
         Arc::new(self.clone())
     }
 
+    /// What a sync waits for.
+    fn wait(&self) {
+        let takes = self.medium().sync_takes;
+        std::thread::sleep(takes);
+        self.medium().waiting += 1;
+        while self.medium().stands_still {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.medium().waiting -= 1;
+    }
+
     /// What it holds, and how it behaves.
     pub(crate) fn medium(&self) -> MutexGuard<'_, Medium> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ask(&self, operation: Operation) -> io::Result<()> {
+        if matches!(operation, Operation::Sync { .. }) {
+            self.wait();
+        }
         let mut medium = self.medium();
         let number = medium.asked;
         medium.asked += 1;
@@ -174,6 +197,9 @@ impl Disk {
             && let Operation::SetLength { file, length } = &operation
             && *length > medium.image.files[file].len() as u64
         {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        if medium.spent && matches!(operation, Operation::Write { .. } | Operation::Create { .. }) {
             return Err(io::ErrorKind::StorageFull.into());
         }
         medium.image.apply(&operation);
@@ -240,5 +266,66 @@ impl StorageBackend for Open {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.disk.ask(Operation::Write { file: self.file, offset, data: data.to_vec() })
+    }
+}
+
+fn is_of_directory(operation: &Operation) -> bool {
+    matches!(operation, Operation::Create { .. } | Operation::Rename { .. } | Operation::Remove { .. })
+}
+
+/// What is on the disk for certain, and what was asked for behind that.
+#[derive(Default)]
+pub(crate) struct Power {
+    pub(crate) synced: Image,
+    pub(crate) behind: Vec<Operation>,
+}
+
+impl Power {
+    pub(crate) fn ask(&mut self, operation: &Operation) {
+        let lasts = |behind: &Operation| match (operation, behind) {
+            (Operation::SyncDirectory, behind) => is_of_directory(behind),
+            (
+                Operation::Sync { file },
+                Operation::Write { file: other, .. } | Operation::SetLength { file: other, .. },
+            ) => file == other,
+            _ => false,
+        };
+        if matches!(operation, Operation::Sync { .. } | Operation::SyncDirectory) {
+            for operation in self.behind.extract_if(.., |behind| lasts(behind)) {
+                self.synced.apply(&operation);
+            }
+        } else {
+            self.behind.push(operation.clone());
+        }
+    }
+
+    /// The images that a cut may leave: all that is synced, and of what is behind any.
+    pub(crate) fn cuts(&self) -> Vec<(&'static str, Image)> {
+        let with = |operations: &mut dyn Iterator<Item = &Operation>| {
+            let mut image = self.synced.clone();
+            operations.for_each(|operation| image.apply(operation));
+            image
+        };
+        let behind = &self.behind;
+        let mut images = vec![("lost", self.synced.clone())];
+        if let Some((last, before)) = behind.split_last() {
+            images.push(("kept", with(&mut behind.iter())));
+            if let Operation::Write { file, offset, data } = last {
+                let half =
+                    Operation::Write { file: *file, offset: *offset, data: data[..data.len() / 2].to_vec() };
+                images.push(("torn", with(&mut before.iter().chain([&half]))));
+            }
+            if behind.len() > 1 {
+                images.push(("reordered, the last alone", with(&mut [last].into_iter())));
+                images.push(("reordered, every second", with(&mut behind.iter().skip(1).step_by(2))));
+            }
+            if behind.iter().any(is_of_directory) && !behind.iter().all(is_of_directory) {
+                let names = with(&mut behind.iter().filter(|behind| is_of_directory(behind)));
+                images.push(("reordered, names alone", names));
+                let bytes = with(&mut behind.iter().filter(|behind| !is_of_directory(behind)));
+                images.push(("reordered, bytes alone", bytes));
+            }
+        }
+        images
     }
 }

@@ -1,5 +1,7 @@
 //! The faults of a disk: one list for the simulator's disk model and for the tests of the real storage engine, so
-//! that a fault added to one is demanded of the other.
+//! that a fault added to one is demanded of the other. Here a sweep that never met one fails
+//! (`tests/seeds.rs`); there each is done to the real storage by a `match` without a catch-all
+//! (`sidecar/tests/disk_fault_list.rs`), which does not compile until a new one has its arm.
 //!
 //! Numbers are those of the catalogue in docs: reliability.md. Each says what a member must be able to bear, and
 //! within which bound the simulator keeps it: what lies beyond is not survivable by design.
