@@ -206,9 +206,10 @@ impl From<CallRefused> for Refusal {
             CallRefused::Identity(why) => Refusal::Identity(why),
             CallRefused::Call(why) => Refusal::Call(why),
             CallRefused::Settings(why) => Refusal::Settings(why),
-            CallRefused::Compacted { .. } | CallRefused::BeyondTail { .. } | CallRefused::TooManyCursors => {
-                Refusal::Cursor(refused)
-            }
+            CallRefused::Compacted { .. }
+            | CallRefused::BeyondTail { .. }
+            | CallRefused::TooManyCursors
+            | CallRefused::NoSuchCursor => Refusal::Cursor(refused),
         }
     }
 }

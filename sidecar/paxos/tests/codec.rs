@@ -58,6 +58,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => any::<u64>().prop_map(|id| Operation::CloseSession { session: SessionId(id) }),
         1 => ("[a-z0-9-]{1,40}", any::<u64>())
             .prop_map(|(name, index)| Operation::SetCursor { name, index: Index(index) }),
+        1 => ("[a-z0-9-]{1,40}", any::<u64>())
+            .prop_map(|(name, index)| Operation::AdvanceCursor { name, index: Index(index) }),
         1 => "[a-z0-9-]{1,40}".prop_map(|name| Operation::RemoveCursor { name }),
         1 => (any::<[u64; 2]>(), any::<[u8; 32]>()).prop_map(|([index, length], digest)| {
             Operation::SaveCheckpoint(Checkpoint { index: Index(index), length, digest: Digest(digest) })

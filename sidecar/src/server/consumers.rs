@@ -10,7 +10,7 @@ use crate::shared::Shared;
 use std::sync::Arc;
 use synod_paxos::system::{CallRefused, Reply};
 use synod_paxos::value::Operation;
-use synod_paxos::{Consistency, Index, Refusal};
+use synod_paxos::{Index, Refusal};
 use synod_proto::v1::consumers_server::{Consumers, ConsumersServer};
 use synod_proto::v1::{
     AdvanceConsumerRequest, AdvanceConsumerResponse, Consumer, ListConsumersRequest, ListConsumersResponse,
@@ -36,8 +36,7 @@ impl ConsumersService {
         Explained::new(service.max_decoding_message_size(LARGEST_MESSAGE))
     }
 
-    async fn set(&self, name: String, index: Index, deadline: Instant) -> Result<u64, Refused> {
-        let operation = Operation::SetCursor { name, index };
+    async fn set(&self, operation: Operation, deadline: Instant) -> Result<u64, Refused> {
         match self.shared.handle().call_and_wait(operation, Some(deadline)).await {
             Ok(Reply::CursorSet(index)) => Ok(index.0),
             Ok(other) => unreachable!("the core answered a cursor with {other:?}"),
@@ -47,18 +46,6 @@ impl ConsumersService {
 
     async fn positions(&self, handle: &Handle) -> Result<Application, Status> {
         handle.application().await.map_err(|error| failure::status(failure::unanswered(&error)))
-    }
-
-    /// Where a registered consumer stands. This member may be behind the one that registered it: what is not
-    /// found is looked for again where every acknowledged call is seen.
-    async fn position(&self, name: &str, deadline: Instant) -> Result<Option<Index>, Status> {
-        let handle = self.shared.handle();
-        if let Some(index) = self.positions(&handle).await?.cursors.get(name) {
-            return Ok(Some(*index));
-        }
-        let point = handle.read_point(Consistency::Linearizable, deadline).await;
-        point.map_err(|error| Refused(error).status())?;
-        Ok(self.positions(&handle).await?.cursors.get(name).copied())
     }
 }
 
@@ -96,7 +83,7 @@ impl Consumers for ConsumersService {
         self.guard.may_append().map_err(|failure| failure::status(*failure))?;
         let mut wanted = index.map_or_else(|| self.shared.handle().first_index().previous(), Index);
         loop {
-            match self.set(name.clone(), wanted, deadline).await {
+            match self.set(Operation::SetCursor { name: name.clone(), index: wanted }, deadline).await {
                 Ok(index) => return Ok(Response::new(RegisterConsumerResponse { index })),
                 // Trimmed meanwhile; the log's beginning only moves on, so that this ends.
                 Err(refused) => match refused.begins_at().filter(|_| index.is_none()) {
@@ -113,12 +100,15 @@ impl Consumers for ConsumersService {
     ) -> Result<Response<AdvanceConsumerResponse>, Status> {
         let deadline = deadline::of(request.metadata());
         let AdvanceConsumerRequest { name, index } = request.into_inner();
-        if self.position(&name, deadline).await?.is_none() {
-            return Err(unknown(&name));
+        let advanced =
+            self.set(Operation::AdvanceCursor { name: name.clone(), index: Index(index) }, deadline).await;
+        match advanced {
+            Ok(index) => Ok(Response::new(AdvanceConsumerResponse { index })),
+            Err(Refused(Unanswered::Refused(Refusal::Cursor(CallRefused::NoSuchCursor)))) => {
+                Err(unknown(&name))
+            }
+            Err(refused) => Err(refused.status()),
         }
-        let set = self.set(name, Index(index), deadline).await;
-        let index = set.map_err(|refused| refused.status())?;
-        Ok(Response::new(AdvanceConsumerResponse { index }))
     }
 
     async fn remove(

@@ -79,6 +79,7 @@ fn operations() -> Vec<Operation> {
         Operation::SetCursor { name: "reader".into(), index: Index(2) },
         Operation::RemoveCursor { name: "reader".into() },
         Operation::ChangeSettings { expected_version: 1, settings: Settings::default() },
+        Operation::AdvanceCursor { name: "reader".into(), index: Index(3) },
     ]
 }
 

@@ -239,6 +239,10 @@ impl SystemState {
                 Ok(Reply::SessionClosed)
             }
             Operation::SetCursor { name, index } => self.set_cursor(name, index),
+            Operation::AdvanceCursor { name, .. } if !self.cursors.contains_key(&name) => {
+                Err(CallRefused::NoSuchCursor)
+            }
+            Operation::AdvanceCursor { name, index } => self.set_cursor(name, index),
             Operation::RemoveCursor { name } => {
                 self.cursors.remove(&name);
                 Ok(Reply::CursorRemoved)

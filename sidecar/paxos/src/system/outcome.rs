@@ -70,6 +70,9 @@ pub enum CallRefused {
     /// Too many cursors.
     #[error("there are {} cursors already: remove one first", limits::CURSORS)]
     TooManyCursors,
+    /// A cursor to move on that is not registered.
+    #[error("no cursor of that name is registered: register it first")]
+    NoSuchCursor,
 }
 
 /// What became of one call when its slot was applied.
@@ -154,7 +157,8 @@ pub(super) fn note_outcome(result: &Result<Reply, CallRefused>, w: &mut Writer) 
             | CallRefused::Settings(_)
             | CallRefused::Compacted { .. }
             | CallRefused::BeyondTail { .. }
-            | CallRefused::TooManyCursors,
+            | CallRefused::TooManyCursors
+            | CallRefused::NoSuchCursor,
         ) => w.u8(7),
     }
 }

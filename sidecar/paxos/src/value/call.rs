@@ -16,6 +16,7 @@ const SET_CURSOR: u8 = 3;
 const REMOVE_CURSOR: u8 = 4;
 const CHANGE_SETTINGS: u8 = 5;
 const SAVE_CHECKPOINT: u8 = 6;
+const ADVANCE_CURSOR: u8 = 7;
 
 const EXPECTED_INDEX: u8 = 1;
 const WITH_SESSION: u8 = 2;
@@ -57,6 +58,13 @@ pub enum Operation {
     /// Registers a cursor or moves it on; it never goes back. The log is not trimmed past it.
     SetCursor {
         /// Its name, 1 to [`limits::NAME_BYTES`] bytes.
+        name: String,
+        /// What its owner is done with.
+        index: Index,
+    },
+    /// Moves a cursor on that is registered; one that was removed stays removed.
+    AdvanceCursor {
+        /// Its name.
         name: String,
         /// What its owner is done with.
         index: Index,
@@ -250,7 +258,9 @@ impl Call {
     /// About how many bytes it takes in a batch.
     pub(super) fn encoded_bytes(&self) -> usize {
         let name = match &self.operation {
-            Operation::SetCursor { name, .. } | Operation::RemoveCursor { name } => name.len(),
+            Operation::SetCursor { name, .. }
+            | Operation::AdvanceCursor { name, .. }
+            | Operation::RemoveCursor { name } => name.len(),
             _ => 0,
         };
         192 + name + self.payload_bytes() + 4 * self.entry_count()
@@ -263,7 +273,9 @@ impl Call {
     pub fn validate(&self) -> Result<(), CallError> {
         match &self.operation {
             Operation::Append(append) => append.validate(),
-            Operation::SetCursor { name, .. } | Operation::RemoveCursor { name }
+            Operation::SetCursor { name, .. }
+            | Operation::AdvanceCursor { name, .. }
+            | Operation::RemoveCursor { name }
                 if name.is_empty() || name.len() > limits::NAME_BYTES =>
             {
                 Err(CallError::Name { bytes: name.len() })
@@ -311,6 +323,11 @@ impl Call {
                 w.bytes(name.as_bytes());
                 w.u64(index.0);
             }
+            Operation::AdvanceCursor { name, index } => {
+                w.u8(ADVANCE_CURSOR);
+                w.bytes(name.as_bytes());
+                w.u64(index.0);
+            }
             Operation::RemoveCursor { name } => {
                 w.u8(REMOVE_CURSOR);
                 w.bytes(name.as_bytes());
@@ -340,6 +357,10 @@ impl Call {
             SET_CURSOR => {
                 let name = r.text("cursor", limits::NAME_BYTES)?;
                 Operation::SetCursor { name, index: Index(r.u64()?) }
+            }
+            ADVANCE_CURSOR => {
+                let name = r.text("cursor", limits::NAME_BYTES)?;
+                Operation::AdvanceCursor { name, index: Index(r.u64()?) }
             }
             REMOVE_CURSOR => Operation::RemoveCursor { name: r.text("cursor", limits::NAME_BYTES)? },
             CHANGE_SETTINGS => {

@@ -7,7 +7,7 @@ use synod_paxos::configuration::{Change, ConfigurationEntry};
 use synod_paxos::message::Counters;
 use synod_paxos::value::{Append, Checkpoint, Identity, Operation, Value};
 use synod_paxos::{
-    Digest, Incarnation, Incoming, Index, Input, Message, Output, Reply, RequestId, SessionId, Slot,
+    Digest, Incarnation, Incoming, Index, Input, Message, Output, Refusal, Reply, RequestId, SessionId, Slot,
 };
 
 const BEAT: Duration = Duration::from_millis(100);
@@ -95,6 +95,30 @@ fn a_cursor_holds_the_trim_back() {
     let slot = state.applied.next();
     state.apply(slot, &Value::Trim { through }.encode()).unwrap();
     assert_eq!(state.trim, system.trim);
+}
+
+/// docs: socket.md, "Consumers": a late advance does not bring back what was removed, which would hold the log back for
+/// ever with nobody to move it on.
+#[test]
+fn a_cursor_that_was_removed_is_not_moved_on() {
+    let mut lab = trimming();
+    fill(&mut lab, 1..4, None);
+    let name = || "reader".to_owned();
+    let mut call = |request, operation| {
+        lab.input(1, Input::Call { request: RequestId(request), operation });
+        lab.settle();
+        lab.seat(1).other.iter().rev().find_map(|output| match output {
+            Output::CallReply { request: of, outcome } if *of == RequestId(request) => Some(outcome.clone()),
+            _ => None,
+        })
+    };
+    let set = |reply: Option<Result<Reply, Refusal>>| matches!(reply, Some(Ok(Reply::CursorSet(Index(2)))));
+    call(90, Operation::SetCursor { name: name(), index: Index(1) });
+    assert!(set(call(91, Operation::AdvanceCursor { name: name(), index: Index(2) })));
+    call(92, Operation::RemoveCursor { name: name() });
+    let late = call(93, Operation::AdvanceCursor { name: name(), index: Index(3) });
+    assert_eq!(late, Some(Err(Refusal::Cursor(synod_paxos::system::CallRefused::NoSuchCursor))));
+    assert!(lab.seat(1).node.system().unwrap().cursors.is_empty());
 }
 
 /// "The application may save a checkpoint ... for an index it has applied; above that it is refused"; the log is
