@@ -10,7 +10,7 @@ use crate::row::{self, Row};
 use crate::storage::DurableState;
 use crate::system::SystemState;
 use crate::types::{Ballot, ClusterId, Digest, Index, MemberId, Slot, WriteCounter};
-use crate::value::Value;
+use crate::value::{Checkpoint, Value};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -74,6 +74,8 @@ pub struct Plan {
     pub chosen_through: Slot,
     /// The last index that is kept.
     pub last_index: Index,
+    /// The application's checkpoints that the kept log names, by index: their files are copied beside the disk.
+    pub checkpoints: Vec<Checkpoint>,
     /// Slots behind the first hole, and the hole itself where something lies behind it.
     pub lost: Vec<LostSlot>,
     /// Voters of the newest configuration whose disks were not given: they must be destroyed.
@@ -119,6 +121,7 @@ pub fn plan(survivors: &[DurableState]) -> Result<Plan, RecoveryError> {
         kept_through,
         chosen_through: base.chosen_through.min(kept_through),
         last_index: state.last_index,
+        checkpoints: state.checkpoints.clone(),
         lost,
         missing: state.configurations.latest().voters().filter(|voter| !given(voter)).collect(),
         rows: kept,

@@ -12,6 +12,7 @@
 
 mod file;
 mod keeper;
+mod offline;
 mod pace;
 mod peer;
 mod pull;
@@ -19,6 +20,7 @@ mod save;
 mod store;
 
 pub use keeper::Keeper;
+pub use offline::{Standing, copy, look};
 pub use peer::PeerCheckpointsService;
 pub use save::Saving;
 pub use store::FOLDER;

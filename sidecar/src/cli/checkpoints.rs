@@ -2,7 +2,7 @@
 
 use super::Format;
 use super::connect::{Socket, print_json};
-use super::show::{print, table};
+use super::show::{bytes_bar, print, table};
 use super::views::hex;
 use anyhow::Context;
 use clap::{Args, Subcommand};
@@ -119,13 +119,6 @@ impl At {
     }
 }
 
-/// Shown on a terminal only, on standard error.
-fn bar(length: u64) -> anyhow::Result<ProgressBar> {
-    let bar = ProgressBar::new(length);
-    bar.set_style(ProgressStyle::with_template("{msg:9} {bar:30} {bytes} of {total_bytes}, {eta} left")?);
-    Ok(bar)
-}
-
 fn waiting(bar: &ProgressBar, message: &'static str) {
     if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
         bar.set_style(style);
@@ -169,7 +162,7 @@ async fn save(Save { at, index, file }: Save) -> anyhow::Result<()> {
         saved
     } else {
         let state = File::open(&file).await.with_context(|| format!("cannot read {}", file.display()))?;
-        let bar = bar(state.metadata().await?.len())?;
+        let bar = bytes_bar(state.metadata().await?.len())?;
         let shown = bar.clone();
         let checkpoints = at.checkpoints()?.observe(move |progress| show(&shown, progress));
         let saved = checkpoints.save(index, state).await;
@@ -180,7 +173,7 @@ async fn save(Save { at, index, file }: Save) -> anyhow::Result<()> {
 }
 
 async fn fetch(Fetch { at, index, file }: Fetch) -> anyhow::Result<()> {
-    let bar = bar(0)?;
+    let bar = bytes_bar(0)?;
     let shown = bar.clone();
     let checkpoints = at.checkpoints()?.observe(move |progress| show(&shown, progress));
     let fetched = checkpoints.fetch(index).await.map_err(|error| at.socket.explain(error))?;

@@ -7,6 +7,7 @@ mod consumers;
 mod dev;
 mod entries;
 mod offline;
+mod recover;
 mod run;
 mod show;
 mod views;
@@ -14,6 +15,10 @@ mod wait;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long a member that has stopped may take to close its disk.
+const CLOSING: Duration = Duration::from_secs(5);
 
 /// A replicated log beside your application.
 ///
@@ -62,7 +67,7 @@ enum Command {
     Export(offline::ExportOptions),
     /// Go on without a quorum that is lost for good: shows what would be kept and lost, then makes a new
     /// cluster of one member out of the survivors' directories, which stay as they are.
-    Recover(offline::RecoverOptions),
+    Recover(recover::RecoverOptions),
     /// Form a cluster and change its members, where no operator does it.
     #[command(subcommand)]
     Admin(admin::Command),
@@ -88,9 +93,15 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let serves = matches!(cli.command, Command::Run(_) | Command::Dev(_));
     let result = runtime.block_on(dispatch(cli.command));
-    // A read of standard input that nobody waits for any more must not hold the process.
-    runtime.shutdown_background();
+    if serves {
+        // What still holds the disk goes with its tasks, and the disk is closed.
+        runtime.shutdown_timeout(CLOSING);
+    } else {
+        // A read of standard input that nobody waits for any more must not hold the process.
+        runtime.shutdown_background();
+    }
     match result {
         Ok(()) => ExitCode::SUCCESS,
         // A reader that went away (`synod-sidecar tail | head`) is no fault.
@@ -124,7 +135,7 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Inspect(options) => offline::inspect(&options),
         Command::Verify(options) => offline::verify(&options),
         Command::Export(options) => offline::export(&options),
-        Command::Recover(options) => offline::recover(&options),
+        Command::Recover(options) => recover::recover(&options),
         Command::Admin(command) => admin::run(command).await,
     }
 }

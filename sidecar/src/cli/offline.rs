@@ -10,12 +10,12 @@ use comfy_table::presets;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
-use synod_paxos::recovery::{self, Plan};
+use std::path::{Path, PathBuf};
 use synod_paxos::system::SystemState;
-use synod_paxos::{Ballot, ClusterId, DurableState, Index, MemberId, Slot};
+use synod_paxos::{Ballot, DurableState, Index};
 
-use crate::storage::{self, Checked, Offline, Rows, SegmentFile};
+use crate::checkpoints::{self, Standing};
+use crate::storage::{Checked, Offline, Rows, SegmentFile};
 
 /// Entries of one read while exporting.
 const PAGE: (usize, usize) = (4_096, 4 << 20);
@@ -51,26 +51,6 @@ pub(super) struct ExportOptions {
     /// The first index to print; what was trimmed is not there.
     #[arg(long, default_value_t = 1)]
     from: u64,
-}
-
-#[derive(Clone, Debug, Args)]
-pub(super) struct RecoverOptions {
-    /// The data directory of a survivor; name each that is left.
-    #[arg(long, required = true, value_name = "DIR")]
-    from: Vec<PathBuf>,
-    /// An empty directory for the first member of the new cluster.
-    #[arg(long, value_name = "DIR")]
-    to: PathBuf,
-    /// The new member's name; on Kubernetes that of its pod, such as demo-0.
-    #[arg(long)]
-    name: String,
-    /// Do it, and attest that the named old member is destroyed and never comes back. Repeat it for each voter
-    /// whose directory is not given; without it nothing is done.
-    #[arg(long, value_name = "MEMBER")]
-    destroyed: Vec<String>,
-    /// text for people, json for programs.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
 }
 
 #[derive(Debug, Serialize)]
@@ -172,7 +152,7 @@ fn segment(segment: SegmentFile) -> Segment {
     }
 }
 
-fn print(rows: &[(&str, String)]) -> anyhow::Result<()> {
+pub(super) fn print(rows: &[(&str, String)]) -> anyhow::Result<()> {
     let mut table = show::table(presets::NOTHING);
     for (name, value) in rows {
         table.add_row(vec![(*name).to_owned(), value.clone()]);
@@ -243,10 +223,54 @@ struct Verified<'a> {
     entries: u64,
     bytes: u64,
     snapshots: u64,
+    checkpoints: u64,
+    missing_checkpoints: u64,
     damaged: &'a [String],
 }
 
-/// Reads every row; fails if one is damaged.
+/// What a directory has of the checkpoints that its log names.
+#[derive(Debug, Default)]
+struct Looked {
+    sound: u64,
+    missing: u64,
+    damaged: Vec<String>,
+}
+
+/// The state behind every row that is known to be chosen: the stored one is written now and then only. A row that cannot
+/// be read ends it; the check of the rows names it.
+fn system_at_chosen(state: DurableState) -> Option<SystemState> {
+    let mut system = match state.system.is_empty() {
+        true => SystemState::new(state.genesis.as_ref()?),
+        false => SystemState::decode(state.system).ok()?,
+    };
+    let cluster = state.genesis.as_ref()?.cluster;
+    while system.applied < state.chosen_through {
+        let slot = system.applied.next();
+        let row = state.rows.get(&slot).filter(|row| row.is_intact(cluster));
+        if row.and_then(|row| system.apply(slot, &row.value).ok()).is_none() {
+            break;
+        }
+    }
+    Some(system)
+}
+
+fn look_at_checkpoints(offline: &Offline, dir: &Path) -> anyhow::Result<Looked> {
+    let mut looked = Looked::default();
+    let Some(system) = system_at_chosen(offline.state(Rows::AboveApplied)?) else { return Ok(looked) };
+    let progress = show::bytes_bar(system.checkpoints.iter().map(|checkpoint| checkpoint.length).sum())?;
+    for checkpoint in &system.checkpoints {
+        progress.set_message(format!("checkpoint {}", checkpoint.index));
+        match checkpoints::look(dir, checkpoint, |read| progress.inc(read)) {
+            Standing::Sound => looked.sound += 1,
+            Standing::Missing => looked.missing += 1,
+            Standing::Damaged(why) => looked.damaged.push(why),
+        }
+    }
+    progress.finish_and_clear();
+    Ok(looked)
+}
+
+/// Reads every row and every checkpoint; fails if one is damaged.
 pub(super) fn verify(options: &InspectOptions) -> anyhow::Result<()> {
     let offline = options.directory.open()?;
     // What cannot be counted is named by the check.
@@ -255,12 +279,32 @@ pub(super) fn verify(options: &InspectOptions) -> anyhow::Result<()> {
     progress.set_style(style);
     let checked = offline.check(|| progress.inc(1))?;
     progress.finish_and_clear();
-    let Checked { rows, entries, bytes, snapshots, ref damaged } = checked;
+    let Checked { rows, entries, bytes, snapshots, mut damaged } = checked;
+    let checkpoints = look_at_checkpoints(&offline, &options.directory.dir).unwrap_or_else(|error| Looked {
+        damaged: vec![format!("what the log names as checkpoints: {error}")],
+        ..Looked::default()
+    });
+    damaged.extend(checkpoints.damaged);
+    let Looked { sound, missing, .. } = checkpoints;
     let healthy = damaged.is_empty();
     if options.output == Format::Json {
-        print_json(&Verified { healthy, rows, entries, bytes, snapshots, damaged })?;
+        let (checkpoints, missing_checkpoints) = (sound, missing);
+        let verified = Verified {
+            healthy,
+            rows,
+            entries,
+            bytes,
+            snapshots,
+            checkpoints,
+            missing_checkpoints,
+            damaged: &damaged,
+        };
+        print_json(&verified)?;
     } else {
-        println!("{rows} rows, {entries} entries, {bytes} bytes, {snapshots} snapshots");
+        println!("{rows} rows, {entries} entries, {bytes} bytes, {snapshots} snapshots, {sound} checkpoints");
+        if missing > 0 {
+            println!("{missing} checkpoints are not here: the running member fetches them from others");
+        }
         damaged.iter().for_each(|what| println!("damaged: {what}"));
     }
     if healthy {
@@ -306,110 +350,4 @@ pub(super) fn export(options: &ExportOptions) -> anyhow::Result<()> {
         }
     }
     Ok(out.flush()?)
-}
-
-#[derive(Debug, Serialize)]
-struct Recovered {
-    done: bool,
-    base: String,
-    kept_through_slot: u64,
-    of_which_known_chosen: u64,
-    last_index: u64,
-    lost_slots: Vec<Lost>,
-    must_be_destroyed: Vec<String>,
-    new_cluster_id: Option<String>,
-    new_member: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct Lost {
-    slot: u64,
-    known_chosen: bool,
-    held: bool,
-}
-
-/// Goes on without a quorum that is lost for good: a dry run, unless every missing voter is attested destroyed.
-pub(super) fn recover(options: &RecoverOptions) -> anyhow::Result<()> {
-    let survivors = options
-        .from
-        .iter()
-        .map(|dir| Ok(Offline::open(dir, None)?.state(Rows::All)?))
-        .collect::<anyhow::Result<Vec<DurableState>>>()?;
-    let plan = recovery::plan(&survivors)?;
-    let mut told = Recovered {
-        done: false,
-        base: plan.base.to_string(),
-        kept_through_slot: plan.kept_through.0,
-        of_which_known_chosen: plan.chosen_through.0,
-        last_index: plan.last_index.0,
-        lost_slots: plan
-            .lost
-            .iter()
-            .map(|lost| Lost { slot: lost.slot.0, known_chosen: lost.chosen, held: lost.held })
-            .collect(),
-        must_be_destroyed: plan.missing.iter().map(MemberId::to_string).collect(),
-        new_cluster_id: None,
-        new_member: None,
-    };
-    if options.destroyed.is_empty() && !plan.missing.is_empty() {
-        return tell(&told, options.output);
-    }
-    attested(&plan, &options.destroyed)?;
-    let (cluster, member) = found(&plan, options)?;
-    (told.done, told.new_cluster_id, told.new_member) =
-        (true, Some(cluster.to_string()), Some(member.to_string()));
-    tell(&told, options.output)
-}
-
-/// Exactly the missing voters must be attested: a typing error must not bring back a member that votes.
-fn attested(plan: &Plan, destroyed: &[String]) -> anyhow::Result<()> {
-    for missing in &plan.missing {
-        if !destroyed.contains(&missing.to_string()) {
-            bail!(
-                "{missing} voted and its directory is not given: add --destroyed {missing} if it never comes back"
-            );
-        }
-    }
-    for named in destroyed {
-        let known = MemberId::parse(named).is_some_and(|member| plan.missing.contains(&member));
-        if !known {
-            bail!("{named} is not a missing voter: without --destroyed the plan lists them");
-        }
-    }
-    Ok(())
-}
-
-fn found(plan: &Plan, options: &RecoverOptions) -> anyhow::Result<(ClusterId, MemberId)> {
-    let cluster = ClusterId(uuid::Uuid::new_v4().into_bytes());
-    let member = storage::mint_member()?;
-    for disk in plan.found(cluster, &BTreeMap::from([(member, options.name.clone())]))? {
-        storage::create(&options.to, &disk)?;
-    }
-    Ok((cluster, member))
-}
-
-fn tell(told: &Recovered, output: Format) -> anyhow::Result<()> {
-    if output == Format::Json {
-        return print_json(told);
-    }
-    let unsure = Slot(told.kept_through_slot).0 - told.of_which_known_chosen;
-    let lost = match told.lost_slots.iter().filter(|lost| lost.known_chosen).count() {
-        0 => format!("{} slots, none of them known to be chosen", told.lost_slots.len()),
-        chosen => format!("{} slots, {chosen} of them CHOSEN", told.lost_slots.len()),
-    };
-    let mut rows = vec![
-        ("Log of", told.base.clone()),
-        ("Kept", format!("entries up to {}, slots up to {}", told.last_index, told.kept_through_slot)),
-        ("Kept, unsure", format!("{unsure} slots that may never have been acknowledged")),
-        ("Lost", lost),
-        ("Must be destroyed", told.must_be_destroyed.join(", ")),
-    ];
-    match (&told.new_cluster_id, &told.new_member) {
-        (Some(cluster), Some(member)) => {
-            rows.push(("New cluster", cluster.clone()));
-            rows.push(("New member", member.clone()));
-        }
-        _ => rows.push(("Done", "nothing: repeat it with --destroyed for each of them".to_owned())),
-    }
-    print(&rows)
 }

@@ -5,6 +5,7 @@ use super::connect::{Socket, print_json};
 use super::views::{self, History, Status};
 use clap::Args;
 use comfy_table::{ContentArrangement, Table, TableStyle, presets};
+use indicatif::{ProgressBar, ProgressStyle};
 use std::io::Write;
 
 const WIDTH: u16 = 80;
@@ -26,6 +27,13 @@ pub(super) fn table(style: TableStyle) -> Table {
 
 pub(super) fn print(table: &Table) -> anyhow::Result<()> {
     Ok(writeln!(std::io::stdout().lock(), "{}", table.trim_fmt())?)
+}
+
+/// Progress through so many bytes: shown on a terminal only, on standard error.
+pub(super) fn bytes_bar(length: u64) -> anyhow::Result<ProgressBar> {
+    let bar = ProgressBar::new(length);
+    bar.set_style(ProgressStyle::with_template("{msg:9} {bar:30} {bytes} of {total_bytes}, {eta} left")?);
+    Ok(bar)
 }
 
 fn yes(value: bool) -> &'static str {

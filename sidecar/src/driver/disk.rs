@@ -89,9 +89,11 @@ fn next_group(jobs: &Receiver<Job>, storage: &mut RedbStorage) -> Option<Vec<Wri
 }
 
 /// Starts the reader; it ends when its sender is dropped.
-pub(super) fn start_viewer(answer: impl Fn(Done) + Send + 'static) -> io::Result<Sender<ViewJob>> {
+pub(super) fn start_viewer(
+    answer: impl Fn(Done) + Send + 'static,
+) -> io::Result<(Sender<ViewJob>, thread::JoinHandle<()>)> {
     let (sender, jobs) = channel();
-    thread::Builder::new().name("synod-views".to_owned()).spawn(move || {
+    let thread = thread::Builder::new().name("synod-views".to_owned()).spawn(move || {
         let mut views: BTreeMap<ViewId, View> = BTreeMap::new();
         for job in jobs {
             match job {
@@ -110,5 +112,5 @@ pub(super) fn start_viewer(answer: impl Fn(Done) + Send + 'static) -> io::Result
             }
         }
     })?;
-    Ok(sender)
+    Ok((sender, thread))
 }

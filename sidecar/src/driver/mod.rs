@@ -27,6 +27,7 @@ use disk::{Done, Job, ViewJob};
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, mpsc as blocking};
+use std::thread::JoinHandle;
 use std::time::Duration;
 use synod_paxos::codec::DecodeError;
 use synod_paxos::system::SystemState;
@@ -39,6 +40,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 /// Inputs of each kind that one turn takes before it polls the core.
 const INPUTS: usize = 1_024;
+/// How long a stop waits for a disk that takes its time.
+const CLOSING: Duration = Duration::from_secs(5);
 
 /// Why the driver ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +125,8 @@ pub struct Driver {
     marks: Marks,
     identity: watch::Sender<Identity>,
     metrics: Arc<Metrics>,
+    /// The threads that touch the disk.
+    threads: Vec<JoinHandle<()>>,
     stopping: bool,
 }
 
@@ -156,8 +161,8 @@ impl Driver {
             // A driver that has ended needs no answer.
             move |done| drop(commands.send(Command::Disk(done)))
         };
-        let (writer, _thread) = disk::start_writer(storage, metrics.clone(), answer.clone())?;
-        let viewer = disk::start_viewer(answer)?;
+        let (writer, writing) = disk::start_writer(storage, metrics.clone(), answer.clone())?;
+        let (viewer, viewing) = disk::start_viewer(answer)?;
         let handle = Handle {
             commands,
             messages,
@@ -182,16 +187,31 @@ impl Driver {
             marks: Marks { noted: position.slot, durable: position.slot, ..Marks::default() },
             identity,
             metrics,
+            threads: vec![writing, viewing],
             stopping: false,
         };
         Ok((driver, handle))
     }
 
-    /// Turns until it is stopped or fails.
+    /// Turns until it is stopped or fails, then waits for what is being written, so that whoever stops the process
+    /// behind it closes the disk.
     ///
     /// # Errors
     /// See [`Fatal`].
     pub async fn run(mut self) -> Result<(), Fatal> {
+        let outcome = self.turns().await;
+        let threads = std::mem::take(&mut self.threads);
+        // With its queues the threads have nothing more to wait for.
+        drop(self);
+        // A panic there has been told by its hook.
+        let ending = tokio::task::spawn_blocking(|| threads.into_iter().for_each(|t| drop(t.join())));
+        if tokio::time::timeout(CLOSING, ending).await.is_err() {
+            tracing::warn!("the disk takes too long: it is left as it is, as after a crash");
+        }
+        outcome
+    }
+
+    async fn turns(&mut self) -> Result<(), Fatal> {
         self.settle()?;
         let mut timer = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
         // What the timer is set for; none: it went off, and asking it again would answer at once, for ever.

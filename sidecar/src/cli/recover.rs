@@ -1,0 +1,209 @@
+//! `recover`: a new cluster from what is left of one whose quorum is lost for good (docs: lost-quorum.md).
+
+use super::connect::print_json;
+use super::{Format, offline, show};
+use crate::checkpoints::{self, Standing};
+use crate::storage::{self, Offline, Rows};
+use anyhow::{Context, bail};
+use clap::Args;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use synod_paxos::recovery::{self, Plan};
+use synod_paxos::value::Checkpoint;
+use synod_paxos::{ClusterId, DurableState, MemberId, Slot};
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct RecoverOptions {
+    /// The data directory of a survivor; name each that is left.
+    #[arg(long, required = true, value_name = "DIR")]
+    from: Vec<PathBuf>,
+    /// An empty directory for the first member of the new cluster.
+    #[arg(long, value_name = "DIR")]
+    to: PathBuf,
+    /// The new member's name; on Kubernetes that of its pod, such as demo-0.
+    #[arg(long)]
+    name: String,
+    /// Do it, and attest that the named old member is destroyed and never comes back. Repeat it for each voter
+    /// whose directory is not given; without it nothing is done.
+    #[arg(long, value_name = "MEMBER")]
+    destroyed: Vec<String>,
+    /// text for people, json for programs.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+#[derive(Debug, Serialize)]
+struct Recovered {
+    done: bool,
+    base: String,
+    kept_through_slot: u64,
+    of_which_known_chosen: u64,
+    last_index: u64,
+    lost_slots: Vec<Lost>,
+    checkpoints: Vec<Kept>,
+    must_be_destroyed: Vec<String>,
+    new_cluster_id: Option<String>,
+    new_member: Option<String>,
+}
+
+/// A checkpoint of the application that the kept log names.
+#[derive(Debug, Serialize)]
+struct Kept {
+    index: u64,
+    bytes: u64,
+    /// The directory that has every byte of it; none: it is lost.
+    from: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Lost {
+    slot: u64,
+    known_chosen: bool,
+    held: bool,
+}
+
+/// Goes on without a quorum that is lost for good: a dry run, unless every missing voter is attested destroyed.
+pub(super) fn recover(options: &RecoverOptions) -> anyhow::Result<()> {
+    let survivors = options
+        .from
+        .iter()
+        .map(|dir| Ok(Offline::open(dir, None)?.state(Rows::All)?))
+        .collect::<anyhow::Result<Vec<DurableState>>>()?;
+    let plan = recovery::plan(&survivors)?;
+    let sources = sources(&plan.checkpoints, &options.from)?;
+    let mut told = Recovered {
+        done: false,
+        base: plan.base.to_string(),
+        kept_through_slot: plan.kept_through.0,
+        of_which_known_chosen: plan.chosen_through.0,
+        last_index: plan.last_index.0,
+        lost_slots: plan
+            .lost
+            .iter()
+            .map(|lost| Lost { slot: lost.slot.0, known_chosen: lost.chosen, held: lost.held })
+            .collect(),
+        checkpoints: kept(&sources),
+        must_be_destroyed: plan.missing.iter().map(MemberId::to_string).collect(),
+        new_cluster_id: None,
+        new_member: None,
+    };
+    if options.destroyed.is_empty() && !plan.missing.is_empty() {
+        return tell(&told, options.output);
+    }
+    attested(&plan, &options.destroyed)?;
+    let (cluster, member) = found(&plan, &sources, options)?;
+    (told.done, told.new_cluster_id, told.new_member) =
+        (true, Some(cluster.to_string()), Some(member.to_string()));
+    tell(&told, options.output)
+}
+
+/// Exactly the missing voters must be attested: a typing error must not bring back a member that votes.
+fn attested(plan: &Plan, destroyed: &[String]) -> anyhow::Result<()> {
+    for missing in &plan.missing {
+        if !destroyed.contains(&missing.to_string()) {
+            bail!(
+                "{missing} voted and its directory is not given: add --destroyed {missing} if it never comes back"
+            );
+        }
+    }
+    for named in destroyed {
+        let known = MemberId::parse(named).is_some_and(|member| plan.missing.contains(&member));
+        if !known {
+            bail!("{named} is not a missing voter: without --destroyed the plan lists them");
+        }
+    }
+    Ok(())
+}
+
+/// A checkpoint, and the directory that it can be copied from.
+type Source<'a> = (Checkpoint, Option<&'a Path>);
+
+/// Finds for each checkpoint a directory that has every byte of it.
+fn sources<'a>(checkpoints: &[Checkpoint], dirs: &'a [PathBuf]) -> anyhow::Result<Vec<Source<'a>>> {
+    let progress = show::bytes_bar(checkpoints.iter().map(|checkpoint| checkpoint.length).sum())?;
+    let sound = |dir: &&PathBuf, checkpoint: &Checkpoint| {
+        progress.set_message(format!("reading checkpoint {}", checkpoint.index));
+        checkpoints::look(dir, checkpoint, |read| progress.inc(read)) == Standing::Sound
+    };
+    let sources = checkpoints.iter().map(|checkpoint| {
+        let found = dirs.iter().find(|dir| sound(dir, checkpoint));
+        (*checkpoint, found.map(PathBuf::as_path))
+    });
+    let sources = sources.collect();
+    progress.finish_and_clear();
+    Ok(sources)
+}
+
+fn kept(sources: &[Source<'_>]) -> Vec<Kept> {
+    let kept = sources.iter().map(|(checkpoint, from)| Kept {
+        index: checkpoint.index.0,
+        bytes: checkpoint.length,
+        from: from.map(|dir| dir.display().to_string()),
+    });
+    kept.collect()
+}
+
+fn found(
+    plan: &Plan,
+    sources: &[Source<'_>],
+    options: &RecoverOptions,
+) -> anyhow::Result<(ClusterId, MemberId)> {
+    let cluster = ClusterId(uuid::Uuid::new_v4().into_bytes());
+    let member = storage::mint_member()?;
+    for disk in plan.found(cluster, &BTreeMap::from([(member, options.name.clone())]))? {
+        storage::create(&options.to, &disk)?;
+    }
+    copy(sources, &options.to)?;
+    Ok((cluster, member))
+}
+
+fn copy(sources: &[Source<'_>], to: &Path) -> anyhow::Result<()> {
+    let sources = sources.iter().filter_map(|(checkpoint, from)| Some((checkpoint, (*from)?)));
+    let progress = show::bytes_bar(sources.clone().map(|(checkpoint, _)| checkpoint.length).sum())?;
+    for (checkpoint, from) in sources {
+        progress.set_message(format!("copying checkpoint {}", checkpoint.index));
+        checkpoints::copy(from, to, checkpoint, |read| progress.inc(read)).with_context(|| {
+            format!(
+                "checkpoint {} cannot be copied from {}: empty {} and repeat the command",
+                checkpoint.index,
+                from.display(),
+                to.display()
+            )
+        })?;
+    }
+    progress.finish_and_clear();
+    Ok(())
+}
+
+fn tell(told: &Recovered, output: Format) -> anyhow::Result<()> {
+    if output == Format::Json {
+        return print_json(told);
+    }
+    let unsure = Slot(told.kept_through_slot).0 - told.of_which_known_chosen;
+    let lost = match told.lost_slots.iter().filter(|lost| lost.known_chosen).count() {
+        0 => format!("{} slots, none of them known to be chosen", told.lost_slots.len()),
+        chosen => format!("{} slots, {chosen} of them CHOSEN", told.lost_slots.len()),
+    };
+    let checkpoints = told.checkpoints.iter().map(|kept| match &kept.from {
+        Some(dir) => format!("{}, {} MiB, from {dir}", kept.index, kept.bytes >> 20),
+        None => format!("{}: LOST, no directory has the whole of it", kept.index),
+    });
+    let checkpoints = checkpoints.collect::<Vec<_>>().join("\n");
+    let mut rows = vec![
+        ("Log of", told.base.clone()),
+        ("Kept", format!("entries up to {}, slots up to {}", told.last_index, told.kept_through_slot)),
+        ("Kept, unsure", format!("{unsure} slots that may never have been acknowledged")),
+        ("Lost", lost),
+        ("Checkpoints", checkpoints),
+        ("Must be destroyed", told.must_be_destroyed.join(", ")),
+    ];
+    match (&told.new_cluster_id, &told.new_member) {
+        (Some(cluster), Some(member)) => {
+            rows.push(("New cluster", cluster.clone()));
+            rows.push(("New member", member.clone()));
+        }
+        _ => rows.push(("Done", "nothing: repeat it with --destroyed for each of them".to_owned())),
+    }
+    offline::print(&rows)
+}
