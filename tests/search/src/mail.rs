@@ -1,24 +1,31 @@
 //! Messages under way, and which of them a search follows.
 
+use crate::known::Known;
 use crate::model::Bounds;
-use crate::print::Print;
+use crate::print::{Depth, Print};
 use std::fmt;
 use std::sync::Arc;
+use synod_paxos::message::ViewId;
 use synod_paxos::{Incoming, Message};
 
-/// A message under way; told apart by all but its sender's write counter.
+/// A message under way; told apart by all but its sender's write counter and the number of its view.
 #[derive(Clone)]
-pub struct Mail(pub(crate) Arc<Incoming>);
+pub struct Mail(Arc<Letter>);
+
+struct Letter {
+    number: u32,
+    incoming: Incoming,
+}
 
 impl PartialEq for Mail {
     fn eq(&self, other: &Mail) -> bool {
-        self.0.message == other.0.message && (self.0.from, self.0.to) == (other.0.from, other.0.to)
+        self.number() == other.number()
     }
 }
 
 impl fmt::Debug for Mail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Incoming { from, to, message, .. } = &*self.0;
+        let Incoming { from, to, message, .. } = &self.0.incoming;
         write!(f, "{}>{} ", from.0, to.0)?;
         match message {
             Message::Prepare { ballot, .. } => write!(f, "Prepare {ballot:?}"),
@@ -34,33 +41,47 @@ impl fmt::Debug for Mail {
 }
 
 impl Mail {
+    /// Mail with a number.
+    pub(crate) fn new(number: u32, incoming: Incoming) -> Mail {
+        Mail(Arc::new(Letter { number, incoming }))
+    }
+
     /// The message as it travels in a search: what no rule of agreement reads is the same in all.
-    pub(crate) fn of(incoming: Incoming) -> (u128, Mail) {
-        let Incoming { cluster, from, counters, to, mut message } = incoming;
-        if let Message::Accept { has_quorum, .. } = &mut message {
-            *has_quorum = true;
-        }
-        let mut print = Print::default();
+    pub(crate) fn of(mut incoming: Incoming, known: &Known) -> Mail {
+        let mut print = Print::to(Depth::Traces);
         // Two views of one disk that hold the same rows are the same promise.
-        let view = if let Message::Promise { view, rows, .. } = &mut message {
-            rows.iter().for_each(|row| print.bytes(&row.value));
-            Some(std::mem::replace(view, synod_paxos::message::ViewId(0)))
-        } else {
-            None
-        };
-        if let Message::Accept { value, .. } = &message {
-            print.bytes(value);
+        match &mut incoming.message {
+            Message::Promise { view, rows, .. } => {
+                *view = ViewId(0);
+                rows.iter().for_each(|row| print.bytes(&row.value));
+            }
+            Message::Accept { value, has_quorum, .. } => {
+                *has_quorum = true;
+                print.bytes(value);
+            }
+            // A handshake is answered by its nonce.
+            Message::Hello { nonce, .. } | Message::Welcome { nonce, .. } => {
+                print.bytes(&nonce.to_le_bytes())
+            }
+            _ => {}
         }
-        print.masked(&(from, to, &message));
-        if let (Message::Promise { view: place, .. }, Some(view)) = (&mut message, view) {
-            *place = view;
-        }
-        (print.finish(), Mail(Arc::new(Incoming { cluster, from, counters, to, message })))
+        print.masked(&(incoming.from, incoming.to, &incoming.message));
+        known.mail(print.finish(), incoming)
+    }
+
+    /// Tells it apart from all other mail of the search.
+    pub(crate) fn number(&self) -> u32 {
+        self.0.number
+    }
+
+    /// The message with its envelope.
+    pub(crate) fn incoming(&self) -> &Incoming {
+        &self.0.incoming
     }
 
     /// Whether a search follows it (see the crate's documentation).
     pub(crate) fn travels(&self, bounds: &Bounds) -> bool {
-        match &self.0.message {
+        match &self.incoming().message {
             Message::Accept { slot, .. } => slot.0 <= bounds.slots,
             Message::Prepare { .. } | Message::Promise { .. } | Message::Accepted { .. } => true,
             Message::Nack { .. } => bounds.nacks,

@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use std::time::Duration;
+use synod_search::model::Reductions;
 use synod_search::report::{Case, Limits, search};
 
 /// Visits every state that a small cluster can come into, and judges each.
@@ -24,12 +25,15 @@ struct Arguments {
     /// Nacks are delivered too
     #[arg(long)]
     nacks: bool,
-    /// Keep mail that can have no effect any more
+    /// Do without these reductions, which make a search smaller and hide nothing
+    #[arg(long, value_delimiter = ',', value_parser = ["mail", "writes", "traces", "quiet", "all"])]
+    without: Vec<String>,
+    /// Rounds of each competing leader: one number for all, or one each, in the order of the members, as in `2,1`
+    #[arg(long, value_delimiter = ',')]
+    rounds: Vec<u8>,
+    /// How many slots: Accepts above are lost
     #[arg(long)]
-    no_purge: bool,
-    /// Rounds of each competing leader
-    #[arg(long)]
-    rounds: Option<u8>,
+    slots: Option<u64>,
     /// Crashes in all
     #[arg(long)]
     crashes: Option<u8>,
@@ -49,6 +53,16 @@ struct Arguments {
     #[cfg(synod_planted)]
     #[arg(long)]
     plant: Option<String>,
+}
+
+fn reductions(without: &[String]) -> Reductions {
+    let keeps = |name: &str| !without.iter().any(|other| other == name || other == "all");
+    Reductions {
+        mail: keeps("mail"),
+        writes: keeps("writes"),
+        traces: keeps("traces"),
+        quiet: keeps("quiet"),
+    }
 }
 
 fn main() -> anyhow::Result<()> {
@@ -73,10 +87,11 @@ fn main() -> anyhow::Result<()> {
         let mut bounds = case.bounds(!arguments.small);
         bounds.slow_disks |= arguments.slow_disks;
         bounds.nacks |= arguments.nacks;
-        bounds.purge &= !arguments.no_purge;
+        bounds.reductions = reductions(&arguments.without);
+        bounds.slots = arguments.slots.unwrap_or(bounds.slots);
         bounds.crashes = arguments.crashes.unwrap_or(bounds.crashes);
-        if let Some(rounds) = arguments.rounds {
-            bounds.timeouts.values_mut().for_each(|left| *left = rounds);
+        for (left, rounds) in bounds.timeouts.values_mut().zip(arguments.rounds.iter().cycle()) {
+            *left = *rounds;
         }
         let report = search(case, bounds, limits);
         if arguments.output == "text" {

@@ -1,6 +1,7 @@
 //! One member, built anew from what happened to it.
 
-use crate::print::Print;
+use crate::mail::Mail;
+use crate::print::{Depth, Print};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -26,7 +27,7 @@ pub enum Event {
     /// A connection stands.
     Connected(MemberId),
     /// A message arrives.
-    Message(Arc<Incoming>),
+    Message(Mail),
     /// All it has written becomes durable.
     Persist,
     /// Its election timeout passes; everyone it canvasses is willing.
@@ -44,20 +45,19 @@ pub enum Event {
 }
 
 impl Event {
-    /// Tells two events apart, as far as a member could.
-    pub fn print(&self) -> u128 {
-        let mut print = Print::default();
-        print.masked(self);
-        if let Event::Message(incoming) = self {
-            match &incoming.message {
-                Message::Accept { value, .. } => print.bytes(value),
-                Message::Promise { rows, .. } | Message::Learned { rows, .. } => {
-                    rows.iter().for_each(|row| print.bytes(&row.value));
-                }
-                _ => {}
-            }
+    /// Tells it apart from all other events of a search; none for what happens only on the way to its start.
+    pub(crate) fn code(&self) -> Option<u32> {
+        let small = |n: usize| u32::try_from(n % 8).unwrap_or_default();
+        match self {
+            Event::Persist => Some(0),
+            Event::Timeout => Some(1),
+            Event::Reboot => Some(2),
+            Event::Connected(member) => Some(8 + small(member.0 as usize)),
+            Event::Append(bytes) => Some(16 + small(*bytes)),
+            Event::Promote(member) => Some(24 + small(member.0 as usize)),
+            Event::Message(mail) => Some(32 + mail.number()),
+            Event::Tick(_) | Event::AddLearner(_) => None,
         }
-        print.finish()
     }
 }
 
@@ -80,8 +80,8 @@ impl History {
 pub struct Facts {
     /// Every vote that ever was durable here.
     pub votes: BTreeMap<(Slot, Ballot), Bytes>,
-    /// How far the log was ever applied here, and the chain there.
-    pub applied: BTreeMap<Slot, u128>,
+    /// How far the log is applied here, and the chain there.
+    pub applied: Option<(Slot, u128)>,
     /// What its disk has promised.
     pub promised: Ballot,
     /// Under which ballot it is a candidate or leader.
@@ -90,8 +90,6 @@ pub struct Facts {
     pub serves: bool,
     /// It has writes under way.
     pub writes: bool,
-    /// Tells apart what was voted for and applied here.
-    pub print: u128,
     /// A property of this member alone that does not hold, or an assertion of the core that failed.
     pub broken: Option<String>,
 }
@@ -100,14 +98,26 @@ impl Default for Facts {
     fn default() -> Facts {
         Facts {
             votes: BTreeMap::new(),
-            applied: BTreeMap::new(),
+            applied: None,
             promised: Ballot::ZERO,
             proposes: None,
             serves: false,
             writes: false,
-            print: 0,
             broken: None,
         }
+    }
+}
+
+impl Facts {
+    /// Tells apart what was voted for, up to a slot, and applied here.
+    pub(crate) fn print(&self, through: Slot) -> u128 {
+        let mut print = Print::default();
+        for ((slot, ballot), value) in self.votes.iter().filter(|((slot, _), _)| *slot <= through) {
+            print.masked(&(slot, ballot));
+            print.bytes(value);
+        }
+        print.masked(&(&self.applied, &self.broken));
+        print.finish()
     }
 }
 
@@ -198,8 +208,8 @@ impl Member {
     fn happen(&mut self, event: &Event) {
         match event {
             Event::Connected(peer) => self.input(Input::PeerConnected(*peer)),
-            Event::Message(incoming) => {
-                let mut incoming = Incoming::clone(incoming);
+            Event::Message(mail) => {
+                let mut incoming = mail.incoming().clone();
                 if !matches!(incoming.message, Message::Hello { .. } | Message::Welcome { .. }) {
                     incoming.counters = self.known_counters(incoming.from);
                 }
@@ -304,7 +314,7 @@ impl Member {
             }
         }
         if let Some(system) = self.node.system() {
-            self.disk.facts.applied.insert(system.applied, system.chain);
+            self.disk.facts.applied = Some((system.applied, system.chain));
         }
         answers.into_iter().for_each(|answer| self.input(answer));
     }
@@ -313,14 +323,7 @@ impl Member {
     pub fn facts(&self) -> Facts {
         let status = self.node.status(self.now);
         let proposes = matches!(status.role, Role::Candidate | Role::Leader);
-        let mut print = Print::default();
-        for ((slot, ballot), value) in &self.disk.facts.votes {
-            print.masked(&(slot, ballot));
-            print.bytes(value);
-        }
-        print.masked(&(&self.disk.facts.applied, &self.disk.facts.broken));
         Facts {
-            print: print.finish(),
             promised: self.disk.state.promised,
             proposes: proposes.then_some(status.promised),
             serves: status.role == Role::Leader,
@@ -329,10 +332,10 @@ impl Member {
         }
     }
 
-    /// What tells this member apart: its core, its disk, its writes under way, and what it ever voted for and
+    /// What tells this member apart: its core, its disk, its writes under way, what it ever voted for, and what it has
     /// applied.
-    pub fn print(&self) -> u128 {
-        let mut print = Print::default();
+    pub fn print(&self, depth: Depth) -> u128 {
+        let mut print = Print::to(depth);
         print.masked(&self.node);
         print.masked(&self.disk.state);
         for row in self.disk.state.rows.values() {
@@ -351,7 +354,6 @@ impl Member {
             print.masked(&(slot, ballot));
             print.bytes(value);
         }
-        // A crash forgets what was applied and not durable; the properties do not.
         print.masked(&self.disk.facts.applied);
         print.finish()
     }

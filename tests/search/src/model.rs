@@ -1,17 +1,19 @@
 //! The states, the steps between them, and where a search begins.
 
+use crate::known::{Known, Outcome, Seat};
 use crate::mail::Mail;
-use crate::member::{CLUSTER, Event, Facts, History, Member};
-use crate::print::Print;
+use crate::member::{Event, Facts, History, Member};
+use crate::print::{Depth, Print};
 use crate::properties::{self, Verdict};
+use bytes::Bytes;
 use stateright::Property;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-use synod_paxos::{DurableState, Genesis, Incoming, MemberId, Message, Slot, WriteCounter};
+use std::sync::Arc;
+use synod_paxos::value::Value;
+use synod_paxos::{DurableState, Genesis, MemberId, Message, Slot, WriteCounter};
 
 /// What is searched: who may do what, and how often.
 #[derive(Clone, Debug)]
@@ -26,14 +28,31 @@ pub struct Bounds {
     pub slow_disks: bool,
     /// Whether Nacks are delivered.
     pub nacks: bool,
-    /// Whether mail that can have no effect is thrown away (see [`Model::purge`]).
-    pub purge: bool,
+    /// What makes it smaller.
+    pub reductions: Reductions,
     /// Whether member 1 may ask for a vote for member 3.
     pub promote: bool,
 }
 
-/// What something did to a member: where it stands then, and what it sends.
-type Outcome = (Seat, Vec<Incoming>);
+/// What makes a search smaller, and hides nothing (docs of the crate, "Reductions").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reductions {
+    /// Mail that can have no effect any more is thrown away.
+    pub mail: bool,
+    /// Once nobody crashes any more, what a member writes is durable before anything else happens.
+    pub writes: bool,
+    /// States are the same that differ only in traces that no rule of agreement follows.
+    pub traces: bool,
+    /// Members that propose nothing more are told apart as acceptors only.
+    pub quiet: bool,
+}
+
+impl Reductions {
+    /// All of them.
+    pub const ALL: Reductions = Reductions { mail: true, writes: true, traces: true, quiet: true };
+    /// None: a search that takes everything as it comes.
+    pub const NONE: Reductions = Reductions { mail: false, writes: false, traces: false, quiet: false };
+}
 
 /// A cluster and the bounds of its search.
 #[derive(Debug)]
@@ -42,54 +61,55 @@ pub struct Model {
     pub bounds: Bounds,
     /// What `Initialize` gave to the founders.
     pub genesis: Genesis,
-    disks: Vec<DurableState>,
-    start: State,
-    /// What each event does to a member that stands at a fingerprint: most states differ in other members.
-    outcomes: Mutex<HashMap<(u128, u128), Arc<Outcome>>>,
-    /// The verdict on what three members have voted for and applied.
-    verdicts: Mutex<HashMap<u128, Verdict>>,
-}
-
-/// A member in a state.
-#[derive(Clone, Debug)]
-pub struct Seat {
-    history: Option<Arc<History>>,
-    print: u128,
-    /// What the properties read.
-    pub facts: Arc<Facts>,
+    pub(crate) disks: Vec<DurableState>,
+    pub(crate) start: State,
+    pub(crate) known: Known,
 }
 
 /// Where everyone stands, and what is under way.
 #[derive(Clone, Debug)]
 pub struct State {
     /// By member, from 1.
-    pub seats: Vec<Seat>,
-    mail: BTreeMap<u128, Mail>,
+    pub seats: [Arc<Seat>; MEMBERS],
+    /// By number.
+    pub(crate) mail: Vec<Mail>,
     /// Whatever was sent once is not sent again: copies change nothing.
-    sent: Arc<Vec<u128>>,
-    timeouts: BTreeMap<MemberId, u8>,
-    crashes: u8,
-    promotions: u8,
-    /// What the properties say of it.
+    pub(crate) sent: Arc<Vec<u32>>,
+    pub(crate) timeouts: [u8; MEMBERS],
+    pub(crate) crashes: u8,
+    pub(crate) promotions: u8,
+    /// What the properties say of it, and of where its members stood on the way from the last one.
     pub verdict: Verdict,
+}
+
+impl State {
+    /// What tells a member apart in this state: less, once it proposes nothing more (docs of the crate, "quiet").
+    fn key(&self, place: usize) -> (bool, u32) {
+        let seat = &self.seats[place];
+        if self.is_quiet(place, seat) { (true, seat.quiet) } else { (false, seat.number) }
+    }
+
+    /// Whether a member that stands at `seat` will never again send a Prepare, or an Accept within the bound.
+    pub(crate) fn is_quiet(&self, place: usize, seat: &Seat) -> bool {
+        seat.quiet != 0 && self.timeouts[place] == 0 && (seat.facts.proposes.is_none() || seat.spent)
+    }
+
+    fn parts(&self) -> impl PartialEq + Hash {
+        let keys = [self.key(0), self.key(1), self.key(2)];
+        (keys, self.timeouts, self.crashes, self.promotions, self.verdict.holds())
+    }
 }
 
 impl PartialEq for State {
     fn eq(&self, other: &State) -> bool {
-        let prints = |state: &State| state.seats.iter().map(|s| s.print).collect::<Vec<_>>();
-        prints(self) == prints(other)
-            && self.mail.keys().eq(other.mail.keys())
-            && (&self.timeouts, self.crashes, self.promotions)
-                == (&other.timeouts, other.crashes, other.promotions)
+        self.parts() == other.parts() && self.mail == other.mail
     }
 }
 
 impl Hash for State {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
-        self.seats.iter().for_each(|seat| seat.print.hash(hasher));
-        self.mail.keys().for_each(|print| print.hash(hasher));
-        self.timeouts.values().for_each(|left| left.hash(hasher));
-        (self.crashes, self.promotions).hash(hasher);
+        self.parts().hash(hasher);
+        self.mail.iter().for_each(|mail| mail.number().hash(hasher));
     }
 }
 
@@ -97,7 +117,7 @@ impl Hash for State {
 #[derive(Clone, PartialEq)]
 pub enum Action {
     /// A message arrives.
-    Deliver(u128, Mail),
+    Deliver(Mail),
     /// All that a member has written becomes durable.
     Persist(MemberId),
     /// A member campaigns.
@@ -111,7 +131,7 @@ pub enum Action {
 impl fmt::Debug for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Action::Deliver(_, what) => write!(f, "deliver {what:?}"),
+            Action::Deliver(what) => write!(f, "deliver {what:?}"),
             Action::Persist(member) => write!(f, "persist {}", member.0),
             Action::Timeout(member) => write!(f, "timeout {}", member.0),
             Action::Crash(member) => write!(f, "crash   {}", member.0),
@@ -120,256 +140,165 @@ impl fmt::Debug for Action {
     }
 }
 
-fn member(n: u64) -> MemberId {
+pub(crate) fn member(n: u64) -> MemberId {
     MemberId(n)
 }
 
 /// How many members every search has.
-const MEMBERS: u64 = 3;
+pub(crate) const MEMBERS: usize = 3;
 
-fn everyone() -> impl Iterator<Item = MemberId> {
-    (1..=MEMBERS).map(member)
+pub(crate) fn everyone() -> impl Iterator<Item = MemberId> {
+    (1..=MEMBERS as u64).map(member)
 }
 
-fn genesis(founders: Vec<MemberId>, alpha: u32) -> Genesis {
-    let members = founders.into_iter().map(|m| (m, format!("m{}", m.0))).collect();
-    let mut genesis = Genesis { alpha, ..Genesis::new(CLUSTER, members) };
-    genesis.settings.leases = false;
-    genesis
-}
-
-fn founder(genesis: &Genesis, id: MemberId) -> DurableState {
-    let mut disk = DurableState::empty(id);
-    disk.genesis = Some(genesis.clone());
-    disk.genesis_confirmed = true;
-    disk
+/// Where a member is found in a state.
+pub(crate) fn place(id: MemberId) -> usize {
+    id.0 as usize - 1
 }
 
 impl Model {
-    /// Three voters; members 1 and 2 compete, each with an append of its own at hand.
-    pub fn leaders(bounds: Bounds) -> Model {
-        let genesis = genesis(everyone().collect(), Genesis::DEFAULT_ALPHA);
-        let disks = everyone().map(|m| founder(&genesis, m)).collect();
-        let mut model = Model::at(bounds, genesis, disks);
-        let mut state = model.start.clone();
-        model.connect(&mut state);
-        for id in [1, 2] {
-            model.happen(&mut state, member(id), Event::Append(id as usize));
-        }
-        model.begin(state);
-        model
-    }
-
-    /// Two voters and a learner that has caught up, one leader; alpha is 2. Member 3 may be given a vote.
-    pub fn growth(bounds: Bounds) -> Model {
-        let genesis = genesis([1, 2].map(member).into(), 2);
-        let disks = everyone().map(|m| founder(&genesis, m)).collect();
-        let mut model = Model::at(bounds, genesis, disks);
-        let mut state = model.start.clone();
-        model.connect(&mut state);
-        model.happen(&mut state, member(1), Event::Timeout);
-        model.settle(&mut state);
-        model.happen(&mut state, member(1), Event::AddLearner(member(3)));
-        for _ in 0..6 {
-            model.settle(&mut state);
-            for id in everyone() {
-                model.happen(&mut state, id, Event::Tick(Duration::from_millis(150)));
-            }
-        }
-        model.settle(&mut state);
-        model.begin(state);
-        model
-    }
-
-    fn at(bounds: Bounds, genesis: Genesis, disks: Vec<DurableState>) -> Model {
-        let seat = Seat { history: None, print: 0, facts: Arc::default() };
-        let start = State {
-            seats: vec![seat; disks.len()],
-            mail: BTreeMap::new(),
-            sent: Arc::default(),
-            timeouts: BTreeMap::new(),
-            crashes: bounds.crashes,
-            promotions: u8::from(bounds.promote),
-            verdict: Verdict::default(),
-        };
-        let (outcomes, verdicts) = (Mutex::default(), Mutex::default());
-        Model { bounds, genesis, disks, start, outcomes, verdicts }
-    }
-
-    /// The search begins here; nothing of the way here is under way any more.
-    fn begin(&mut self, mut state: State) {
-        state.mail.clear();
-        state.timeouts = self.bounds.timeouts.clone();
-        for (seat, first) in state.seats.iter_mut().zip(&self.disks) {
-            seat.print = Member::build(first, seat.history.as_ref()).print();
-        }
-        self.judge(&mut state);
-        self.start = state;
-    }
-
-    fn connect(&self, state: &mut State) {
-        for one in everyone() {
-            for other in everyone().filter(|other| *other != one) {
-                self.happen(state, one, Event::Connected(other));
-            }
-        }
-    }
-
-    /// Everything is delivered and durable, heartbeats included: only on the way to the start.
-    fn settle(&self, state: &mut State) {
-        loop {
-            let mut moved = false;
-            for id in everyone() {
-                if state.seats[id.0 as usize - 1].facts.writes {
-                    self.happen(state, id, Event::Persist);
-                    moved = true;
-                }
-            }
-            while let Some((_, mail)) = state.mail.pop_first() {
-                self.happen(state, mail.0.to, Event::Message(mail.0));
-                moved = true;
-            }
-            if !moved {
-                return;
-            }
-        }
-    }
-
     /// Lets something happen to a member, and takes what it sends.
-    fn happen(&self, state: &mut State, id: MemberId, event: Event) {
-        let place = id.0 as usize - 1;
-        let outcome = self.outcome(&state.seats[place], id, event);
-        state.seats[place] = outcome.0.clone();
-        for incoming in &outcome.1 {
-            self.post(state, incoming.clone());
-        }
+    pub(crate) fn happen(&self, state: &mut State, id: MemberId, event: &Event) {
+        let outcome = self.outcome(&state.seats[place(id)], id, event);
+        self.take(state, id, &outcome);
     }
 
-    /// What `event` does to a member, worked out once for each fingerprint.
-    fn outcome(&self, seat: &Seat, id: MemberId, event: Event) -> Arc<Outcome> {
-        let key = (seat.print, event.print());
-        // Nothing can panic while this lock is held.
-        let known = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-        known.unwrap_or_else(|| {
-            let outcome = Arc::new(self.carry_out(seat, id, event));
-            // On the way to the start members have no fingerprint yet.
-            if key.0 != 0 {
-                let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
-                outcomes.insert(key, outcome.clone());
+    fn take(&self, state: &mut State, id: MemberId, outcome: &Outcome) {
+        state.seats[place(id)] = outcome.seat.clone();
+        outcome.sent.iter().for_each(|mail| self.post(state, mail.clone()));
+    }
+
+    /// What `event` does to a member, worked out once for each seat.
+    pub(crate) fn outcome(&self, seat: &Seat, id: MemberId, event: &Event) -> Arc<Outcome> {
+        // On the way to the start members have no number yet.
+        let Some(code) = event.code().filter(|_| seat.number != 0) else {
+            return Arc::new(self.carry_out(seat, id, event.clone()));
+        };
+        let key = (seat.number, code);
+        self.known.outcome(key).unwrap_or_else(|| {
+            let outcome = Arc::new(self.carry_out(seat, id, event.clone()));
+            self.known.note_outcome(key, outcome.clone());
+            outcome
+        })
+    }
+
+    /// The same, and all that the member then writes becomes durable at once.
+    pub(crate) fn settled(&self, seat: &Seat, id: MemberId, event: &Event) -> Arc<Outcome> {
+        let key = (seat.number, event.code().unwrap_or(u32::MAX));
+        self.known.settled(key).unwrap_or_else(|| {
+            let mut last = self.outcome(seat, id, event);
+            let (mut sent, mut between) = (last.sent.clone(), Vec::new());
+            while last.seat.facts.writes && last.seat.facts.broken.is_none() {
+                between.push(last.seat.clone());
+                last = self.outcome(&last.seat.clone(), id, &Event::Persist);
+                sent.extend(last.sent.iter().cloned());
             }
+            // What is judged before and after need not be judged in between.
+            let ends = [seat.facts_number, last.seat.facts_number];
+            between.retain(|seat| !ends.contains(&seat.facts_number));
+            let outcome = Arc::new(Outcome { seat: last.seat.clone(), sent, between });
+            self.known.note_settled(key, outcome.clone());
             outcome
         })
     }
 
     fn carry_out(&self, seat: &Seat, id: MemberId, event: Event) -> Outcome {
         let history = History::with(seat.history.clone(), event);
-        let first = &self.disks[id.0 as usize - 1];
+        let searching = seat.number != 0;
         let built = std::panic::catch_unwind(AssertUnwindSafe(|| {
-            let member = Member::build(first, history.as_ref());
-            let print = if seat.print == 0 { 0 } else { member.print() };
-            (member.facts(), print, member.sent)
+            let member = Member::build(&self.disks[place(id)], history.as_ref());
+            (self.seat(&member, history.clone(), searching), member.sent)
         }));
-        let (facts, print, mut sent) = built.unwrap_or_else(|panic| {
+        let (seat, mut sent) = built.unwrap_or_else(|panic| {
             let why = panic.downcast_ref::<String>().cloned();
             let why = why.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-            let facts = Facts { broken: Some(why.unwrap_or_default()), ..Facts::clone(&seat.facts) };
-            (facts, 1, Vec::new())
+            let facts = Facts { broken: Some(why.unwrap_or_default()), ..seat.facts.clone() };
+            (Seat { number: u32::MAX, facts_number: u32::MAX, history, facts, ..Seat::default() }, Vec::new())
         });
         // Nobody remembers a write of anybody: two histories that end alike may have counted differently.
         sent.iter_mut().for_each(|incoming| incoming.counters.written = WriteCounter(0));
-        (Seat { history, print, facts: Arc::new(facts) }, sent)
+        let mail =
+            |incoming| if searching { Mail::of(incoming, &self.known) } else { Mail::new(0, incoming) };
+        Outcome { seat: Arc::new(seat), sent: sent.into_iter().map(mail).collect(), between: Vec::new() }
     }
 
-    /// How many different triples of what members have voted for and applied were judged.
-    pub fn judged(&self) -> usize {
-        self.verdicts.lock().unwrap_or_else(PoisonError::into_inner).len()
+    pub(crate) fn seat(&self, member: &Member, history: Option<Arc<History>>, searching: bool) -> Seat {
+        let facts = member.facts();
+        if !searching {
+            return Seat { history, facts, ..Seat::default() };
+        }
+        let number = |depth| self.known.number(member.print(depth));
+        let Reductions { traces, quiet, .. } = self.bounds.reductions;
+        // Its own votes under the ballot that it proposes under: it votes for whatever it proposes.
+        let own = facts.votes.iter().filter(|((_, under), _)| Some(*under) == facts.proposes);
+        let spent = own.clone().any(|((slot, _), _)| slot.0 >= self.bounds.slots);
+        let starts = |value: &Bytes| match Value::decode(value.clone()) {
+            Ok(Value::LeaderStart { ballot }) => Some(ballot) == facts.proposes,
+            _ => false,
+        };
+        let settled = spent || own.clone().any(|(_, value)| starts(value));
+        Seat {
+            number: number(if traces { Depth::Full } else { Depth::Traces }),
+            late: number(Depth::Late),
+            quiet: if quiet && !self.bounds.promote { number(Depth::Quiet) } else { 0 },
+            facts_number: self.known.number(facts.print(Slot(u64::MAX))),
+            bounded: facts.print(Slot(self.bounds.slots)),
+            spent,
+            settled,
+            history,
+            facts,
+        }
+    }
+
+    /// Lets something happen to a member. Once nobody crashes any more, what it writes is durable before anything
+    /// else happens: then the write could only be waited for.
+    fn step(&self, state: &mut State, id: MemberId, event: &Event) {
+        if state.crashes > 0 || self.bounds.slow_disks || !self.bounds.reductions.writes {
+            return self.happen(state, id, event);
+        }
+        let outcome = self.settled(&state.seats[place(id)], id, event);
+        for seat in &outcome.between {
+            state.seats[place(id)] = seat.clone();
+            self.judge(state);
+        }
+        self.take(state, id, &outcome);
+    }
+
+    /// How many different triples of what members have voted for and applied, within the bound, were judged, and a sum
+    /// that tells whether two searches judged the same.
+    pub fn judged(&self) -> (usize, u128) {
+        self.known.judged()
     }
 
     /// Judges a state by what its members have voted for and applied, once for each such triple.
-    fn judge(&self, state: &mut State) {
-        let mut print = Print::default();
-        for seat in &state.seats {
-            print.bytes(&seat.facts.print.to_le_bytes());
-        }
-        let key = print.finish();
-        let known = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied();
-        state.verdict = known.unwrap_or_else(|| {
+    pub(crate) fn judge(&self, state: &mut State) {
+        let [one, two, three] = [0, 1, 2].map(|place| state.seats[place].facts_number);
+        let key = (one, two, three);
+        let verdict = self.known.verdict(key).unwrap_or_else(|| {
             let verdict = properties::judge(self, state);
-            self.verdicts.lock().unwrap_or_else(PoisonError::into_inner).insert(key, verdict);
+            let mut bounded = Print::default();
+            state.seats.iter().for_each(|seat| bounded.bytes(&seat.bounded.to_le_bytes()));
+            self.known.note_verdict(key, verdict, bounded.finish());
             verdict
         });
+        state.verdict = state.verdict.and(verdict);
     }
 
-    fn post(&self, state: &mut State, incoming: Incoming) {
-        let handshake = matches!(incoming.message, Message::Hello { .. } | Message::Welcome { .. });
-        if handshake {
+    fn post(&self, state: &mut State, mail: Mail) {
+        let incoming = mail.incoming();
+        if matches!(incoming.message, Message::Hello { .. } | Message::Welcome { .. }) {
             // Answered at once.
-            let to = incoming.to;
-            return self.happen(state, to, Event::Message(Arc::new(incoming)));
+            return self.happen(state, incoming.to, &Event::Message(mail));
         }
-        let searching = !state.timeouts.is_empty();
-        let (print, mail) = if searching {
-            Mail::of(incoming)
-        } else {
+        if state.seats[0].number == 0 {
             // On the way to the start, everything travels, in order.
-            (state.mail.last_key_value().map_or(0, |(last, _)| last + 1), Mail(Arc::new(incoming)))
-        };
-        if !searching {
-            state.mail.insert(print, mail);
-        } else if mail.travels(&self.bounds) && !state.sent.contains(&print) {
-            Arc::make_mut(&mut state.sent).push(print);
-            state.mail.insert(print, mail);
+            return state.mail.push(mail);
         }
-    }
-
-    /// Whether a message changes nothing at its receiver, and is answered by nothing that was not sent before.
-    fn does_nothing(&self, state: &State, mail: &Mail) -> bool {
-        let seat = &state.seats[mail.0.to.0 as usize - 1];
-        let outcome = self.outcome(seat, mail.0.to, Event::Message(mail.0.clone()));
-        let (after, sent) = &*outcome;
-        after.print == seat.print
-            && sent.iter().all(|answer| {
-                let (print, answer) = Mail::of(answer.clone());
-                !answer.travels(&self.bounds) || state.sent.contains(&print)
-            })
-    }
-
-    /// Whether a message that does nothing now will do nothing later. A leader in office only learns: what does not
-    /// count with it now never will, unless members may get a vote meanwhile. Nor does an Accept of what its
-    /// receiver has and knows of, unless a crash may make it forget.
-    fn stays_idle(&self, state: &State, mail: &Mail) -> bool {
-        let facts = &state.seats[mail.0.to.0 as usize - 1].facts;
-        match &mail.0.message {
-            Message::Promise { .. } | Message::Accepted { .. } => facts.serves && !self.bounds.promote,
-            Message::Accept { .. } => state.crashes == 0,
-            _ => false,
+        if mail.travels(&self.bounds) && !state.sent.contains(&mail.number()) {
+            Arc::make_mut(&mut state.sent).push(mail.number());
+            let at = state.mail.partition_point(|other| other.number() < mail.number());
+            state.mail.insert(at, mail);
         }
-    }
-
-    /// Throws away mail that can have no effect any more: a Prepare or Accept below what its receiver's disk has
-    /// promised (promises do not go back, which is a property of every search), an answer to a candidacy or leadership
-    /// that is over (no ballot is resumed), and what does nothing now and never will.
-    fn purge(&self, state: &mut State) {
-        if !self.bounds.purge {
-            return;
-        }
-        let idle = |mail: &Mail| {
-            let writes = state.seats[mail.0.to.0 as usize - 1].facts.writes;
-            !writes && self.stays_idle(state, mail) && self.does_nothing(state, mail)
-        };
-        let idle: Vec<u128> = state.mail.iter().filter(|(_, m)| idle(m)).map(|(print, _)| *print).collect();
-        idle.iter().for_each(|print| drop(state.mail.remove(print)));
-        let seats = &state.seats;
-        state.mail.retain(|_, mail| {
-            let facts = &seats[mail.0.to.0 as usize - 1].facts;
-            match &mail.0.message {
-                Message::Prepare { ballot, .. } | Message::Accept { ballot, .. } => *ballot >= facts.promised,
-                Message::Promise { ballot, .. }
-                | Message::Accepted { ballot, .. }
-                | Message::Nack { ballot, .. } => facts.proposes == Some(*ballot),
-                _ => true,
-            }
-        });
     }
 }
 
@@ -385,7 +314,7 @@ impl stateright::Model for Model {
         if state.seats.iter().any(|seat| seat.facts.broken.is_some()) {
             return;
         }
-        let busy = |id: &MemberId| state.seats[id.0 as usize - 1].facts.writes;
+        let busy = |id: &MemberId| state.seats[place(*id)].facts.writes;
         if let Some(id) = everyone().find(|id| busy(id) && !self.bounds.slow_disks) {
             actions.push(Action::Persist(id));
             if state.crashes > 0 {
@@ -393,12 +322,12 @@ impl stateright::Model for Model {
             }
             return;
         }
-        actions.extend(state.mail.iter().map(|(print, mail)| Action::Deliver(*print, mail.clone())));
+        actions.extend(state.mail.iter().cloned().map(Action::Deliver));
         for id in everyone() {
             if busy(&id) {
                 actions.push(Action::Persist(id));
             }
-            if state.timeouts.get(&id).is_some_and(|left| *left > 0) {
+            if state.timeouts[place(id)] > 0 {
                 actions.push(Action::Timeout(id));
             }
             if state.crashes > 0 {
@@ -412,31 +341,40 @@ impl stateright::Model for Model {
 
     fn next_state(&self, state: &State, action: Action) -> Option<State> {
         let mut state = state.clone();
-        match action {
-            Action::Deliver(print, _) => {
-                let mail = state.mail.remove(&print)?;
-                self.happen(&mut state, mail.0.to, Event::Message(mail.0));
+        state.verdict = Verdict::HOLDS;
+        let actor = match action {
+            Action::Deliver(mail) => {
+                let to = mail.incoming().to;
+                state.mail.retain(|other| *other != mail);
+                self.step(&mut state, to, &Event::Message(mail));
+                Some(to)
             }
-            Action::Persist(id) => self.happen(&mut state, id, Event::Persist),
+            Action::Persist(id) => {
+                self.step(&mut state, id, &Event::Persist);
+                Some(id)
+            }
             Action::Timeout(id) => {
-                *state.timeouts.get_mut(&id)? -= 1;
-                self.happen(&mut state, id, Event::Timeout);
+                state.timeouts[place(id)] -= 1;
+                self.step(&mut state, id, &Event::Timeout);
+                Some(id)
             }
             Action::Crash(id) => {
                 state.crashes -= 1;
-                self.happen(&mut state, id, Event::Reboot);
+                self.happen(&mut state, id, &Event::Reboot);
                 for other in everyone().filter(|other| *other != id) {
-                    self.happen(&mut state, id, Event::Connected(other));
+                    self.happen(&mut state, id, &Event::Connected(other));
                 }
+                None
             }
             Action::Promote => {
                 state.promotions -= 1;
-                self.happen(&mut state, member(1), Event::Promote(member(3)));
+                self.happen(&mut state, member(1), &Event::Promote(member(3)));
                 // A client's call is behind it: the slots in the window are not no-ops only.
-                self.happen(&mut state, member(1), Event::Append(1));
+                self.happen(&mut state, member(1), &Event::Append(1));
+                None
             }
-        }
-        self.purge(&mut state);
+        };
+        self.purge(&mut state, actor);
         self.judge(&mut state);
         Some(state)
     }

@@ -53,7 +53,7 @@ pub struct Verdict {
     pub agreement: bool,
     /// No vote under a higher ballot is for another value.
     pub chosen_stays: bool,
-    /// Whatever any member ever applied is the chosen values in order.
+    /// Whatever any member has applied is the chosen values in order.
     pub applied_is_chosen: bool,
     /// Every vote is for something that somebody proposed.
     pub validity: bool,
@@ -61,6 +61,35 @@ pub struct Verdict {
     pub unbroken: bool,
     /// The last slot within the bound is chosen: a search that never gets there proves little.
     pub last_slot_chosen: bool,
+}
+
+impl Verdict {
+    /// Of a state that was not judged yet.
+    pub const HOLDS: Verdict = Verdict {
+        agreement: true,
+        chosen_stays: true,
+        applied_is_chosen: true,
+        validity: true,
+        unbroken: true,
+        last_slot_chosen: true,
+    };
+
+    /// What is broken in either, and else what the `other`, later one says.
+    pub fn and(self, other: Verdict) -> Verdict {
+        Verdict {
+            agreement: self.agreement && other.agreement,
+            chosen_stays: self.chosen_stays && other.chosen_stays,
+            applied_is_chosen: self.applied_is_chosen && other.applied_is_chosen,
+            validity: self.validity && other.validity,
+            unbroken: self.unbroken && other.unbroken,
+            last_slot_chosen: other.last_slot_chosen,
+        }
+    }
+
+    /// Nothing is broken.
+    pub fn holds(self) -> bool {
+        self.agreement && self.chosen_stays && self.applied_is_chosen && self.validity && self.unbroken
+    }
 }
 
 /// Judges a state.
@@ -98,8 +127,8 @@ fn applied_is_chosen(model: &Model, chosen: &Chosen, state: &State) -> bool {
         }
         chains.insert(log.applied, log.chain);
     }
-    let mut applied = state.seats.iter().flat_map(|seat| &seat.facts.applied);
-    applied.all(|(slot, chain)| chains.get(slot) == Some(chain))
+    let mut applied = state.seats.iter().filter_map(|seat| seat.facts.applied);
+    applied.all(|(slot, chain)| chains.get(&slot) == Some(&chain))
 }
 
 /// Every vote is for something that somebody proposed: an append, a no-op, the start of a ballot at or below the

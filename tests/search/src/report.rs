@@ -1,6 +1,6 @@
 //! Runs a search, shows how it goes, and tells what it found.
 
-use crate::model::{Bounds, Model};
+use crate::model::{Bounds, Model, Reductions};
 use stateright::{Checker, HasDiscoveries, Model as _};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -35,7 +35,7 @@ impl Case {
                 slots: 2,
                 slow_disks: false,
                 nacks: false,
-                purge: true,
+                reductions: Reductions::ALL,
                 promote: false,
             },
             Case::Growth => Bounds {
@@ -44,7 +44,7 @@ impl Case {
                 slots: 6,
                 slow_disks: false,
                 nacks: false,
-                purge: true,
+                reductions: Reductions::ALL,
                 promote: true,
             },
         }
@@ -81,8 +81,9 @@ pub struct Report {
     pub states: usize,
     /// Steps taken.
     pub steps: usize,
-    /// Different triples of what the members have ever voted for and applied.
-    pub judged: usize,
+    /// Different triples of what the members have ever voted for and have applied, within the bound, and their sum:
+    /// searches that judged the same have the same.
+    pub judged: (usize, u128),
     /// The longest way.
     pub depth: usize,
     /// Every state within the bounds was visited.
@@ -168,7 +169,7 @@ impl Report {
     pub fn json(&self) -> serde_json::Value {
         let broken: BTreeMap<_, _> = self.broken.iter().cloned().collect();
         serde_json::json!({
-            "case": self.case.name(), "states": self.states, "steps": self.steps, "judged": self.judged, "depth": self.depth,
+            "case": self.case.name(), "states": self.states, "steps": self.steps, "judged": self.judged.0, "depth": self.depth,
             "complete": self.complete, "broken": broken, "unreached": self.unreached, "seconds": self.seconds,
         })
     }
