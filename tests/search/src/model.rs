@@ -71,10 +71,8 @@ pub struct Model {
 pub struct State {
     /// By member, from 1.
     pub seats: [Arc<Seat>; MEMBERS],
-    /// By number.
+    /// By number; of a message that is sent again while it is under way there is one.
     pub(crate) mail: Vec<Mail>,
-    /// Whatever was sent once is not sent again: copies change nothing.
-    pub(crate) sent: Arc<Vec<u32>>,
     pub(crate) timeouts: [u8; MEMBERS],
     pub(crate) crashes: u8,
     pub(crate) promotions: u8,
@@ -294,9 +292,9 @@ impl Model {
             // On the way to the start, everything travels, in order.
             return state.mail.push(mail);
         }
-        if mail.travels(&self.bounds) && !state.sent.contains(&mail.number()) {
-            Arc::make_mut(&mut state.sent).push(mail.number());
-            let at = state.mail.partition_point(|other| other.number() < mail.number());
+        if mail.travels(&self.bounds)
+            && let Err(at) = state.mail.binary_search_by_key(&mail.number(), Mail::number)
+        {
             state.mail.insert(at, mail);
         }
     }

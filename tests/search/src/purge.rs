@@ -59,7 +59,7 @@ impl Model {
         }
     }
 
-    /// Whether a message changes nothing at its receiver, and is answered by nothing that was not sent before.
+    /// Whether a message changes nothing at its receiver, and is answered by nothing that is not under way or dead.
     fn does_nothing(&self, state: &State, mail: &Mail) -> bool {
         let incoming = mail.incoming();
         let seat = &state.seats[place(incoming.to)];
@@ -78,7 +78,7 @@ impl Model {
             && after.quiet == seat.quiet;
         same && outcome.sent.iter().all(|answer| {
             !answer.travels(&self.bounds)
-                || state.sent.contains(&answer.number())
+                || state.mail.contains(answer)
                 || self.is_over(state, answer)
                 || matches!(answer.incoming().message, Message::Promise { .. } | Message::Accepted { .. })
                     && self.is_dead(state, answer)

@@ -62,7 +62,6 @@ impl Model {
         let start = State {
             seats: std::array::from_fn(|_| Arc::default()),
             mail: Vec::new(),
-            sent: Arc::default(),
             timeouts: [0; MEMBERS],
             crashes: bounds.crashes,
             promotions: u8::from(bounds.promote),
