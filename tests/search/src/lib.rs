@@ -56,7 +56,8 @@
 //! | two rounds and one, one crash | | 455,639 |
 //! | two rounds each, no crash | | 658,077 |
 //! | two rounds each, one crash: `make search` | stopped at 266 million, with the first row of `mail` alone | 10.7 million |
-//! | `growth`, as `make test` has it | | 276,286 |
+//! | `growth`, two leaders compete, one crash | | 276,286 |
+//! | `growth`, three leaders compete, one crash: `make search` | | 9,241,038 |
 
 mod known;
 pub mod mail;

@@ -40,7 +40,7 @@ impl Case {
             },
             Case::Growth => Bounds {
                 timeouts: timeouts(if full { &[(1, 1), (2, 1), (3, 1)] } else { &[(2, 1), (3, 1)] }),
-                crashes: u8::from(!full),
+                crashes: 1,
                 slots: 6,
                 slow_disks: false,
                 nacks: false,
