@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down cluster cluster-down test verify fix tools bench sim sim-explain mutants search fuzz torture cover rust
+.PHONY: help demo demo-down cluster cluster-down test verify fix tools bench sim sim-explain mutants search fuzz torture volumes cover rust
 
 CACHE := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/synod
 NEXTEST_VERSION := 0.9.151
@@ -73,9 +73,14 @@ fuzz: rust $(FUZZ) ## Throw bytes at every decoder, FOR each: make fuzz FOR=10m
 	@CARGO_FUZZ='$(FUZZ)' fuzz/run '$(FOR)' $(TARGETS)
 
 TORTURE := cargo test --quiet --release --locked --package synod-sidecar --test torture -- --nocapture
+# Volumes of each kind that `make volumes` wipes, rolls back and swaps.
+RUNS ?= 200
 
 torture: rust ## Kill, pause, stall and fill real members under load: make torture FOR=20m
 	@SYNOD_TORTURE='$(FOR)' $(TORTURE) nothing_acknowledged
+
+volumes: rust ## Wipe, roll back and swap the volumes of real members: make volumes RUNS=200
+	@SYNOD_VOLUMES='$(RUNS)' $(TORTURE) volumes
 
 cover: rust $(TARPAULIN) ## Which lines of sidecar/paxos the core's tests and some simulated seeds run
 	@'$(TARPAULIN)' tarpaulin --packages synod-paxos synod-sim --tests --engine llvm --skip-clean --locked \

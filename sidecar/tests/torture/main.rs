@@ -9,16 +9,20 @@
 mod common;
 mod faults;
 mod load;
+mod volumes;
 
 use faults::Torture;
 use load::Load;
 use serde::Serialize;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use volumes::{Kind, Outcome};
 
 const WRITERS: usize = 6;
 /// Kills of a run without `SYNOD_TORTURE`.
 const KILLS: u64 = 12;
+/// Volumes of each kind in a run without `SYNOD_VOLUMES`.
+const VOLUMES: u64 = 3;
 /// Between two lines of progress.
 const PROGRESS: Duration = Duration::from_secs(15);
 
@@ -102,4 +106,35 @@ async fn nothing_acknowledged_is_lost_when_processes_die() {
     }
     assert_eq!((report.lost, report.duplicated, report.reordered), (0, 0, 0));
     assert_eq!(report.found, report.acknowledged * faults::MEMBERS as u64);
+}
+
+#[derive(Debug, Serialize)]
+struct VolumesReport {
+    wiped: Outcome,
+    rolled_back: Outcome,
+    swapped: Outcome,
+    seconds: u64,
+}
+
+/// Property: a member whose volume was wiped, rolled back to an older copy or swapped with another's never speaks for
+/// what it may have forgotten, and three voters are whole again afterwards (docs: protocol.md, "Identity and amnesia").
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn volumes_that_change_under_their_members() {
+    let wanted = std::env::var("SYNOD_VOLUMES").ok().map(|runs| runs.parse().expect("a number"));
+    let (runs, began) = (wanted.unwrap_or(VOLUMES), Instant::now());
+    let (wiped, rolled_back, swapped) = tokio::join!(
+        volumes::run(Kind::Wiped, runs),
+        volumes::run(Kind::RolledBack, runs),
+        volumes::run(Kind::Swapped, runs)
+    );
+    let report = VolumesReport { wiped, rolled_back, swapped, seconds: began.elapsed().as_secs() };
+    println!("{report:?}");
+    if wanted.is_some() {
+        save("volumes.json", &report);
+    }
+    for outcome in [&report.wiped, &report.rolled_back, &report.swapped] {
+        assert_eq!((outcome.unsafe_votes, outcome.whole_again), (0, runs));
+        assert_eq!((outcome.lost, outcome.duplicated, outcome.reordered), (0, 0, 0));
+    }
+    assert_eq!(report.rolled_back.fenced, runs, "who comes back as an older copy says so");
 }

@@ -10,23 +10,42 @@ use crate::row::Row;
 use crate::status::MemberState;
 use crate::storage::{Gated, Write};
 use crate::system::SystemState;
-use crate::types::{ClusterId, Digest, MemberId, RequestId, Slot};
+use crate::types::{ClusterId, Digest, Instant, MemberId, RequestId, Slot};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
+/// So many election timeouts a start waits for voters that do not answer.
+const PATIENCE: u32 = 2;
+
 /// What this start has learnt from its peers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Handshake {
     nonce: u64,
+    began: Instant,
+    /// Voters that do not answer were waited for.
+    has_waited: bool,
     /// Peers that answered this start's nonce.
     answered: BTreeSet<MemberId>,
     /// Peers that hold this genesis.
     agreed: BTreeSet<MemberId>,
     /// Asked through a connection, members of no configuration that this member knows included.
     joining_peers: BTreeSet<MemberId>,
+}
+
+impl Handshake {
+    pub(super) fn new(now: Instant) -> Handshake {
+        Handshake {
+            nonce: 0,
+            began: now,
+            has_waited: false,
+            answered: BTreeSet::new(),
+            agreed: BTreeSet::new(),
+            joining_peers: BTreeSet::new(),
+        }
+    }
 }
 
 impl Node {
@@ -160,7 +179,9 @@ impl Node {
         self.send(to, Message::Hello { nonce: self.handshake.nonce, genesis, needs_genesis });
     }
 
-    pub(super) fn resend_hello(&mut self) {
+    pub(super) fn resend_hello(&mut self, now: Instant) {
+        let waited = now.since(self.handshake.began);
+        self.handshake.has_waited |= waited >= self.settings().timeout * PATIENCE;
         // Whose answers are needed may have changed: a member that recovers learns of newer configurations.
         self.try_activate();
         if !self.wants_handshake() {
@@ -268,8 +289,9 @@ impl Node {
         }
     }
 
-    /// Joining ends when every founding member holds this genesis; recovering ends when a quorum of every
-    /// configuration in force or pending, this member included, has answered.
+    /// Joining ends when every founding member holds this genesis; recovering ends when every voter of every
+    /// configuration in force or pending has answered, or a quorum, this member included, and the others were waited
+    /// for: the one that remembers most of this disk may be slower than a quorum (docs: decisions/0008).
     fn try_activate(&mut self) {
         let Some(genesis) = &self.genesis else { return };
         match self.life {
@@ -286,7 +308,12 @@ impl Node {
                 answered.insert(self.me);
                 let next = self.chosen_through.next();
                 let configurations = &self.state().configurations;
-                if configurations.from(next).all(|c: &Configuration| c.has_quorum(&answered)) {
+                let waits = !self.handshake.has_waited;
+                let suffices = |c: &Configuration| match waits {
+                    true => c.voters().all(|voter| answered.contains(&voter)),
+                    false => c.has_quorum(&answered),
+                };
+                if configurations.from(next).all(suffices) {
                     self.life = MemberState::Active;
                 }
             }

@@ -124,7 +124,7 @@ impl Node {
             life: MemberState::Uninitialized,
             joined: disk.joined,
             genesis_confirmed: disk.genesis_confirmed,
-            handshake: identity::Handshake::default(),
+            handshake: identity::Handshake::new(now),
             peers: disk.peers,
             connected: BTreeSet::new(),
             promised: if planted!(PromiseForgotten) { Ballot::ZERO } else { disk.promised },
@@ -219,7 +219,7 @@ impl Node {
 
     /// What recurs every heartbeat: nothing here is on a hot path.
     fn beat(&mut self, now: Instant) {
-        self.resend_hello();
+        self.resend_hello(now);
         self.expire_views(now);
         self.beat_proposer(now);
         self.beat_hand_over(now);

@@ -69,6 +69,7 @@ scripts! {
     chosen_inference
     competing_candidates
     damaged_row
+    fenced_by_the_slower
     fenced_disk
     forwarded_across_leaders
     hand_over
