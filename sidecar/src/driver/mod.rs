@@ -166,7 +166,8 @@ impl Driver {
         let handle = Handle {
             commands,
             messages,
-            next_request: Arc::new(AtomicU64::new(1)),
+            // No life names its requests as another does, not even one on a restored disk, whose boots repeat.
+            next_request: Arc::new(AtomicU64::new(clock::seed()? >> 1)),
             in_flight: Arc::new(Semaphore::new(APPENDS_IN_FLIGHT_BYTES)),
             window: window.clone(),
             checkpoints: checkpoints.subscribe(),
