@@ -30,21 +30,14 @@ const MASKED: &[&str] = &[
     "last_request",
 ];
 
-/// Traces of what happened that serve only rules which a search leaves out.
+/// Traces of what happened that serve only rules which a search leaves out. Which life a member is in, and what peers
+/// remember of it, is none of them: a start that waits for every voter may wait for a write of one.
 const TRACES: &[&str] = &[
-    // Timers.
+    // A timer.
     "waiting_since",
-    "restart",
     // When the system state rides with a write: after a million bytes, not after fifty.
     "system_bytes",
     "value_bytes",
-    // Which life it is: members take mail of all lives here.
-    "incarnation",
-    "peers",
-    "dirty_peers",
-    "counters",
-    // It is over in the step that began it.
-    "handshake",
     // Whom to ask for what was chosen: nobody is asked here.
     "holders",
     // What members answer to heartbeats: there are none here, so an empty record is as good as none.
