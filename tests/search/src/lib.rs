@@ -51,13 +51,13 @@
 //! | case | without reductions | with them |
 //! |---|---|---|
 //! | `leaders`, one round each, no crash | 1,470,581 | 3,097 |
-//! | one slot, one round each, one crash | 706,159 | 4,165 |
-//! | one round each, one crash | | 28,940 |
-//! | two rounds and one, one crash | | 455,639 |
+//! | one slot, one round each, one crash | 706,159 | 9,290 |
+//! | one round each, one crash | | 57,083 |
+//! | two rounds and one, one crash | | 845,023 |
 //! | two rounds each, no crash | | 658,077 |
-//! | two rounds each, one crash: `make search` | stopped at 266 million, with the first row of `mail` alone | 10.7 million |
-//! | `growth`, two leaders compete, one crash | | 276,286 |
-//! | `growth`, three leaders compete, one crash: `make search` | | 9,241,038 |
+//! | two rounds each, one crash: `make search` | stopped at 266 million, with the first row of `mail` alone | 18.9 million |
+//! | `growth`, two leaders compete, one crash | | 473,158 |
+//! | `growth`, three leaders compete, one crash: `make search` | | 16,981,854 |
 
 mod known;
 pub mod mail;
