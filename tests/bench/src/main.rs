@@ -1,8 +1,10 @@
-//! A load generator for a member's socket.
+//! A load generator for a member's socket, and figures of the storage under it.
 //!
 //! Closed loop: each client has one call under way. A run has a warm-up that is not counted; latencies are those
 //! of single calls, from the call to its answer.
 #![forbid(unsafe_code)]
+
+mod storage;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -33,6 +35,9 @@ enum Command {
     Append(AppendOptions),
     /// Read single entries for a while, with a number of clients at a time.
     Read(ReadOptions),
+    /// Start sidecars and measure their storage.
+    #[command(subcommand)]
+    Storage(storage::Command),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -184,6 +189,7 @@ async fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Append(options) => append(options).await,
         Command::Read(options) => read(options).await,
+        Command::Storage(command) => storage::run(command).await,
     }
 }
 

@@ -1,0 +1,301 @@
+//! How long an empty member needs to get a log, and what appends feel of it.
+
+use super::cluster::{Cluster, Member, Usage};
+use crate::Format;
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use clap::Args;
+use serde::Serialize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use synod_client::Client;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+/// Between two looks at the new member.
+const LOOK: Duration = Duration::from_millis(5);
+/// A member that gets nothing for so long never will.
+const PATIENCE: Duration = Duration::from_secs(30);
+const MIB: f64 = 1_048_576.0;
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Options {
+    /// The sidecar's program.
+    #[arg(long, env = "SYNOD_SIDECAR", value_name = "PATH")]
+    sidecar: PathBuf,
+    /// Make the members' directories in here; by default where temporary files go.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Payload of the log, in MiB.
+    #[arg(long, default_value_t = 1_024, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
+    log: u64,
+    /// Bytes of an entry.
+    #[arg(long, default_value_t = 10_000, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    size: u32,
+    /// Entries of one call while the log is filled; calls share slots of at most 1 MiB.
+    #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4_096))]
+    batch: u32,
+    /// Calls under way while the log is filled; with one, each slot holds one call.
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    fillers: u32,
+    /// Rounds without appends meanwhile.
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    idle: u32,
+    /// Rounds with appends meanwhile.
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    loaded: u32,
+    /// Appends under way in such a round, of 100 bytes each, at the leader.
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    clients: u32,
+    /// How long appends are measured before each such round, in seconds.
+    #[arg(long, default_value_t = 5, value_name = "SECONDS")]
+    before: u64,
+    /// text for people, json for programs: an object a round.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+/// Appends in one stretch of time.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Foreground {
+    entries_per_second: f64,
+    p50_ms: f64,
+    p99_ms: f64,
+    max_ms: f64,
+}
+
+/// What a process used during a round.
+#[derive(Clone, Debug, Serialize)]
+struct Used {
+    member: String,
+    role: &'static str,
+    cpu_seconds: f64,
+    written_mib: f64,
+    peak_resident_mib: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Round {
+    round: u32,
+    loaded: bool,
+    log_mib: f64,
+    entry_bytes: u32,
+    slots: u64,
+    seconds: f64,
+    mib_per_second: f64,
+    before: Option<Foreground>,
+    meanwhile: Option<Foreground>,
+    p99_ratio: Option<f64>,
+    used: Vec<Used>,
+}
+
+/// When an append was sent, and how long it took.
+type Sample = (Instant, Duration);
+
+/// Appends that go on in the background.
+struct Load {
+    stop: Arc<AtomicBool>,
+    clients: JoinSet<Vec<Sample>>,
+}
+
+impl Load {
+    fn start(client: &Client, clients: u32) -> Load {
+        let (stop, mut tasks) = (Arc::new(AtomicBool::new(false)), JoinSet::new());
+        for _ in 0..clients {
+            let (client, stop) = (client.clone(), stop.clone());
+            tasks.spawn(async move {
+                let mut samples = Vec::new();
+                let entry = Bytes::from(vec![b'x'; 100]);
+                while !stop.load(Ordering::Relaxed) {
+                    let sent = Instant::now();
+                    match client.append(entry.clone()).await {
+                        Ok(_) => samples.push((sent, sent.elapsed())),
+                        Err(error) => eprintln!("an append failed: {error}"),
+                    }
+                }
+                samples
+            });
+        }
+        Load { stop, clients: tasks }
+    }
+
+    async fn end(self) -> Vec<Sample> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.clients.join_all().await.into_iter().flatten().collect()
+    }
+}
+
+/// The appends that were sent between two moments.
+fn foreground(samples: &[Sample], (from, to): (Instant, Instant)) -> Option<Foreground> {
+    let within = samples.iter().filter(|(sent, _)| (from..to).contains(sent));
+    let mut latencies: Vec<Duration> = within.map(|(_, latency)| *latency).collect();
+    latencies.sort_unstable();
+    let last = latencies.len().checked_sub(1)?;
+    let at =
+        |permille: usize| latencies[(latencies.len() * permille / 1_000).min(last)].as_secs_f64() * 1_000.0;
+    Some(Foreground {
+        entries_per_second: latencies.len() as f64 / (to - from).as_secs_f64(),
+        p50_ms: at(500),
+        p99_ms: at(990),
+        max_ms: at(1_000),
+    })
+}
+
+pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(&options.sidecar, options.dir.as_deref()).await?;
+    let leader = cluster.leader().await?;
+    let client = cluster.members[leader].client()?;
+    let began = Instant::now();
+    let bytes = fill(&client, &options).await?;
+    let seconds = began.elapsed().as_secs_f64();
+    eprintln!("filled {:.0} MiB in {seconds:.1} s", bytes as f64 / MIB);
+    for round in 1..=options.idle + options.loaded {
+        // Whatever was left to do after the fill or the last round is not what is measured.
+        sleep(Duration::from_secs(2)).await;
+        let outcome = measure(&mut cluster, &options, (round, bytes)).await?;
+        tell(&outcome, options.output)?;
+        let leader = cluster.leader().await?;
+        cluster.remove_last(leader).await?;
+    }
+    Ok(())
+}
+
+/// Appends until the log has the payload that is wanted; gives how much it is.
+async fn fill(client: &Client, options: &Options) -> anyhow::Result<u64> {
+    let call = u64::from(options.size) * u64::from(options.batch);
+    if call > 1 << 20 {
+        bail!("a call of {call} bytes is too large: at most 1 MiB, so use a smaller --batch");
+    }
+    let calls = (options.log << 20).div_ceil(call);
+    let next = Arc::new(AtomicU64::new(0));
+    let mut fillers = JoinSet::new();
+    for _ in 0..options.fillers {
+        let (client, next) = (client.clone(), next.clone());
+        let (size, batch) = (options.size as usize, options.batch as usize);
+        fillers.spawn(async move {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= calls {
+                    return Ok::<_, anyhow::Error>(());
+                }
+                // No two calls alike, so that nobody is helped by what repeats.
+                let byte =
+                    |at: usize| (number as usize).wrapping_mul(31).wrapping_add(at * 7 + (at >> 8)) as u8;
+                let entry: Bytes = (0..size).map(byte).collect::<Vec<u8>>().into();
+                client.append_many(vec![entry; batch]).await?;
+            }
+        });
+    }
+    while let Some(ended) = fillers.join_next().await {
+        ended??;
+    }
+    Ok(calls * call)
+}
+
+async fn measure(
+    cluster: &mut Cluster,
+    options: &Options,
+    (round, bytes): (u32, u64),
+) -> anyhow::Result<Round> {
+    let loaded = round > options.idle;
+    let leader = cluster.leader().await?;
+    let new = cluster.add().await?;
+    let load = match loaded {
+        true => Some(Load::start(&cluster.members[leader].client()?, options.clients)),
+        false => None,
+    };
+    let warmed = Instant::now();
+    if loaded {
+        sleep(Duration::from_secs(options.before)).await;
+    }
+    let target = cluster.members[leader].status().await?.chosen_through;
+    let usage: Vec<Usage> = cluster.members.iter().map(Member::usage).collect();
+    let began = Instant::now();
+    let (joined, caught_up) =
+        tokio::join!(cluster.join(new, leader), caught_up(&cluster.members[new], target));
+    joined?;
+    caught_up?;
+    let ended = Instant::now();
+    let samples = match load {
+        Some(load) => load.end().await,
+        None => Vec::new(),
+    };
+    let seconds = (ended - began).as_secs_f64();
+    let (before, meanwhile) = (foreground(&samples, (warmed, began)), foreground(&samples, (began, ended)));
+    let used = cluster.members.iter().zip(usage).enumerate().map(|(number, (member, before))| {
+        let after = member.usage();
+        Used {
+            member: member.name.clone(),
+            role: if number == leader {
+                "leader"
+            } else if number == new {
+                "new"
+            } else {
+                "follower"
+            },
+            cpu_seconds: after.cpu - before.cpu,
+            written_mib: after.written.saturating_sub(before.written) as f64 / MIB,
+            peak_resident_mib: after.resident as f64 / MIB,
+        }
+    });
+    Ok(Round {
+        round,
+        loaded,
+        log_mib: bytes as f64 / MIB,
+        entry_bytes: options.size,
+        slots: target,
+        seconds,
+        mib_per_second: bytes as f64 / MIB / seconds,
+        before,
+        meanwhile,
+        p99_ratio: before.zip(meanwhile).map(|(before, meanwhile)| meanwhile.p99_ms / before.p99_ms),
+        used: used.collect(),
+    })
+}
+
+/// Waits until a member has a slot and all before it on its disk.
+async fn caught_up(member: &Member, target: u64) -> anyhow::Result<()> {
+    let (mut last, mut since) = (0, Instant::now());
+    let client = member.client()?;
+    loop {
+        let durable = client.status().await.context("the new member does not answer")?.durable_through;
+        if durable >= target {
+            return Ok(());
+        }
+        if durable > last {
+            (last, since) = (durable, Instant::now());
+        }
+        if since.elapsed() > PATIENCE {
+            bail!("the new member stays at slot {durable} of {target}");
+        }
+        sleep(LOOK).await;
+    }
+}
+
+fn tell(round: &Round, output: Format) -> anyhow::Result<()> {
+    if output == Format::Json {
+        println!("{}", serde_json::to_string(round)?);
+        return Ok(());
+    }
+    let kind = if round.loaded { "loaded" } else { "idle" };
+    println!(
+        "{}. {kind}: {:.0} MiB, {} slots in {:.2} s: {:.0} MiB/s",
+        round.round, round.log_mib, round.slots, round.seconds, round.mib_per_second
+    );
+    for (name, foreground) in [("before", round.before), ("meanwhile", round.meanwhile)] {
+        if let Some(Foreground { entries_per_second, p50_ms, p99_ms, max_ms }) = foreground {
+            println!(
+                "   appends {name}: {entries_per_second:.0}/s, p50 {p50_ms:.1}, p99 {p99_ms:.1}, max {max_ms:.0} ms"
+            );
+        }
+    }
+    for used in &round.used {
+        println!(
+            "   {} ({}): {:.1} s of a core, {:.0} MiB written, {:.0} MiB resident at most",
+            used.member, used.role, used.cpu_seconds, used.written_mib, used.peak_resident_mib
+        );
+    }
+    Ok(())
+}

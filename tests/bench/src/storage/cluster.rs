@@ -1,0 +1,215 @@
+//! Real sidecar processes on loopback.
+
+use anyhow::{Context, bail};
+use std::fs;
+use std::future::Future;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+use synod_client::{Client, StatusResponse};
+use synod_proto::v1::Role;
+use tokio::time::{Instant, sleep};
+
+/// How long a step that is not measured may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// One member's place and its process, which ends with it.
+pub(super) struct Member {
+    pub(super) name: String,
+    pub(super) dir: PathBuf,
+    pub(super) socket: PathBuf,
+    pub(super) id: u64,
+    peer: SocketAddr,
+    process: Child,
+}
+
+/// What the system has counted of a process since its start.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Usage {
+    /// User and system time, in seconds.
+    pub(super) cpu: f64,
+    /// Bytes that it had written to the disk.
+    pub(super) written: u64,
+    /// The most that was resident, in bytes.
+    pub(super) resident: u64,
+}
+
+impl Member {
+    /// Starts a process on what is in its directory.
+    fn start(sidecar: &Path, dir: &Path, name: &str) -> anyhow::Result<Member> {
+        let (peer, socket, data) = (free_address()?, dir.join(format!("{name}.sock")), dir.join(name));
+        let mut command = Command::new(sidecar);
+        for (variable, _) in std::env::vars().filter(|(variable, _)| variable.starts_with("SYNOD_")) {
+            command.env_remove(variable);
+        }
+        command.arg("run").arg("--data-dir").arg(&data).arg("--socket").arg(&socket);
+        command.args(["--peer-listen", &peer.to_string(), "--name", name]);
+        command.arg("--peers-file").arg(dir.join("peers"));
+        let log = std::env::var("SYNOD_LOG").unwrap_or_else(|_| "warn".to_owned());
+        command.args(["--log", &log]).stdin(Stdio::null());
+        let process = command.spawn().with_context(|| format!("{} cannot be started", sidecar.display()))?;
+        Ok(Member { name: name.to_owned(), dir: data, socket, id: 0, peer, process })
+    }
+
+    pub(super) fn client(&self) -> anyhow::Result<Client> {
+        Ok(Client::connect(&self.socket)?)
+    }
+
+    pub(super) async fn status(&self) -> anyhow::Result<StatusResponse> {
+        Ok(self.client()?.status().await?)
+    }
+
+    /// What its process has used so far; zeros where the system does not say.
+    pub(super) fn usage(&self) -> Usage {
+        let read = |file: &str| {
+            fs::read_to_string(format!("/proc/{}/{file}", self.process.id())).unwrap_or_default()
+        };
+        let number = |text: &str, name: &str| -> u64 {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+        };
+        let stat = read("stat");
+        // Behind the name in brackets, which may hold spaces: utime and stime are the 12th and 13th, in ticks of 10 ms.
+        let fields = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
+        let ticks: u64 =
+            fields.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<u64>().ok()).sum();
+        Usage {
+            cpu: ticks as f64 / 100.0,
+            written: number(&read("io"), "write_bytes:"),
+            resident: number(&read("status"), "VmHWM:") << 10,
+        }
+    }
+
+    fn end(&mut self) {
+        // It may have ended by itself.
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn free_address() -> anyhow::Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+fn hex(id: u64) -> String {
+    format!("{id:016x}")
+}
+
+/// Looks again and again until there is something.
+async fn until<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut look: impl FnMut() -> F,
+) -> anyhow::Result<T> {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return Ok(found);
+        }
+        if began.elapsed() > PATIENCE {
+            bail!("{what}: not within {} s", PATIENCE.as_secs());
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// A cluster of processes, in a directory that goes with it.
+pub(super) struct Cluster {
+    /// Before the directory, so that the processes end before it goes.
+    pub(super) members: Vec<Member>,
+    dir: tempfile::TempDir,
+    sidecar: PathBuf,
+    id: uuid::Uuid,
+    started: usize,
+}
+
+impl Cluster {
+    /// Starts and forms a cluster of three.
+    pub(super) async fn start(sidecar: &Path, within: Option<&Path>) -> anyhow::Result<Cluster> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("synod-bench-");
+        let dir = match within {
+            Some(within) => builder.tempdir_in(within)?,
+            None => builder.tempdir()?,
+        };
+        let (members, id) = (Vec::new(), uuid::Uuid::new_v4());
+        let mut cluster = Cluster { members, dir, sidecar: sidecar.to_owned(), id, started: 0 };
+        for _ in 0..3 {
+            cluster.add().await?;
+        }
+        let mut arguments = vec!["initialize".to_owned(), format!("--cluster-id={id}")];
+        let members = &cluster.members;
+        arguments.extend(members.iter().map(|m| format!("--member={}={}", hex(m.id), m.name)));
+        for member in 0..cluster.members.len() {
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            cluster.admin(member, &arguments)?;
+        }
+        cluster.leader().await?;
+        Ok(cluster)
+    }
+
+    /// Starts one more member on an empty directory.
+    pub(super) async fn add(&mut self) -> anyhow::Result<usize> {
+        let name = format!("n{}", self.started);
+        self.started += 1;
+        let mut member = Member::start(&self.sidecar, self.dir.path(), &name)?;
+        let peers = self.members.iter().chain([&member]).map(|m| format!("{}\n", m.peer)).collect::<String>();
+        fs::write(self.dir.path().join("peers"), peers)?;
+        member.id = until("the member starts", || async { member.status().await.ok() }).await?.member;
+        self.members.push(member);
+        Ok(self.members.len() - 1)
+    }
+
+    /// Runs an admin command beside a member.
+    pub(super) fn admin(&self, member: usize, arguments: &[&str]) -> anyhow::Result<Output> {
+        let (command, rest) = arguments.split_first().context("no command")?;
+        let dir = &self.members[member].dir;
+        let mut process = Command::new(&self.sidecar);
+        process.args(["admin", command, "--data-dir"]).arg(dir).args(rest).stdin(Stdio::null());
+        let output = tokio::task::block_in_place(|| process.output())?;
+        if !output.status.success() {
+            bail!("{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(output)
+    }
+
+    /// Which member leads.
+    pub(super) async fn leader(&self) -> anyhow::Result<usize> {
+        until("a member leads", || async {
+            for (number, member) in self.members.iter().enumerate() {
+                if member.status().await.is_ok_and(|status| status.role() == Role::Leader) {
+                    return Some(number);
+                }
+            }
+            None
+        })
+        .await
+    }
+
+    /// Lets an empty member into the cluster: from here on it catches up.
+    pub(super) async fn join(&self, new: usize, leader: usize) -> anyhow::Result<()> {
+        let digest = self.members[leader].status().await?.genesis_digest;
+        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let cluster = format!("--cluster-id={}", self.id);
+        self.admin(new, &["join", &cluster, &format!("--genesis-digest={digest}")])?;
+        let (id, name) = (hex(self.members[new].id), &self.members[new].name);
+        self.admin(leader, &["add-learner", "--member", &id, "--name", name])?;
+        Ok(())
+    }
+
+    /// Removes the newest member and its data.
+    pub(super) async fn remove_last(&mut self, leader: usize) -> anyhow::Result<()> {
+        let Some(mut last) = self.members.pop() else { return Ok(()) };
+        self.admin(leader, &["remove", "--member", &hex(last.id)])?;
+        last.end();
+        fs::remove_dir_all(&last.dir)?;
+        Ok(())
+    }
+}
