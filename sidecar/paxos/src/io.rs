@@ -37,6 +37,8 @@ pub enum Input {
         /// The view holds no row behind these.
         end: bool,
     },
+    /// The row of a slot was found damaged on the disk, or is missing there though it is known to be chosen.
+    Damaged(Slot),
     /// A client calls: answered by [`Output::CallReply`].
     Call {
         /// Chosen by the driver, unique while this incarnation lives.
@@ -340,6 +342,11 @@ pub enum Notice {
         slot: Slot,
         /// From whom.
         from: MemberId,
+    },
+    /// A damaged row of this disk is written again.
+    Healed {
+        /// Where.
+        slot: Slot,
     },
     /// A value that cannot be decoded was chosen: this member halts rather than guess.
     Undecodable {

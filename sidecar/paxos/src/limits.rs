@@ -33,3 +33,11 @@ pub const ALPHA: core::ops::RangeInclusive<u32> = 1..=4_096;
 pub const HISTORY: usize = 4_096;
 /// Payload bytes of rows in one message.
 pub const CHUNK_BYTES: usize = 1 << 20;
+/// The same for a member that catches up, where appends go on beside it: a smaller part holds them up for a shorter
+/// time.
+pub const SMALL_CHUNK_BYTES: usize = 256 << 10;
+/// Values that wait for the disk of a member that catches up, in bytes: above that it asks for no more.
+pub const LEARN_BACKLOG_BYTES: usize = 16 << 20;
+/// Rows that a member serves to all who catch up while appends go on, in bytes a second. What appends bring comes
+/// on top of it twice, so that whoever catches up comes nearer whatever is appended.
+pub const LEARN_BYTES_PER_SECOND: u64 = 40 << 20;

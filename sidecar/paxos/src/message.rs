@@ -176,6 +176,8 @@ pub enum Message {
         lease: Duration,
         /// The newest slot at which the leader's chain is compared, and its chain there.
         chain: Option<ChainPoint>,
+        /// Whom the receiver asks if it has much to learn: of those that have it, the one nearest to idle.
+        source: Option<MemberId>,
     },
     /// The answer to [`Message::Heartbeat`]: under this ballot nobody has been promised a higher one here.
     HeartbeatReply {
@@ -195,6 +197,8 @@ pub enum Message {
         chain: Option<ChainPoint>,
         /// The newest format level that the sender reads.
         format_level: u32,
+        /// How busy the sender is: bytes of values that it applied and sent in a heartbeat's time, of late.
+        load: u64,
     },
     /// Asks for chosen values.
     LearnRequest {
@@ -202,6 +206,8 @@ pub enum Message {
         from: Slot,
         /// Last wanted.
         through: Slot,
+        /// How often the sender fell behind the trim again before it was there: then it is served faster.
+        retries: u32,
     },
     /// Chosen values from `from` on, without a hole.
     Learned {

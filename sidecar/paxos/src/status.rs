@@ -118,6 +118,8 @@ pub struct Status {
     pub session_rows: usize,
     /// The chain at the applied slot.
     pub chain: u128,
+    /// Rows of this disk that are damaged and wait to be healed, ascending.
+    pub damaged: Vec<Slot>,
     /// Caught up with a leader once since this start.
     pub caught_up_once: bool,
     /// Other members.

@@ -485,6 +485,7 @@ fn tell(notice: Notice) -> Result<(), Fatal> {
             let from = from.map(|member| member.to_string());
             tracing::error!(slot = slot.0, from, "a row fails its checksum");
         }
+        Notice::Healed { slot } => tracing::info!(slot = slot.0, "a damaged row is healed"),
         Notice::Diverged { slot } => {
             tracing::error!(
                 slot = slot.0,

@@ -176,7 +176,7 @@ fn encode_message(outgoing: &Outgoing) -> Wire {
             ballot: Some(ballot_out(*ballot)),
             trim_through: trim_through.0,
         }),
-        Message::Heartbeat { ballot, sequence, chosen_through, has_quorum, lease, chain } => {
+        Message::Heartbeat { ballot, sequence, chosen_through, has_quorum, lease, chain, source } => {
             Wire::Heartbeat(v1::Heartbeat {
                 ballot: Some(ballot_out(*ballot)),
                 sequence: *sequence,
@@ -184,6 +184,7 @@ fn encode_message(outgoing: &Outgoing) -> Wire {
                 has_quorum: *has_quorum,
                 lease_nanos: nanos(*lease),
                 chain: chain.map(chain_out),
+                source: source.map(|member| member.0),
             })
         }
         Message::HeartbeatReply {
@@ -195,6 +196,7 @@ fn encode_message(outgoing: &Outgoing) -> Wire {
             snapshot_through,
             chain,
             format_level,
+            load,
         } => Wire::HeartbeatReply(v1::HeartbeatReply {
             ballot: Some(ballot_out(*ballot)),
             sequence: *sequence,
@@ -204,6 +206,7 @@ fn encode_message(outgoing: &Outgoing) -> Wire {
             snapshot_through: snapshot_through.0,
             chain: chain.map(chain_out),
             format_level: *format_level,
+            load: *load,
         }),
         Message::Busy { ballot, wait } => {
             Wire::Busy(v1::Busy { ballot: Some(ballot_out(*ballot)), wait_nanos: nanos(*wait) })
@@ -224,8 +227,8 @@ fn encode_message(outgoing: &Outgoing) -> Wire {
             at: Some(chain_out(*at)),
             agreed: agreed.iter().map(|member| member.0).collect(),
         }),
-        Message::LearnRequest { from, through } => {
-            Wire::LearnRequest(v1::LearnRequest { from: from.0, through: through.0 })
+        Message::LearnRequest { from, through, retries } => {
+            Wire::LearnRequest(v1::LearnRequest { from: from.0, through: through.0, retries: *retries })
         }
         Message::Learned { from, trim_through, chosen_through, rows } => Wire::Learned(v1::Learned {
             from: from.0,
@@ -356,6 +359,7 @@ fn decode_message(wire: Wire) -> Result<Message, Malformed> {
             has_quorum: m.has_quorum,
             lease: Duration::from_nanos(m.lease_nanos),
             chain: maybe_chain(m.chain.as_ref())?,
+            source: m.source.map(MemberId),
         },
         Wire::HeartbeatReply(m) => Message::HeartbeatReply {
             ballot: ballot(m.ballot)?,
@@ -366,6 +370,7 @@ fn decode_message(wire: Wire) -> Result<Message, Malformed> {
             snapshot_through: Slot(m.snapshot_through),
             chain: maybe_chain(m.chain.as_ref())?,
             format_level: m.format_level,
+            load: m.load,
         },
         Wire::Busy(m) => {
             Message::Busy { ballot: ballot(m.ballot)?, wait: Duration::from_nanos(m.wait_nanos) }
@@ -382,7 +387,9 @@ fn decode_message(wire: Wire) -> Result<Message, Malformed> {
             at: chain(&m.at.ok_or(Malformed("chain point"))?)?,
             agreed: m.agreed.into_iter().map(MemberId).collect(),
         },
-        Wire::LearnRequest(m) => Message::LearnRequest { from: Slot(m.from), through: Slot(m.through) },
+        Wire::LearnRequest(m) => {
+            Message::LearnRequest { from: Slot(m.from), through: Slot(m.through), retries: m.retries }
+        }
         Wire::Learned(m) => Message::Learned {
             from: Slot(m.from),
             trim_through: Slot(m.trim_through),
@@ -476,6 +483,7 @@ mod tests {
             has_quorum: true,
             lease: Duration::ZERO,
             chain: None,
+            source: None,
         };
         assert_eq!(incoming.message, expected);
     }

@@ -300,7 +300,10 @@ impl World {
                 Rule::DamageMet
             }
             Notice::Diverged { .. } => Rule::DivergenceFound,
-            Notice::Damaged { .. } | Notice::Undecodable { .. } | Notice::Installed { .. } => return,
+            Notice::Damaged { .. }
+            | Notice::Healed { .. }
+            | Notice::Undecodable { .. }
+            | Notice::Installed { .. } => return,
         };
         self.coverage.rule(rule);
     }

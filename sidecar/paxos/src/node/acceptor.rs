@@ -25,7 +25,7 @@ pub(super) enum ViewUse {
         reading: bool,
     },
     /// One answer to a learn request.
-    Learn { to: MemberId, from: Slot, through: Slot },
+    Learn { to: MemberId, from: Slot, through: Slot, retries: u32 },
 }
 
 /// A view of the disk.
@@ -109,13 +109,14 @@ impl Node {
             return;
         }
         self.close_views(|view| matches!(view, ViewUse::Promise { to: other, .. } if *other == to));
-        self.open_view(now, from, ViewUse::Promise { to, ballot, from, chunk: 0, next: from, reading: true });
+        let purpose = ViewUse::Promise { to, ballot, from, chunk: 0, next: from, reading: true };
+        self.open_view(now, from, limits::CHUNK_BYTES, purpose);
     }
 
-    fn open_view(&mut self, now: Instant, from: Slot, purpose: ViewUse) {
+    fn open_view(&mut self, now: Instant, from: Slot, bytes: usize, purpose: ViewUse) {
         let view = self.new_view();
         self.outputs.push_back(Output::OpenView { view });
-        self.outputs.push_back(Output::ReadView { view, from, bytes: limits::CHUNK_BYTES });
+        self.outputs.push_back(Output::ReadView { view, from, bytes });
         let chosen = self.disk.chosen_durable();
         self.views.open.insert(view, View { purpose, opened: now, chosen });
     }
@@ -139,7 +140,7 @@ impl Node {
         }
     }
 
-    pub(super) fn handle_view_rows(&mut self, view: ViewId, mut rows: Vec<Row>, end: bool) {
+    pub(super) fn handle_view_rows(&mut self, now: Instant, view: ViewId, mut rows: Vec<Row>, end: bool) {
         let Some(open) = self.views.open.get(&view) else { return };
         for row in &mut rows {
             row.chosen |=
@@ -147,8 +148,9 @@ impl Node {
         }
         match open.purpose {
             ViewUse::Promise { .. } => self.send_promise_chunk(view, rows, end),
-            ViewUse::Learn { to, from, through } => {
+            ViewUse::Learn { to, from, through, retries } => {
                 self.close_view(view);
+                self.pay(now, rows.iter().map(|row| row.value.len()).sum(), retries);
                 self.send_learned(to, from, through, rows);
             }
         }
@@ -179,11 +181,22 @@ impl Node {
         self.emit(to, message);
     }
 
+    /// Its driver has found the row of a slot damaged on the disk, or missing below what is known there to be chosen.
+    pub(super) fn handle_damaged(&mut self, slot: Slot) {
+        let known = self.wanted.slots.contains(&slot) || self.damaged.contains(&slot);
+        if self.system.is_some() && slot > self.trim_through && !known {
+            self.heal_or_mark(slot);
+        }
+    }
+
     /// A damaged row is never read as empty: it is written again from memory, or bars promises until it heals.
     pub(super) fn heal_or_mark(&mut self, slot: Slot) {
         self.notice(Notice::Damaged { slot, from: None });
         match self.rows.get(&slot).cloned() {
-            Some(row) => self.write(Write::Row(row)),
+            Some(row) => {
+                self.write(Write::Row(row));
+                self.notice(Notice::Healed { slot });
+            }
             None if slot > self.chosen_through => {
                 self.damaged.insert(slot);
             }
@@ -194,8 +207,16 @@ impl Node {
         }
     }
 
-    pub(super) fn open_learn_view(&mut self, now: Instant, to: MemberId, from: Slot, through: Slot) {
-        self.open_view(now, from, ViewUse::Learn { to, from, through });
+    pub(super) fn open_learn_view(
+        &mut self,
+        now: Instant,
+        to: MemberId,
+        from: Slot,
+        through: Slot,
+        retries: u32,
+    ) {
+        let bytes = self.part_bytes();
+        self.open_view(now, from, bytes, ViewUse::Learn { to, from, through, retries });
     }
 
     fn close_view(&mut self, view: ViewId) {
@@ -294,6 +315,7 @@ impl Node {
         if self.wanted.slots.remove(&row.slot) {
             // The value it had lost.
             self.write(Write::Row(Row { chosen: true, ..row.clone() }));
+            self.notice(Notice::Healed { slot: row.slot });
         }
         self.gate_accepted(from, ballot, row.slot);
     }
@@ -317,9 +339,16 @@ impl Node {
                 row.chosen = true;
             }
         }
-        self.damaged.remove(&slot);
+        self.note_healed(slot);
         self.write(Write::Row(row.clone()));
         self.rows.insert(slot, row);
+    }
+
+    /// Another value stands where a row was damaged.
+    pub(super) fn note_healed(&mut self, slot: Slot) {
+        if self.damaged.remove(&slot) {
+            self.notice(Notice::Healed { slot });
+        }
     }
 
     /// How far above its chosen prefix a member takes Accepts: bounds memory. What lies beyond is learnt later.

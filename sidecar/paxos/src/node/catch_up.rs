@@ -1,7 +1,9 @@
 //! A lagging member fetches chosen values from another's log.
 
 use super::Node;
+use super::pace::Wish;
 use crate::io::Notice;
+use crate::limits;
 use crate::message::Message;
 use crate::row::Row;
 use crate::storage::Write;
@@ -16,6 +18,12 @@ pub(super) struct CatchUp {
     known: Slot,
     holders: BTreeMap<MemberId, Slot>,
     asked: Option<(MemberId, Instant)>,
+    /// Whom the leader names for it.
+    source: Option<MemberId>,
+    /// Whom to ask next: what came is more than this disk has taken in.
+    next: Option<MemberId>,
+    /// Snapshots that were installed without reaching what was known to be chosen.
+    installs: u32,
     /// Beats without progress while something is missing.
     idle_beats: u32,
     attempts: u64,
@@ -39,6 +47,20 @@ impl CatchUp {
 
     pub(super) fn note_progress(&mut self) {
         self.idle_beats = 0;
+    }
+
+    pub(super) fn note_installed(&mut self) {
+        self.installs = self.installs.saturating_add(1);
+    }
+
+    pub(super) fn note_source(&mut self, source: Option<MemberId>) {
+        self.source = source;
+    }
+
+    /// No answer comes from there any more: another is asked at the next beat.
+    pub(super) fn note_disconnected(&mut self, member: MemberId) {
+        self.asked = self.asked.filter(|(asked, _)| *asked != member);
+        self.next = self.next.filter(|next| *next != member);
     }
 
     /// Has reached, since this start, what a leader or peer had reported chosen.
@@ -65,19 +87,40 @@ impl Node {
         if self.catch_up.known <= self.chosen_through {
             let hears = self.election.leader.is_some() && self.is_active();
             self.catch_up.caught_up_once |= hears;
-            self.catch_up.asked = None;
+            (self.catch_up.asked, self.catch_up.next) = (None, None);
+            self.catch_up.installs = 0;
             return;
+        }
+        if self.catch_up.next.is_some() {
+            return self.learn_more(now);
         }
         self.catch_up.idle_beats += 1;
         let patience = self.settings().heartbeat * 3;
         let waiting = self.catch_up.asked.is_some_and(|(_, at)| now.since(at) < patience);
-        let wide = self.catch_up.known.0 > self.chosen_through.0 + self.state().configurations.alpha();
-        if !waiting && (wide || self.catch_up.idle_beats >= 2) {
+        if !waiting && (self.is_far_behind() || self.catch_up.idle_beats >= 2) {
             self.request_missing(now, None);
         }
     }
 
-    /// Asks one holder, the leader first, then each in turn.
+    /// More is missing than what may still be on its way.
+    fn is_far_behind(&self) -> bool {
+        self.catch_up.known.0 > self.chosen_through.0 + self.state().configurations.alpha()
+    }
+
+    /// The disk has taken something in: asks for more of what is missing, unless too much waits for it still. So
+    /// memory is bounded however fast others are.
+    pub(super) fn learn_more(&mut self, now: Instant) {
+        if self.catch_up.next.is_none() || self.disk.backlog() > limits::LEARN_BACKLOG_BYTES {
+            return;
+        }
+        let next = self.catch_up.next.take();
+        if self.catch_up.known > self.chosen_through {
+            self.request_missing(now, next);
+        }
+    }
+
+    /// Asks one holder, then each in turn. A little is asked of the leader first, who has it for certain; much of
+    /// whom it names, or else of anybody before it: it has more to do than the others.
     pub(super) fn request_missing(&mut self, now: Instant, preferred: Option<MemberId>) {
         let from = self.chosen_through.next();
         let mut holders: Vec<MemberId> = self
@@ -87,23 +130,34 @@ impl Node {
             .filter(|(member, through)| **through >= from && **member != self.me)
             .map(|(member, _)| *member)
             .collect();
+        if holders.iter().any(|member| self.connected.contains(member)) {
+            holders.retain(|member| self.connected.contains(member));
+        }
         if self.catch_up.asked.is_some() {
             // Whoever was asked did not help, a damaged row of its own may be why: everyone else may hold more
             // than it was heard to say.
             let others = self.connected.iter().filter(|m| !holders.contains(m)).copied().collect::<Vec<_>>();
             holders.extend(others);
         }
-        if holders.is_empty() {
-            return;
+        let leader = self.election.leader.map(|b| b.member);
+        let far = self.is_far_behind();
+        let (mut preferred, mut first) = (preferred, leader.filter(|leader| holders.contains(leader)));
+        if far {
+            // It answered a leader's heartbeat, so it is there, and the leader knows what it holds.
+            first = self.catch_up.source.filter(|source| self.connected.contains(source));
+            preferred = preferred.filter(|member| first.is_none() || Some(*member) != leader);
+            if self.catch_up.asked.is_none() && holders.iter().any(|member| Some(*member) != leader) {
+                holders.retain(|member| Some(*member) != leader);
+            }
         }
-        let leader = self.election.leader.map(|b| b.member).filter(|m| holders.contains(m));
-        let turn = usize::try_from(self.catch_up.attempts % holders.len() as u64).unwrap_or(0);
-        let first_try = self.catch_up.asked.is_none();
-        let to = preferred.or(leader.filter(|_| first_try)).unwrap_or(holders[turn]);
+        let first = first.filter(|_| self.catch_up.asked.is_none());
+        let turn = self.catch_up.attempts.checked_rem(holders.len() as u64).unwrap_or(0);
+        let turn = usize::try_from(turn).unwrap_or(0);
+        let Some(to) = preferred.or(first).or(holders.get(turn).copied()) else { return };
         self.catch_up.attempts += 1;
         self.catch_up.asked = Some((to, now));
-        let through = self.catch_up.known;
-        self.send(to, Message::LearnRequest { from, through });
+        let (through, retries) = (self.catch_up.known, self.catch_up.installs.saturating_sub(1));
+        self.send(to, Message::LearnRequest { from, through, retries });
     }
 
     /// Rows that are damaged on this disk below what is applied are asked for one by one, of each peer in turn.
@@ -117,7 +171,7 @@ impl Node {
         self.catch_up.attempts += 1;
         let turn = usize::try_from(self.catch_up.attempts % self.connected.len() as u64).unwrap_or(0);
         if let Some(to) = self.connected.iter().nth(turn).copied() {
-            self.send(to, Message::LearnRequest { from: slot, through: slot });
+            self.send(to, Message::LearnRequest { from: slot, through: slot, retries: 0 });
         }
     }
 
@@ -136,14 +190,21 @@ impl Node {
     }
 
     /// Anyone of this cluster may be told what is chosen; one answer at a time for each.
-    pub(super) fn handle_learn_request(&mut self, now: Instant, from: MemberId, slot: Slot, through: Slot) {
+    pub(super) fn handle_learn_request(
+        &mut self,
+        now: Instant,
+        from: MemberId,
+        slot: Slot,
+        through: Slot,
+        retries: u32,
+    ) {
         if self.views.learning(from) {
             return;
         }
         if slot <= self.trim_through || slot > self.chosen_through {
             return self.send_learned(from, slot, through, Vec::new());
         }
-        self.open_learn_view(now, from, slot, through);
+        self.serve_or_wait(now, from, Wish::Rows { from: slot, through, retries });
     }
 
     /// Sends the rows of a view that are known chosen, without a hole from `from` on.
@@ -178,15 +239,19 @@ impl Node {
         let Some(cluster) = self.cluster() else { return };
         self.note_chosen_elsewhere(from, chosen_through);
         let answers = self.catch_up.asked.is_some_and(|(asked, _)| asked == from);
-        let gained = !rows.is_empty();
+        let mut gained = !rows.is_empty();
         for row in rows {
             if !row.chosen || !row.is_intact(cluster) {
                 self.notice(Notice::Damaged { slot: row.slot, from: Some(from) });
+                // The next one is asked for it.
+                gained = false;
                 break;
             }
             if self.wanted.slots.remove(&row.slot) {
                 // Chosen here, and chosen there: the same value, so that only the disk has to have it again.
+                let slot = row.slot;
                 self.write(Write::Row(row));
+                self.notice(Notice::Healed { slot });
                 continue;
             }
             self.learn(row);
@@ -195,11 +260,10 @@ impl Node {
             self.catch_up.asked = None;
             self.request_snapshot(now, from);
         } else if answers && slot > trim_through && gained {
-            // Self-clocked: the next request goes out when this answer is in.
+            // Self-clocked: the next request goes out when this answer is in, as far as the disk keeps up.
             self.catch_up.asked = None;
-            if self.catch_up.known > self.chosen_through {
-                self.request_missing(now, Some(from));
-            }
+            self.catch_up.next = Some(from);
+            self.learn_more(now);
         }
     }
 }

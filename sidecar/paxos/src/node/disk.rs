@@ -5,7 +5,7 @@ use crate::io::Output;
 use crate::message::Counters;
 use crate::storage::{Completed, DurableState, Gated, Write, WriteBatch};
 use crate::types::{Instant, MemberId, Slot, WriteCounter};
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -37,6 +37,10 @@ pub(super) struct Disk {
     /// How large the system state was, and how many bytes of values were written since.
     system_bytes: usize,
     value_bytes: usize,
+    /// Bytes of values that are not durable: in all, those not issued yet, and those of each write under way.
+    backlog: usize,
+    gathered: usize,
+    under_way: VecDeque<(u64, usize)>,
     /// Since when a write is under way without any completing.
     waiting_since: Option<Instant>,
     /// Beats since the watermark was last issued while it lagged.
@@ -59,6 +63,9 @@ impl Disk {
             issued_watermarks: Vec::new(),
             system_issued: state.applied,
             system_changed: false,
+            backlog: 0,
+            gathered: 0,
+            under_way: VecDeque::new(),
             waiting_since: None,
             system_bytes: state.system.len(),
             value_bytes: 0,
@@ -79,6 +86,11 @@ impl Disk {
     /// No write is under way: the self-clock of batches (docs: performance.md, "How", 1).
     pub(super) fn is_idle(&self) -> bool {
         self.completed_sequence + 1 == self.next_sequence
+    }
+
+    /// Bytes of values that wait for the disk.
+    pub(super) fn backlog(&self) -> usize {
+        self.backlog
     }
 
     /// A write has been under way for `span` and none completed: the disk hangs.
@@ -115,6 +127,8 @@ impl Node {
     pub(super) fn write(&mut self, write: Write) {
         if let Write::Row(row) = &write {
             self.disk.value_bytes += row.value.len();
+            self.disk.backlog += row.value.len();
+            self.disk.gathered += row.value.len();
         }
         self.disk.writes.push(write);
     }
@@ -152,6 +166,7 @@ impl Node {
         self.disk.waiting_since.get_or_insert(now);
         let sequence = self.disk.next_sequence;
         self.disk.next_sequence += 1;
+        self.disk.under_way.push_back((sequence, core::mem::take(&mut self.disk.gathered)));
         if real {
             self.disk.issued_watermarks.push((sequence, self.disk.chosen_issued));
         }
@@ -213,6 +228,9 @@ impl Node {
             self.disk.next_sequence
         );
         self.disk.completed_sequence = through;
+        while let Some((_, bytes)) = self.disk.under_way.pop_front_if(|(sequence, _)| *sequence <= through) {
+            self.disk.backlog -= bytes;
+        }
         self.disk.durable_written = written;
         self.disk.waiting_since = (!self.disk.is_idle()).then_some(now);
         let done = self.disk.issued_watermarks.partition_point(|(sequence, _)| *sequence <= through);
@@ -224,6 +242,7 @@ impl Node {
         for gated in gated {
             self.release(now, gated);
         }
+        self.learn_more(now);
     }
 
     fn release(&mut self, now: Instant, gated: Gated) {

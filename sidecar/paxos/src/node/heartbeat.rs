@@ -31,6 +31,8 @@ pub(super) struct PeerProgress {
     pub(super) chain: Option<ChainPoint>,
     /// The newest format level that it reads; 0 until it has answered.
     pub(super) format_level: u32,
+    /// How busy it is, as it says.
+    pub(super) load: u64,
 }
 
 /// What a heartbeat says.
@@ -41,6 +43,7 @@ pub(super) struct Beat {
     pub(super) has_quorum: bool,
     pub(super) lease: Duration,
     pub(super) chain: Option<ChainPoint>,
+    pub(super) source: Option<MemberId>,
 }
 
 /// What the answer to one says.
@@ -53,6 +56,7 @@ pub(super) struct Answer {
     pub(super) snapshot_through: Slot,
     pub(super) chain: Option<ChainPoint>,
     pub(super) format_level: u32,
+    pub(super) load: u64,
 }
 
 impl PeerProgress {
@@ -141,7 +145,10 @@ impl Node {
         proposer.reads.sent.insert(sequence, (now, lease));
         proposer.reads.sent.retain(|_, (sent, _)| now.since(*sent) <= timeout);
         for to in targets {
-            self.send(to, Message::Heartbeat { ballot, sequence, chosen_through, has_quorum, lease, chain });
+            let source = self.source_for(now, to);
+            let beat =
+                Message::Heartbeat { ballot, sequence, chosen_through, has_quorum, lease, chain, source };
+            self.send(to, beat);
         }
     }
 
@@ -150,11 +157,13 @@ impl Node {
             return;
         }
         if !self.is_active() {
+            self.catch_up.note_source(beat.source);
             return self.note_chosen_elsewhere(from, beat.chosen_through);
         }
         if ballot < self.promised {
             return self.send(from, Message::Nack { ballot, promised: self.promised });
         }
+        self.catch_up.note_source(beat.source);
         self.hear(now, ballot, beat.has_quorum);
         self.note_chosen_by_leader(ballot, beat.chosen_through);
         let granted = self.grant_lease(now, ballot, beat.lease);
@@ -167,6 +176,7 @@ impl Node {
             snapshot_through: self.snapshots.durable_through(),
             chain: self.chain_point_for(beat.chain),
             format_level: Settings::FORMAT_LEVEL,
+            load: self.pace.load(),
         };
         self.send(from, answer);
     }
@@ -196,6 +206,7 @@ impl Node {
         progress.chosen_through = progress.chosen_through.max(answer.chosen_through);
         progress.snapshot_through = progress.snapshot_through.max(answer.snapshot_through);
         progress.format_level = answer.format_level;
+        progress.load = answer.load;
         progress.chain = answer.chain;
         progress.note_durable(now, answer.durable_through, chosen, timeout);
         self.note_chosen_elsewhere(from, answer.chosen_through);

@@ -44,6 +44,7 @@ impl Node {
 
     fn apply(&mut self, slot: Slot, value: Bytes) {
         let Some(system) = self.system.as_mut() else { return };
+        let bytes = value.len();
         let effect = match system.apply(slot, &value) {
             Ok(effect) => effect,
             Err(_) => {
@@ -58,6 +59,8 @@ impl Node {
         };
         self.chosen_through = slot;
         self.catch_up.note_progress();
+        self.pace
+            .note_applied(bytes, matches!(&effect, Effect::Batch { entries, .. } if !entries.is_empty()));
         if let Some(proposer) = self.proposer.as_mut() {
             proposer.in_flight.remove(&slot);
         }

@@ -10,6 +10,7 @@
 //! | `heartbeat` | a leader's life signs and what it knows of its peers |
 //! | `learner` | what is chosen, and applying it |
 //! | `catch_up` | fetching chosen values |
+//! | `pace` | whom to fetch from, and how fast they are served beside appends |
 //! | `appends` | clients' calls, forwarded or proposed |
 //! | `reads` | read rounds |
 //! | `lease` | grants, and reading under them |
@@ -31,6 +32,7 @@ mod invariants;
 mod learner;
 mod lease;
 mod membership;
+mod pace;
 mod phase_one;
 mod proposer;
 mod random;
@@ -95,6 +97,7 @@ pub struct Node {
     election: election::Election,
     proposer: Option<proposer::Proposer>,
     catch_up: catch_up::CatchUp,
+    pace: pace::Pace,
     appends: appends::Appends,
     reads: reads::Reads,
     membership: membership::Membership,
@@ -142,6 +145,7 @@ impl Node {
             election: election::Election::new(now, disk.incarnation),
             proposer: None,
             catch_up: catch_up::CatchUp::default(),
+            pace: pace::Pace::default(),
             appends: appends::Appends::default(),
             reads: reads::Reads::new(disk.incarnation),
             membership: membership::Membership::default(),
@@ -166,9 +170,11 @@ impl Node {
             Input::PeerConnected(member) => self.handle_connected(now, member),
             Input::PeerDisconnected(member) => {
                 self.connected.remove(&member);
+                self.catch_up.note_disconnected(member);
             }
             Input::Persisted(completed) => self.handle_persisted(now, completed),
-            Input::ViewRows { view, rows, end } => self.handle_view_rows(view, rows, end),
+            Input::ViewRows { view, rows, end } => self.handle_view_rows(now, view, rows, end),
+            Input::Damaged(slot) => self.handle_damaged(slot),
             Input::Call { request, operation } => self.handle_call(request, operation),
             Input::Cancel(request) => self.handle_cancel(request),
             Input::Read { request, consistency } => self.handle_read(now, request, consistency),
@@ -195,7 +201,10 @@ impl Node {
             | MemberState::Halted(_)
             | MemberState::Removed
             | MemberState::Uninitialized => None,
-            _ => Some(self.next_beat.min(self.election.deadline)),
+            _ => {
+                let next = self.next_beat.min(self.election.deadline);
+                Some(self.pace.deadline().map_or(next, |due| due.min(next)))
+            }
         }
     }
 
@@ -215,6 +224,7 @@ impl Node {
         if now >= self.election.deadline {
             self.handle_election_timeout(now);
         }
+        self.serve_waiting(now);
     }
 
     /// What recurs every heartbeat: nothing here is on a hot path.
@@ -228,6 +238,7 @@ impl Node {
         self.resend_forwarded(now);
         self.beat_reads(now);
         self.disk.note_beat();
+        self.pace.note_beat();
     }
 
     fn handle_connected(&mut self, now: Instant, member: MemberId) {
@@ -304,8 +315,8 @@ impl Node {
             Message::AlreadyChosen { ballot, trim_through } => {
                 self.handle_already_chosen(now, from, ballot, trim_through);
             }
-            Message::Heartbeat { ballot, sequence, chosen_through, has_quorum, lease, chain } => {
-                let beat = heartbeat::Beat { sequence, chosen_through, has_quorum, lease, chain };
+            Message::Heartbeat { ballot, sequence, chosen_through, has_quorum, lease, chain, source } => {
+                let beat = heartbeat::Beat { sequence, chosen_through, has_quorum, lease, chain, source };
                 self.handle_heartbeat(now, from, ballot, beat);
             }
             Message::HeartbeatReply {
@@ -317,6 +328,7 @@ impl Node {
                 snapshot_through,
                 chain,
                 format_level,
+                load,
             } => {
                 let answer = heartbeat::Answer {
                     sequence,
@@ -326,16 +338,19 @@ impl Node {
                     snapshot_through,
                     chain,
                     format_level,
+                    load,
                 };
                 self.handle_heartbeat_reply(now, from, ballot, answer);
             }
-            Message::LearnRequest { from: slot, through } => {
-                self.handle_learn_request(now, from, slot, through)
+            Message::LearnRequest { from: slot, through, retries } => {
+                self.handle_learn_request(now, from, slot, through, retries);
             }
             Message::Learned { from: slot, trim_through, chosen_through, rows } => {
                 self.handle_learned(now, from, slot, trim_through, chosen_through, rows);
             }
-            Message::SnapshotRequest { slot, offset } => self.handle_snapshot_request(from, slot, offset),
+            Message::SnapshotRequest { slot, offset } => {
+                self.serve_or_wait(now, from, pace::Wish::Snapshot { slot, offset });
+            }
             Message::SnapshotChunk { slot, total, digest, offset, bytes } => {
                 self.handle_snapshot_chunk(now, from, slot, (total, digest), offset, &bytes);
             }
@@ -389,6 +404,7 @@ impl Node {
             | Input::PeerDisconnected(_)
             | Input::Persisted(_)
             | Input::ViewRows { .. }
+            | Input::Damaged(_)
             | Input::Cancel(_) => {}
         }
     }
@@ -421,6 +437,7 @@ impl Node {
 
     fn emit(&mut self, to: MemberId, message: Message) {
         let Some(cluster) = self.cluster() else { return };
+        self.pace.note_sent(&message);
         let counters = Counters { incarnation: self.incarnation, written: self.disk.durable_written() };
         self.outputs.push_back(Output::Send(Outgoing::new(cluster, self.me, counters, to, message)));
     }

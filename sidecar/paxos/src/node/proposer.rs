@@ -388,7 +388,7 @@ impl Node {
             return;
         }
         row.chosen = true;
-        self.damaged.remove(&row.slot);
+        self.note_healed(row.slot);
         self.write(Write::Row(row.clone()));
         self.rows.insert(row.slot, row);
         self.advance();

@@ -36,6 +36,7 @@ impl Node {
             chain: system.map_or(0, |s| s.chain),
             caught_up_once: self.catch_up.caught_up_once()
                 || self.proposer.as_ref().is_some_and(|p| p.is_serving()),
+            damaged: self.wanted.slots.union(&self.damaged).copied().collect(),
             peers: self.peer_statuses(now),
             removed: self.removed_members(),
             waiting_appends: self.appends.len(),

@@ -94,11 +94,11 @@ impl Node {
 
     /// Serves a part of the snapshot that this member's log begins with. One that was asked for and is gone is
     /// answered with the beginning of the present one.
-    pub(super) fn handle_snapshot_request(&mut self, from: MemberId, slot: Slot, offset: u64) {
+    pub(super) fn send_snapshot_part(&mut self, now: Instant, to: MemberId, slot: Slot, offset: u64) {
         let Some(state) = self.snapshots.held.get(&self.trim_through).cloned() else { return };
         let offset = if slot == self.trim_through { offset } else { 0 };
         let begin = usize::try_from(offset).unwrap_or(usize::MAX).min(state.len());
-        let end = begin.saturating_add(limits::CHUNK_BYTES).min(state.len());
+        let end = begin.saturating_add(self.part_bytes()).min(state.len());
         let message = Message::SnapshotChunk {
             slot: self.trim_through,
             total: state.len() as u64,
@@ -106,7 +106,8 @@ impl Node {
             offset: begin as u64,
             bytes: state.slice(begin..end),
         };
-        self.send(from, message);
+        self.send(to, message);
+        self.pay(now, end - begin, 0);
     }
 
     /// A part came: self-clocked, the next is asked for when it is in.
@@ -187,6 +188,7 @@ impl Node {
         self.gate(Gated::Snapshot(slot));
         self.disk.note_installed(slot);
         self.catch_up.note_progress();
+        self.catch_up.note_installed();
         self.notice(Notice::Installed { slot, from });
         self.outputs.push_back(Output::Installed { slot, index });
         // What became of calls in the slots that were skipped cannot be seen here.

@@ -1,5 +1,6 @@
 //! Rules of docs: protocol.md, one test a rule, with every message and every write in the test's hands.
 
+mod catch_up;
 mod chains;
 #[allow(dead_code, reason = "shared with the scripts; each uses a part")]
 mod lab;

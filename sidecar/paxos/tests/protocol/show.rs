@@ -227,6 +227,7 @@ fn notice(notice: &Notice) -> String {
             Some(from) => format!("{slot:?} came damaged from {}", from.0),
             None => format!("{slot:?} is damaged on its disk"),
         },
+        Notice::Healed { slot } => format!("{slot:?} is healed"),
         Notice::Installed { slot, from } => format!("took the snapshot of {slot:?} from {}", from.0),
         Notice::Fenced(why) => format!("fenced: {why}"),
         other => format!("{other:?}"),
