@@ -7,6 +7,8 @@ pub mod clock;
 pub mod driver;
 pub mod member;
 pub mod outside;
+mod pace;
+pub mod scrub;
 pub mod server;
 pub mod shared;
 pub mod space;

@@ -2,6 +2,7 @@
 
 use crate::checkpoints::{Checkpoints, Keeper, PeerCheckpointsService};
 use crate::driver::{Driver, Fatal};
+use crate::scrub::{self, Scrubber};
 use crate::server::admin::{Access, AdminService, Renewal};
 use crate::server::health::{self, Health};
 use crate::server::listen::{self, ListenError};
@@ -69,6 +70,8 @@ pub struct Config {
     pub cluster: Option<ClusterId>,
     /// Free bytes below which appends are refused.
     pub disk_reserve: u64,
+    /// How the log is read again in the background.
+    pub scrub: scrub::Options,
 }
 
 /// The member could not start.
@@ -202,7 +205,7 @@ impl Member {
             member.stop().await;
             return Err(error);
         }
-        member.background(&context, services);
+        member.background(&context, services, metrics.clone());
         health.started(member.shared.clone(), metrics, context.dropped.clone());
         Ok(member)
     }
@@ -271,10 +274,17 @@ impl Member {
         Ok(())
     }
 
-    fn background(&mut self, context: &Context, services: Services) {
+    fn background(&mut self, context: &Context, services: Services, metrics: Arc<Metrics>) {
         let Services { checkpoints, guard: _, admin: _ } = services;
         let keeper = Keeper::new(checkpoints);
         self.tasks.push(tokio::spawn(keeper.run().in_current_span()));
+        let scrubber = Scrubber {
+            shared: self.shared.clone(),
+            metrics,
+            data_dir: self.config.data_dir.clone(),
+            options: self.config.scrub,
+        };
+        self.tasks.push(tokio::spawn(scrubber.run().in_current_span()));
         let dialer = Dialer::new(context.clone(), self.config.peers.clone());
         self.tasks.push(tokio::spawn(dialer.run().in_current_span()));
         self.shared.space().look();

@@ -4,8 +4,8 @@ use crate::driver::CallOutcome;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use synod_paxos::Refusal;
 use synod_paxos::system::Reply;
+use synod_paxos::{Notice, Refusal};
 use tracing_subscriber::EnvFilter;
 
 /// How log lines look.
@@ -54,6 +54,20 @@ pub struct Metrics {
     pub commit_seconds: Histogram,
     /// Turns of the driver's loop.
     pub turns: Counter,
+    /// Rows of this disk that failed their checksum or were missing.
+    pub rows_damaged: Counter,
+    /// Those of them that were written again, from memory or from a peer's.
+    pub rows_healed: Counter,
+    /// Passes of the scrubber through the whole log.
+    pub scrub_passes: Counter,
+    /// Rows that it read.
+    pub scrub_rows: Counter,
+    /// Bytes that it read.
+    pub scrub_bytes: Counter,
+    /// What it found that peers cannot heal: files and marks.
+    pub scrub_broken: Counter,
+    /// The slot that it has come to.
+    pub scrub_slot: Gauge,
     /// Checkpoints that were saved through this member.
     pub checkpoints_saved: Counter,
     /// Bytes of checkpoints that peers got from this member.
@@ -78,6 +92,13 @@ impl Default for Metrics {
             commit_batches: Counter::default(),
             commit_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
             turns: Counter::default(),
+            rows_damaged: Counter::default(),
+            rows_healed: Counter::default(),
+            scrub_passes: Counter::default(),
+            scrub_rows: Counter::default(),
+            scrub_bytes: Counter::default(),
+            scrub_broken: Counter::default(),
+            scrub_slot: Gauge::default(),
             checkpoints_saved: Counter::default(),
             checkpoint_bytes_given: Counter::default(),
             checkpoint_bytes_taken: Counter::default(),
@@ -88,6 +109,15 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Counts what the core says of rows.
+    pub(crate) fn count_notice(&self, notice: &Notice) {
+        match notice {
+            Notice::Damaged { from: None, .. } => drop(self.rows_damaged.inc()),
+            Notice::Healed { .. } => drop(self.rows_healed.inc()),
+            _ => {}
+        }
+    }
+
     /// Counts the answer to an append.
     pub(crate) fn count_append(&self, outcome: &CallOutcome) {
         if matches!(outcome, Ok(Reply::Appended { repeat: true, .. })) {

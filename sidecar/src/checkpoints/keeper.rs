@@ -2,8 +2,8 @@
 //! here is read now and then to see that it still can be.
 
 use super::file::Name;
-use super::pace::Pace;
 use super::{Checkpoints, blocking};
+use crate::pace::Pace;
 use std::collections::HashMap;
 use std::time::Duration;
 use synod_paxos::Consistency;

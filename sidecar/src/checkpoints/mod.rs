@@ -13,7 +13,6 @@
 mod file;
 mod keeper;
 mod offline;
-mod pace;
 mod peer;
 mod pull;
 mod save;
@@ -26,12 +25,12 @@ pub use save::Saving;
 pub use store::FOLDER;
 
 use crate::driver::{Application, Unanswered};
+use crate::pace::Pace;
 use crate::shared::Shared;
 use crate::telemetry::Metrics;
 use crate::transport::Context;
 use bytes::Bytes;
 use file::{Bad, Held};
-use pace::Pace;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 use super::connect::parse_cluster;
 use super::stop_signal;
 use crate::member::{Config, Member, StartError};
+use crate::scrub;
 use crate::telemetry::{LogFormat, start_logging};
 use crate::transport::PeerSource;
 use crate::transport::tls::TlsError;
@@ -70,6 +71,12 @@ pub(super) struct Options {
     /// Refuse appends while less than this many bytes are free on the disk.
     #[arg(long, env = "SYNOD_DISK_RESERVE", default_value_t = DISK_RESERVE, value_name = "BYTES")]
     disk_reserve: u64,
+    /// Read the whole log again every so many seconds, to find and heal what is damaged.
+    #[arg(long, env = "SYNOD_SCRUB_EVERY", default_value_t = 21_600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    scrub_every: u64,
+    /// How fast it is read, in MiB a second.
+    #[arg(long, env = "SYNOD_SCRUB_RATE", default_value_t = 16, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    scrub_rate: u64,
     /// How log lines look.
     #[arg(long, env = "SYNOD_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -100,6 +107,10 @@ impl Options {
             insecure: self.insecure,
             cluster: self.cluster_id,
             disk_reserve: self.disk_reserve,
+            scrub: scrub::Options {
+                every: Duration::from_secs(self.scrub_every),
+                rate: self.scrub_rate << 20,
+            },
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::disk::Done;
 use super::window::{Position, Window};
-use crate::storage::{LogReader, StorageError};
+use crate::storage::{LogReader, Place, Scrubbed, StorageError};
 use crate::transport::Link;
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -88,6 +88,7 @@ pub(crate) enum Command {
     Read(RequestId, Consistency, oneshot::Sender<Result<Index, Refusal>>),
     Admin(RequestId, AdminCommand, oneshot::Sender<Result<AdminOutcome, Refusal>>),
     Cancel(RequestId),
+    Damaged(Slot),
     Status(oneshot::Sender<Report>),
     History(oneshot::Sender<History>),
     Application(oneshot::Sender<Application>),
@@ -333,6 +334,21 @@ impl Handle {
         let reader = self.reader.clone();
         let reading = tokio::task::spawn_blocking(move || reader.entries((from, stored), entries, bytes));
         reading.await.map_err(|e| StorageError::Damaged { what: "the log", why: e.to_string() })?
+    }
+
+    /// Reads a piece of the log again, about `bytes`, on a thread that may block.
+    ///
+    /// # Errors
+    /// If the newest segment cannot be read.
+    pub(crate) async fn scrub(&self, from: Place, bytes: u64) -> Result<Scrubbed, StorageError> {
+        let reader = self.reader.clone();
+        let reading = tokio::task::spawn_blocking(move || reader.scrub(from, bytes));
+        reading.await.map_err(|e| StorageError::Damaged { what: "the log", why: e.to_string() })?
+    }
+
+    /// The row of `slot` was found damaged on this disk: it is to be healed.
+    pub(crate) fn damaged(&self, slot: Slot) {
+        self.tell(Command::Damaged(slot));
     }
 
     /// Ends the driver; requests that wait are answered as stopping.

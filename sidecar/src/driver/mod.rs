@@ -281,6 +281,7 @@ impl Driver {
                     self.cancelled.push(request);
                 }
             }
+            Command::Damaged(slot) => self.handle(Input::Damaged(slot)),
             Command::Status(reply) => drop(reply.send(self.report())),
             Command::History(reply) => drop(reply.send(self.history())),
             Command::Application(reply) => drop(reply.send(self.application())),
@@ -349,7 +350,10 @@ impl Driver {
                     Some(ballot) => tracing::info!(%ballot, "follows a leader"),
                     None => tracing::info!("no leader is known"),
                 },
-                Output::Notice(notice) => tell(notice)?,
+                Output::Notice(notice) => {
+                    self.metrics.count_notice(&notice);
+                    tell(notice)?;
+                }
             }
         }
         self.persist(batches);

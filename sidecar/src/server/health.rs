@@ -176,6 +176,7 @@ fn registry(running: &Running, report: &Report) -> Registry {
     registry.register("turns", "Turns of the driver's loop", metrics.turns.clone());
     registry.register("commit_batches", "Write batches of the core", metrics.commit_batches.clone());
     registry.register("commit_seconds", "Time of a disk transaction", metrics.commit_seconds.clone());
+    rows(&mut registry, metrics, status.damaged.len());
     checkpoints(&mut registry, metrics);
     disk(&mut registry, running.shared.space());
     registry
@@ -201,6 +202,22 @@ fn disk(registry: &mut Registry, space: &Space) {
     );
     let refused = u64::from(space.refuses().is_some());
     gauge("appends_refused_disk_full", "Whether appends are refused here because of any disk", refused);
+}
+
+fn rows(registry: &mut Registry, metrics: &Metrics, waiting: usize) {
+    let gauge = Gauge::<i64>::default();
+    gauge.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+    registry.register("rows_unhealed", "Damaged rows of this disk that wait for a peer's", gauge);
+    let mut counter = |name: &str, help: &str, counter: &Counter| {
+        registry.register(name, help, counter.clone());
+    };
+    counter("rows_damaged", "Rows of this disk found damaged or missing", &metrics.rows_damaged);
+    counter("rows_healed", "Damaged rows that were written again", &metrics.rows_healed);
+    counter("scrub_passes", "Passes of the scrubber through the whole log", &metrics.scrub_passes);
+    counter("scrub_rows", "Rows that the scrubber read", &metrics.scrub_rows);
+    counter("scrub_bytes", "Bytes that the scrubber read", &metrics.scrub_bytes);
+    counter("scrub_broken", "What the scrubber found that peers cannot heal", &metrics.scrub_broken);
+    registry.register("scrub_slot", "The slot that the scrubber has come to", metrics.scrub_slot.clone());
 }
 
 fn checkpoints(registry: &mut Registry, metrics: &Metrics) {

@@ -25,6 +25,7 @@ mod keeper;
 mod load;
 mod offline;
 mod read;
+mod scrub;
 mod segment;
 mod write;
 
@@ -35,6 +36,7 @@ pub use files::{DIRECTORY, Files, LEGACY};
 pub use load::Rows;
 pub use offline::{Checked, Offline, SegmentFile};
 pub use read::{LogReader, View};
+pub use scrub::{Place, Scrubbed};
 pub use write::RedbStorage;
 
 use std::path::PathBuf;

@@ -136,7 +136,7 @@ impl View {
 /// Reads what is durable. Blocking: not for the runtime's own threads.
 #[derive(Clone, Debug)]
 pub struct LogReader {
-    layout: Current,
+    pub(super) layout: Current,
 }
 
 /// The tables of one segment.
@@ -310,7 +310,7 @@ impl LogReader {
     }
 }
 
-fn cluster(transaction: &ReadTransaction) -> Result<Option<ClusterId>, StorageError> {
+pub(super) fn cluster(transaction: &ReadTransaction) -> Result<Option<ClusterId>, StorageError> {
     let meta = transaction.open_table(META)?;
     let Some(sealed) = meta.get(name::GENESIS)? else { return Ok(None) };
     let genesis = encoding::unseal(name::GENESIS, sealed.value())?;

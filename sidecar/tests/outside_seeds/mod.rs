@@ -168,7 +168,7 @@ fn rare_messages(state: &Bytes) -> Vec<Seed> {
         ("busy", Wire::Busy(v1::Busy { ballot, ..v1::Busy::default() })),
         ("promisemore", Wire::PromiseMore(v1::PromiseMore { ballot, view: 1, chunk: 2 })),
         ("alreadychosen", Wire::AlreadyChosen(v1::AlreadyChosen { ballot, trim_through: 4 })),
-        ("learnrequest", Wire::LearnRequest(v1::LearnRequest { from: 1, through: 9 })),
+        ("learnrequest", Wire::LearnRequest(v1::LearnRequest { from: 1, through: 9, retries: 0 })),
         ("learned", Wire::Learned(v1::Learned { from: 2, rows: vec![row], ..v1::Learned::default() })),
         ("snapshotrequest", Wire::SnapshotRequest(v1::SnapshotRequest { slot: 5, offset: 64 })),
         (

@@ -1,4 +1,4 @@
-//! So many bytes a second, for all transfers together.
+//! So many bytes a second, for all who share it.
 
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -9,7 +9,7 @@ const BURST: Duration = Duration::from_millis(50);
 
 /// Spreads bytes over time.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     rate: u64,
     /// When what was let through so far is paid for.
     paid: Mutex<Instant>,
@@ -17,12 +17,12 @@ pub(super) struct Pace {
 
 impl Pace {
     /// `rate` bytes a second.
-    pub(super) fn new(rate: u64) -> Pace {
+    pub(crate) fn new(rate: u64) -> Pace {
         Pace { rate: rate.max(1), paid: Mutex::new(Instant::now()) }
     }
 
     /// Waits until `bytes` more may pass; who came first goes first.
-    pub(super) async fn pass(&self, bytes: usize) {
+    pub(crate) async fn pass(&self, bytes: usize) {
         let mut paid = self.paid.lock().await;
         let wait = self.wait(&mut paid, Instant::now(), bytes);
         tokio::time::sleep(wait).await;
