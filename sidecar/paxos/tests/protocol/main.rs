@@ -5,6 +5,7 @@ mod chains;
 #[allow(dead_code, reason = "shared with the scripts; each uses a part")]
 mod lab;
 mod leases;
+mod long_promises;
 mod recovery;
 mod rules;
 mod show;

@@ -117,7 +117,8 @@ fn a_cursor_that_was_removed_is_not_moved_on() {
     assert!(set(call(91, Operation::AdvanceCursor { name: name(), index: Index(2) })));
     call(92, Operation::RemoveCursor { name: name() });
     let late = call(93, Operation::AdvanceCursor { name: name(), index: Index(3) });
-    assert_eq!(late, Some(Err(Refusal::Cursor(synod_paxos::system::CallRefused::NoSuchCursor))));
+    let unknown = synod_paxos::system::CallRefused::NoSuchCursor { name: name() };
+    assert_eq!(late, Some(Err(Refusal::Cursor(unknown))));
     assert!(lab.seat(1).node.system().unwrap().cursors.is_empty());
 }
 
