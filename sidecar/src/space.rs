@@ -249,7 +249,8 @@ impl Space {
     }
 }
 
-fn free(dir: &Path) -> Option<u64> {
+/// Bytes that are free on the disk of `dir`; none: nobody can tell.
+pub(crate) fn free(dir: &Path) -> Option<u64> {
     let space = statvfs(dir).ok()?;
     Some(space.f_bavail.saturating_mul(space.f_frsize))
 }

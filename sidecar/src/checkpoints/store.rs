@@ -2,6 +2,7 @@
 
 use super::Error;
 use super::file::{self, Bad, DAMAGED, Held, Name, PART, TEMPORARY, WHOLE, Writing, sync};
+use crate::space;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
@@ -154,8 +155,8 @@ impl Store {
 
     /// Whether so many bytes more leave the log what is reserved for it.
     pub(super) fn room_for(&self, bytes: u64) -> Result<(), Error> {
-        let Ok(space) = rustix::fs::statvfs(&self.dir) else { return Ok(()) };
-        let free = space.f_bavail.saturating_mul(space.f_frsize).saturating_sub(self.reserve);
+        let Some(free) = space::free(&self.dir) else { return Ok(()) };
+        let free = free.saturating_sub(self.reserve);
         if bytes > free { Err(Error::Full { needed: bytes, free }) } else { Ok(()) }
     }
 
