@@ -104,13 +104,19 @@ fn state_word(state: &DurableState) -> String {
     }
 }
 
+/// The state as it was written last, or where the log begins; none before a genesis is known.
+fn stored_system(state: &DurableState) -> anyhow::Result<Option<SystemState>> {
+    match (&state.genesis, state.system.is_empty()) {
+        (_, false) => {
+            Ok(Some(SystemState::decode(state.system.clone()).context("the system state is damaged")?))
+        }
+        (genesis, true) => Ok(genesis.as_ref().map(SystemState::new)),
+    }
+}
+
 fn inspected(offline: &Offline) -> anyhow::Result<Inspected> {
     let state = offline.state(Rows::None)?;
-    let system = match (&state.genesis, state.system.is_empty()) {
-        (_, false) => Some(SystemState::decode(state.system.clone()).context("the system state is damaged")?),
-        (Some(genesis), true) => Some(SystemState::new(genesis)),
-        (None, true) => None,
-    };
+    let system = stored_system(&state)?;
     let span = offline.span()?;
     let configuration = system.as_ref().map(|system| {
         let latest = system.configurations.latest();
@@ -238,11 +244,8 @@ struct Looked {
 
 /// The state behind every row that is known to be chosen: the stored one is written now and then only. A row that cannot
 /// be read ends it; the check of the rows names it.
-fn system_at_chosen(state: DurableState) -> Option<SystemState> {
-    let mut system = match state.system.is_empty() {
-        true => SystemState::new(state.genesis.as_ref()?),
-        false => SystemState::decode(state.system).ok()?,
-    };
+fn system_at_chosen(state: &DurableState) -> Option<SystemState> {
+    let mut system = stored_system(state).ok()??;
     let cluster = state.genesis.as_ref()?.cluster;
     while system.applied < state.chosen_through {
         let slot = system.applied.next();
@@ -256,7 +259,7 @@ fn system_at_chosen(state: DurableState) -> Option<SystemState> {
 
 fn look_at_checkpoints(offline: &Offline, dir: &Path) -> anyhow::Result<Looked> {
     let mut looked = Looked::default();
-    let Some(system) = system_at_chosen(offline.state(Rows::AboveApplied)?) else { return Ok(looked) };
+    let Some(system) = system_at_chosen(&offline.state(Rows::AboveApplied)?) else { return Ok(looked) };
     let progress = show::bytes_bar(system.checkpoints.iter().map(|checkpoint| checkpoint.length).sum())?;
     for checkpoint in &system.checkpoints {
         progress.set_message(format!("checkpoint {}", checkpoint.index));
@@ -284,19 +287,18 @@ pub(super) fn verify(options: &InspectOptions) -> anyhow::Result<()> {
         damaged: vec![format!("what the log names as checkpoints: {error}")],
         ..Looked::default()
     });
-    damaged.extend(checkpoints.damaged);
-    let Looked { sound, missing, .. } = checkpoints;
+    let Looked { sound, missing, damaged: bad } = checkpoints;
+    damaged.extend(bad);
     let healthy = damaged.is_empty();
     if options.output == Format::Json {
-        let (checkpoints, missing_checkpoints) = (sound, missing);
         let verified = Verified {
             healthy,
             rows,
             entries,
             bytes,
             snapshots,
-            checkpoints,
-            missing_checkpoints,
+            checkpoints: sound,
+            missing_checkpoints: missing,
             damaged: &damaged,
         };
         print_json(&verified)?;
