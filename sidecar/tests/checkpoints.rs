@@ -282,12 +282,7 @@ fn change(cluster: &Cluster, leader: usize, arguments: &[&str]) {
 /// Adds one more member, and gives it a vote.
 async fn join(cluster: &mut Cluster) -> usize {
     let new = cluster.add().await;
-    let of_cluster = cluster.members[0].answers().await;
-    let genesis: String = of_cluster.genesis_digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    let (cluster_id, genesis) =
-        (format!("--cluster-id={}", cluster.cluster_id), format!("--genesis-digest={genesis}"));
-    let output = cluster.members[new].admin(&["join", &cluster_id, &genesis]);
-    assert!(output.status.success(), "{}", stderr(&output));
+    cluster.let_join(new, 0).await;
     let new_id = id(cluster.members[new].answers().await.member);
     let leader = cluster.leader().await;
     change(cluster, leader, &["add-learner", "--member", &new_id, "--name", "n3"]);

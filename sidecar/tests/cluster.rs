@@ -124,16 +124,7 @@ async fn members_come_and_go() {
     let mut cluster = Cluster::of(3).await;
     append(&cluster.members[0].client(), "before").await;
     let new = cluster.add().await;
-    let of_cluster = cluster.members[0].answers().await;
-    let digest: String = of_cluster.genesis_digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    let join = [
-        "join".to_owned(),
-        format!("--cluster-id={}", cluster.cluster_id),
-        format!("--genesis-digest={digest}"),
-    ];
-    let join: Vec<&str> = join.iter().map(String::as_str).collect();
-    let output = cluster.members[new].admin(&join);
-    assert!(output.status.success(), "{}", stderr(&output));
+    cluster.let_join(new, 0).await;
     let new_id = id(cluster.members[new].answers().await.member);
     let change = |leader: usize, arguments: &[&str]| {
         let output = cluster.members[leader].admin(arguments);

@@ -263,6 +263,15 @@ impl Cluster {
         }
     }
 
+    /// Tells a member with an empty disk which cluster it will belong to, as another member has it.
+    pub async fn let_join(&self, new: usize, other: usize) {
+        let of_cluster = self.members[other].answers().await;
+        let digest: String = of_cluster.genesis_digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let cluster_id = format!("--cluster-id={}", self.cluster_id);
+        let output = self.members[new].admin(&["join", &cluster_id, &format!("--genesis-digest={digest}")]);
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+
     pub async fn initialize(&self) {
         let mut arguments = vec!["initialize".to_owned(), format!("--cluster-id={}", self.cluster_id)];
         for member in &self.members {

@@ -90,6 +90,14 @@ impl Volumes {
         Volumes { cluster, load, used, outcome: Outcome::default() }
     }
 
+    async fn ids(&self) -> Vec<u64> {
+        let mut ids = Vec::new();
+        for member in &self.cluster.members {
+            ids.push(member.answers().await.member);
+        }
+        ids
+    }
+
     fn member(&mut self, number: usize) -> &mut Member {
         &mut self.cluster.members[number]
     }
@@ -115,12 +123,7 @@ impl Volumes {
         }
         let (name, new) = (self.cluster.members[place].name.clone(), id(fresh.member));
         self.ask_leader(&["remove", "--member", &id(lost)]).await;
-        let of_cluster = self.cluster.members[(place + 1) % 3].answers().await;
-        let digest: String = of_cluster.genesis_digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        let (cluster_id, digest) =
-            (format!("--cluster-id={}", self.cluster.cluster_id), format!("--genesis-digest={digest}"));
-        let output = self.cluster.members[place].admin(&["join", &cluster_id, &digest]);
-        assert!(output.status.success(), "{}", stderr(&output));
+        self.cluster.let_join(place, (place + 1) % 3).await;
         self.ask_leader(&["add-learner", "--member", &new, "--name", &name]).await;
         self.ask_leader(&["promote", "--member", &new]).await;
     }
@@ -177,18 +180,16 @@ impl Volumes {
 
     async fn swapped(&mut self, victim: usize) {
         let other = (victim + 1) % 3;
-        let mut before = Vec::new();
-        for place in [victim, other] {
-            self.member(place).kill();
-        }
-        for place in [victim, other] {
-            // As a killed process leaves it: a start repairs it.
-            before.push(self.cluster.members[place].data_dir.clone());
-        }
+        // As killed processes leave them: a start repairs it.
+        let dirs = [victim, other].map(|place| {
+            let member = self.member(place);
+            member.kill();
+            member.data_dir.clone()
+        });
         let aside = self.cluster.dir.path().join("aside");
-        fs::rename(&before[0], &aside).unwrap();
-        fs::rename(&before[1], &before[0]).unwrap();
-        fs::rename(&aside, &before[1]).unwrap();
+        fs::rename(&dirs[0], &aside).unwrap();
+        fs::rename(&dirs[1], &dirs[0]).unwrap();
+        fs::rename(&aside, &dirs[1]).unwrap();
         for place in [victim, other] {
             self.member(place).start();
         }
@@ -263,14 +264,4 @@ pub(crate) async fn run(kind: Kind, runs: u64) -> Outcome {
     (outcome.acknowledged, outcome.lost) = (report.acknowledged, report.lost);
     (outcome.duplicated, outcome.reordered) = (report.duplicated, report.reordered);
     outcome
-}
-
-impl Volumes {
-    async fn ids(&self) -> Vec<u64> {
-        let mut ids = Vec::new();
-        for member in &self.cluster.members {
-            ids.push(member.answers().await.member);
-        }
-        ids
-    }
 }
