@@ -70,6 +70,7 @@ bugs! {
     DamagedReadAsEmpty = "damaged-entry-read-as-empty",
     TombstoneIgnored = "tombstone-ignored",
     IncarnationUnchecked = "incarnation-check-dropped",
+    StartDoesNotWait = "first-quorum-lets-a-start-in",
     TrimPastCursor = "trim-past-a-cursor",
     TrimDuringTransfer = "trim-during-a-transfer",
     ChainNotCompared = "chain-not-compared",
