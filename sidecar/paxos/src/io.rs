@@ -211,7 +211,7 @@ impl From<CallRefused> for Refusal {
             CallRefused::Compacted { .. }
             | CallRefused::BeyondTail { .. }
             | CallRefused::TooManyCursors
-            | CallRefused::NoSuchCursor => Refusal::Cursor(refused),
+            | CallRefused::NoSuchCursor { .. } => Refusal::Cursor(refused),
         }
     }
 }

@@ -17,7 +17,7 @@ use synod_proto::v1::{
     RegisterConsumerRequest, RegisterConsumerResponse, RemoveConsumerRequest, RemoveConsumerResponse,
 };
 use tokio::time::Instant;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
 /// The largest message that is read: a name and a number take less.
 const LARGEST_MESSAGE: usize = 4 << 10;
@@ -66,11 +66,6 @@ impl Refused {
     }
 }
 
-fn unknown(name: &str) -> Status {
-    let message = format!("no consumer is registered as {name:?}: register it first");
-    failure::status(failure::refused(Code::NotFound, "unknown-consumer", message))
-}
-
 #[tonic::async_trait]
 impl Consumers for ConsumersService {
     async fn register(
@@ -100,15 +95,9 @@ impl Consumers for ConsumersService {
     ) -> Result<Response<AdvanceConsumerResponse>, Status> {
         let deadline = deadline::of(request.metadata());
         let AdvanceConsumerRequest { name, index } = request.into_inner();
-        let advanced =
-            self.set(Operation::AdvanceCursor { name: name.clone(), index: Index(index) }, deadline).await;
-        match advanced {
-            Ok(index) => Ok(Response::new(AdvanceConsumerResponse { index })),
-            Err(Refused(Unanswered::Refused(Refusal::Cursor(CallRefused::NoSuchCursor)))) => {
-                Err(unknown(&name))
-            }
-            Err(refused) => Err(refused.status()),
-        }
+        let advanced = self.set(Operation::AdvanceCursor { name, index: Index(index) }, deadline).await;
+        let index = advanced.map_err(|refused| refused.status())?;
+        Ok(Response::new(AdvanceConsumerResponse { index }))
     }
 
     async fn remove(

@@ -134,7 +134,7 @@ pub fn refusal(refusal: &Refusal) -> Failure {
         Refusal::Cursor(CallRefused::BeyondTail { tail }) => {
             Failure { tail: Some(tail.0), ..plain(Code::OutOfRange, "beyond-tail") }
         }
-        Refusal::Cursor(CallRefused::NoSuchCursor) => plain(Code::NotFound, "unknown-consumer"),
+        Refusal::Cursor(CallRefused::NoSuchCursor { .. }) => plain(Code::NotFound, "unknown-consumer"),
         Refusal::Cursor(_) => plain(Code::ResourceExhausted, "too-many-consumers"),
         Refusal::NotActive(_) => plain(Code::FailedPrecondition, "not-active"),
         Refusal::Change(error) => change(error),

@@ -240,7 +240,7 @@ impl SystemState {
             }
             Operation::SetCursor { name, index } => self.set_cursor(name, index),
             Operation::AdvanceCursor { name, .. } if !self.cursors.contains_key(&name) => {
-                Err(CallRefused::NoSuchCursor)
+                Err(CallRefused::NoSuchCursor { name })
             }
             Operation::AdvanceCursor { name, index } => self.set_cursor(name, index),
             Operation::RemoveCursor { name } => {

@@ -8,6 +8,7 @@ use crate::settings::{Settings, SettingsError};
 use crate::system::Mark;
 use crate::types::{Ballot, Index, SessionId};
 use crate::value::{CallError, Origin};
+use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -71,8 +72,11 @@ pub enum CallRefused {
     #[error("there are {} cursors already: remove one first", limits::CURSORS)]
     TooManyCursors,
     /// A cursor to move on that is not registered.
-    #[error("no cursor of that name is registered: register it first")]
-    NoSuchCursor,
+    #[error("no consumer is registered as {name:?}: register it first")]
+    NoSuchCursor {
+        /// Its name.
+        name: String,
+    },
 }
 
 /// What became of one call when its slot was applied.
@@ -158,7 +162,7 @@ pub(super) fn note_outcome(result: &Result<Reply, CallRefused>, w: &mut Writer) 
             | CallRefused::Compacted { .. }
             | CallRefused::BeyondTail { .. }
             | CallRefused::TooManyCursors
-            | CallRefused::NoSuchCursor,
+            | CallRefused::NoSuchCursor { .. },
         ) => w.u8(7),
     }
 }
