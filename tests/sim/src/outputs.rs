@@ -167,7 +167,7 @@ impl World {
         self.whole_promises.check(id, &member.disk, message)?;
         self.proposals.sent(id, message)?;
         self.recovery.sent(id, &member.disk, message)?;
-        self.trims.sent(id, &self.members, message)?;
+        self.trims.sent(id, &self.members, &self.rolled_back, message)?;
         match message {
             Message::Promise { chunk, rows, .. } => {
                 if *chunk > 0 {

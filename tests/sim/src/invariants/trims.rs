@@ -14,6 +14,8 @@ const PATIENCE: u64 = 2;
 #[derive(Debug, Default)]
 pub struct Trims {
     told: BTreeMap<(Ballot, MemberId), Slot>,
+    /// The newest snapshot that each follower said it has on disk.
+    told_snapshots: BTreeMap<MemberId, Slot>,
     connected: BTreeSet<(MemberId, MemberId)>,
     /// Up to where trims were looked at, by ballot.
     seen: BTreeMap<Ballot, Slot>,
@@ -35,13 +37,16 @@ impl Trims {
 
     /// A message reaches the leader whose ballot it names.
     pub fn delivered(&mut self, from: MemberId, message: &Message) {
-        if let Message::HeartbeatReply { ballot, chosen_through, .. } = message {
+        if let Message::HeartbeatReply { ballot, chosen_through, snapshot_through, .. } = message {
+            let snapshot = self.told_snapshots.entry(from).or_default();
+            *snapshot = (*snapshot).max(*snapshot_through);
             let told = self.told.entry((*ballot, from)).or_default();
             *told = (*told).max(*chosen_through);
         }
     }
 
-    /// Checks a trim as it is proposed.
+    /// Checks a trim as it is proposed. The disks of those in `forgetful` have lost what they had acknowledged: what
+    /// these members said of them before was true, as far as anybody can tell.
     ///
     /// # Errors
     /// Where too few have the snapshot, or where it should have waited.
@@ -49,6 +54,7 @@ impl Trims {
         &mut self,
         leader: MemberId,
         members: &BTreeMap<MemberId, Member>,
+        forgetful: &BTreeSet<MemberId>,
         message: &Message,
     ) -> Result<(), Violation> {
         let Message::Accept { ballot, slot, value, .. } = message else { return Ok(()) };
@@ -69,7 +75,9 @@ impl Trims {
         let newest = system.configurations.latest();
         let has = |id: &MemberId| {
             let state = members.get(id).map(|m| m.disk.state());
+            let told = || forgetful.contains(id) && self.told_snapshots.get(id) >= Some(&through);
             state.is_some_and(|s| s.snapshots.last_key_value().is_some_and(|(held, _)| *held >= through))
+                || told()
         };
         let holding: BTreeSet<MemberId> = newest.members.keys().copied().filter(has).collect();
         if !newest.has_quorum(&holding) {
