@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use synod_paxos::message::Counters;
 use synod_paxos::{
-    Ballot, ClusterId, DurableState, Genesis, Incarnation, MemberId, Row, Slot, Storage, Write, WriteCounter,
-    row,
+    Ballot, ClusterId, DurableState, Genesis, Incarnation, MemberId, Row, Slot, SnapshotPart, Storage, Write,
+    WriteCounter, row,
 };
 use synod_sidecar::storage::{Files, LEGACY, Opened, Options, StorageError, open_on};
 
@@ -36,8 +36,14 @@ fn snapshot(slot: u64) -> Bytes {
     Bytes::from(vec![slot as u8; 900])
 }
 
+/// Of the snapshot that is installed in the end.
+fn part(offset: u64, length: usize) -> Write {
+    let (slot, bytes) = (Slot(18), Bytes::from(vec![18; length]));
+    Write::SnapshotPart(SnapshotPart { slot, total: 900, digest: 5, offset, bytes })
+}
+
 /// The commits of two boots: form a cluster, promise, append, take snapshots, trim, change the configuration
-/// (a system state), install, grant a lease, meet a peer, make a tombstone.
+/// (a system state), fetch a snapshot and install it, grant a lease, meet a peer, make a tombstone.
 fn life() -> [Vec<Vec<Write>>; 2] {
     let genesis = Genesis::new(CLUSTER, BTreeMap::from([(MemberId(1), "log-0".to_owned())]));
     let counters = Counters { incarnation: Incarnation(3), written: WriteCounter(9) };
@@ -58,6 +64,8 @@ fn life() -> [Vec<Vec<Write>>; 2] {
         vec![Write::Promised(Ballot { round: 4, member: MemberId(2) }), stored(7, 4, 100)],
         (8..20).map(|slot| stored(slot, 4, 900)).collect(),
         vec![Write::ChosenThrough(Slot(15)), system(15, 5_000)],
+        vec![part(0, 400)],
+        vec![part(400, 300), stored(20, 4, 40)],
         vec![Write::Install { slot: Slot(18), state: snapshot(18) }, stored(21, 4, 10)],
         vec![stored(22, 4, 60_000)],
         vec![Write::Tombstone { version: 3, slot: Slot(16) }],

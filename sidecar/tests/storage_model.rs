@@ -14,7 +14,7 @@ use synod_paxos::message::Counters;
 use synod_paxos::value::{Append, Call, Operation, Origin, Value};
 use synod_paxos::{
     Ballot, ClusterId, Digest, DurableState, Genesis, Incarnation, Index, MemberId, RequestId, Row, Slot,
-    Storage, Write, WriteCounter, row,
+    SnapshotPart, Storage, Write, WriteCounter, row,
 };
 use synod_sidecar::storage::{DIRECTORY, LEGACY, Mark, Opened, Options, StorageError, open, open_with};
 
@@ -50,6 +50,11 @@ fn writes() -> impl Strategy<Value = Write> {
         1 => (0..40_u64).prop_map(|slot| Write::Trim { through: Slot(slot) }),
         1 => (0..40_u64, vec(any::<u8>(), 1..300))
             .prop_map(|(slot, state)| Write::Install { slot: Slot(slot), state: state.into() }),
+        2 => (0..3_u64, 0..3_u64, vec(any::<u8>(), 1..300)).prop_map(|(slot, number, bytes)| {
+            let bytes = Bytes::from(bytes);
+            let (slot, offset) = (Slot(20 + slot * 10), number * 100);
+            Write::SnapshotPart(SnapshotPart { slot, total: 900, digest: 3, offset, bytes })
+        }),
         1 => (0..9_u64).prop_map(|seconds| Write::Lease(Duration::from_secs(seconds))),
         1 => Just(Write::Genesis(Genesis::new(CLUSTER, BTreeMap::from([(MemberId(1), "a".to_owned())])))),
         1 => Just(Write::Joined { cluster: CLUSTER, digest: Digest([9; 32]) }),
@@ -95,9 +100,21 @@ proptest! {
         for commits in lives {
             prop_assert_eq!(shown(&opened), model.clone());
             for mut writes in commits {
-                // The core never trims back, nor writes a row that is trimmed.
+                // The core never trims back, nor writes a row that is trimmed, nor a part that follows none.
                 let mut trim = model.trim_through;
-                writes.retain(|write| match write {
+                let mut last = model.fetched.last().cloned();
+                writes.retain_mut(|write| match write {
+                    Write::SnapshotPart(part) => {
+                        let standing = last.take().filter(|last| last.slot > trim);
+                        match standing {
+                            Some(last) if part.offset > 0 => {
+                                (part.slot, part.offset) = (last.slot, last.end());
+                            }
+                            _ => part.offset = 0,
+                        }
+                        last = Some(part.clone());
+                        true
+                    }
                     Write::Row(row) => row.slot > trim,
                     Write::Trim { through: slot } | Write::Install { slot, .. } => {
                         let on = *slot > trim;

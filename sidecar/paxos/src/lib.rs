@@ -55,7 +55,7 @@ pub use node::Node;
 pub use row::Row;
 pub use settings::{ElectionSettings, Settings};
 pub use status::Status;
-pub use storage::{Completed, DurableState, Storage, Write, WriteBatch};
+pub use storage::{Completed, DurableState, SnapshotPart, Storage, Write, WriteBatch};
 pub use system::{CallRefused, Reply, SystemState};
 pub use types::{
     Ballot, ClusterId, Digest, Incarnation, Index, Instant, MemberId, RequestId, SessionId, Slot,

@@ -20,6 +20,34 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use core::time::Duration;
 
+/// A part of a snapshot that is fetched from another member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotPart {
+    /// The snapshot's slot.
+    pub slot: Slot,
+    /// Bytes of the whole snapshot.
+    pub total: u64,
+    /// Of the whole snapshot: xxh3, 128 bits.
+    pub digest: u128,
+    /// Where in it this part begins.
+    pub offset: u64,
+    /// The part.
+    pub bytes: Bytes,
+}
+
+impl SnapshotPart {
+    /// The first byte behind it.
+    pub fn end(&self) -> u64 {
+        self.offset + self.bytes.len() as u64
+    }
+
+    /// Whether it is the one that `last` is followed by.
+    pub fn follows(&self, last: &SnapshotPart) -> bool {
+        let of = |part: &SnapshotPart| (part.slot, part.total, part.digest);
+        of(self) == of(last) && self.offset == last.end()
+    }
+}
+
 /// One durable change. The meaning of each is [`DurableState::apply`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
@@ -49,6 +77,9 @@ pub enum Write {
         /// The slot of a mark whose snapshot is on this disk.
         through: Slot,
     },
+    /// A part of a snapshot that is not whole yet, so that a restart goes on where it was. The first one takes the
+    /// place of whatever was fetched before; each other one follows the last.
+    SnapshotPart(SnapshotPart),
     /// A snapshot in place of the log up to its slot, in one step: it becomes the system state, and every row
     /// up to it goes. What was promised, rows above it and the identity stay as they are (docs: protocol.md,
     /// "Snapshots", install).
@@ -118,6 +149,8 @@ pub struct DurableState {
     pub system: Bytes,
     /// See [`Write::Snapshot`].
     pub snapshots: BTreeMap<Slot, Bytes>,
+    /// See [`Write::SnapshotPart`]: of one snapshot, from its first byte on, without a gap.
+    pub fetched: Vec<SnapshotPart>,
     /// See [`Write::Lease`].
     pub lease: Duration,
     /// See [`Write::Row`]. For [`crate::Node::new`] rows above `applied` are enough.
@@ -146,6 +179,7 @@ impl DurableState {
             applied: Slot(0),
             system: Bytes::new(),
             snapshots: BTreeMap::new(),
+            fetched: Vec::new(),
             lease: Duration::ZERO,
             rows: BTreeMap::new(),
             peers: BTreeMap::new(),
@@ -178,12 +212,20 @@ impl DurableState {
                 self.trim_through = *through;
                 self.rows.retain(|slot, _| slot > through);
                 self.snapshots.retain(|slot, _| slot >= through);
+                self.fetched.retain(|part| part.slot > *through);
+            }
+            Write::SnapshotPart(part) => {
+                if part.offset == 0 {
+                    self.fetched.clear();
+                }
+                self.fetched.push(part.clone());
             }
             Write::Install { slot, state } => {
                 (self.applied, self.chosen_through, self.trim_through) = (*slot, *slot, *slot);
                 self.system = state.clone();
                 self.snapshots = BTreeMap::from([(*slot, state.clone())]);
                 self.rows.retain(|row, _| row > slot);
+                self.fetched.retain(|part| part.slot > *slot);
             }
             Write::Lease(longest) => self.lease = *longest,
             Write::Genesis(genesis) => self.genesis = Some(genesis.clone()),
@@ -249,6 +291,7 @@ impl WriteBatch {
     pub fn value_bytes(&self) -> usize {
         let values = self.writes.iter().map(|write| match write {
             Write::Row(row) => row.value.len(),
+            Write::SnapshotPart(part) => part.bytes.len(),
             _ => 0,
         });
         values.sum()

@@ -4,6 +4,7 @@ use super::encoding::{
     ROW_HEAD, catalog, joined, mark_checksum, number, pair, places, read_catalog, read_joined, read_mark,
     read_number, read_pair, read_row, read_segments, seal, segments, unseal, write_row,
 };
+use super::fetched;
 
 /// Reads bytes as each thing that a start reads: a row, a number, a pair, a joined cluster, places of calls, the
 /// lists of segments and of snapshots, a seal. What is
@@ -36,6 +37,9 @@ pub(crate) fn check_stored(bytes: &[u8]) {
     }
     if let Ok(value) = unseal("a name", bytes) {
         assert_eq!(seal("a name", value), bytes);
+    }
+    if let Some(part) = fetched::decode(7, bytes) {
+        assert_eq!(fetched::encode(&part), bytes);
     }
     // A mark whose checksum fits has its places read as they are.
     let skipped = read_mark(1, (2, 3, mark_checksum(1, 2, 3, bytes)), Some(bytes));

@@ -21,6 +21,8 @@ pub(super) const MARKS: TableDefinition<'_, u64, (u64, u32, u64)> = TableDefinit
 pub(super) const SKIPPED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("skipped");
 /// Slot of a mark -> the encoded system state there.
 pub(super) const SNAPSHOTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("snapshots");
+/// Offset -> a part of the snapshot that is being fetched.
+pub(super) const FETCHED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("fetched");
 
 /// The version of everything in this file; the row `format` of the table `meta`, the only one that is stored bare.
 pub(super) const FORMAT: u64 = 2;

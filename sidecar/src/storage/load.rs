@@ -3,6 +3,7 @@
 use super::StorageError;
 use super::disk::lists;
 use super::encoding::{self, PEERS, SNAPSHOTS, name};
+use super::fetched;
 use super::read::View;
 use super::segment::{Layout, Standing, file_name, in_file, standing};
 use bytes::Bytes;
@@ -76,6 +77,7 @@ fn load_newest(layout: &Layout) -> Result<DurableState, StorageError> {
     state.lease = Duration::from_nanos(number(name::LEASE)?);
     state.tombstone = pair(name::TOMBSTONE)?.map(|(version, slot)| (version, Slot(slot)));
     state.fenced = meta.get(name::FENCED).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    state.fetched = fetched::load(&transaction)?;
     for peer in transaction.open_table(PEERS)?.iter()? {
         let (member, counters) = peer?;
         let member = member.value();

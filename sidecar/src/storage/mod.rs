@@ -12,6 +12,7 @@
 //!  marks  first index -> slot, count                         which slots added entries to the log
 //!  skipped    slot    -> places of calls in the batch           whose entries were not added
 //!  snapshots  slot    -> system state                           at marks, from the trim on
+//!  fetched    offset  -> a part of a snapshot                   while it is fetched; of the newest segment only
 //! ```
 //! Each commit is one transaction with redb's two-phase commit (docs: decisions/0003). After a failed commit
 //! nothing is tried again on the same handle: the process ends (docs: protocol.md, "Integrity"). Why the log is in
@@ -20,6 +21,7 @@
 mod check;
 mod disk;
 mod encoding;
+mod fetched;
 mod files;
 mod keeper;
 mod load;

@@ -174,6 +174,7 @@ fn make(files: &dyn Files, number: u64) -> Result<Segment, StorageError> {
         transaction.open_table(encoding::MARKS)?;
         transaction.open_table(encoding::SKIPPED)?;
         transaction.open_table(encoding::SNAPSHOTS)?;
+        transaction.open_table(encoding::FETCHED)?;
         let mut meta = transaction.open_table(META)?;
         meta.insert(name::FORMAT, encoding::number(encoding::FORMAT).as_slice())?;
         let unborn = encoding::seal(name::UNBORN, &encoding::number(number));

@@ -4,6 +4,7 @@ use super::disk::Mark;
 use super::encoding::{
     self, MARKS, META, PEERS, ROW_HEAD, ROWS, SKIPPED, SNAPSHOTS, Summary, name, peer_checksum, seal,
 };
+use super::fetched;
 use super::files::explain_io;
 use super::keeper::{Job, Keeper};
 use super::segment::{Current, Db, Layout, Older, Segment, begin, layout};
@@ -99,11 +100,17 @@ impl Draft {
                     self.snapshots.retain(|slot, _| *slot >= through.0);
                     // The other segments' go with their files.
                     transaction.open_table(SNAPSHOTS)?.retain_in(..through.0, |_, _| false)?;
+                    fetched::trim(transaction, *through)?;
+                }
+                Write::SnapshotPart(part) => {
+                    fetched::put(transaction, part)?;
+                    self.summary.bytes += part.bytes.len() as u64;
                 }
                 Write::Install { slot, state } => {
                     self.trim_through = *slot;
                     self.snapshots.clear();
                     transaction.open_table(SNAPSHOTS)?.retain(|_, _| false)?;
+                    fetched::trim(transaction, *slot)?;
                     self.snapshot(transaction, *slot, state)?;
                     last.chosen_through = Some(*slot);
                     last.system = Some((*slot, state));
@@ -282,6 +289,7 @@ impl RedbStorage {
             let (member, counters) = row?;
             peers.insert(member.value(), counters.value())?;
         }
+        fetched::carry(&before, transaction)?;
         if !carry {
             draft.older.push(left);
             return Ok(());

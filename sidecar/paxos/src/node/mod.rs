@@ -138,7 +138,7 @@ impl Node {
             wanted: catch_up::Wanted::default(),
             views: acceptor::Views::default(),
             leases: lease::Leases::new(now, disk.lease),
-            snapshots: snapshots::Snapshots::new(disk.snapshots),
+            snapshots: snapshots::Snapshots::new(disk.snapshots, disk.fetched),
             chosen_through: applied,
             system,
             halted: false,

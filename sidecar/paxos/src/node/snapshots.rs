@@ -9,7 +9,7 @@ use super::Node;
 use crate::io::{Notice, Output, Refusal};
 use crate::limits;
 use crate::message::Message;
-use crate::storage::{Gated, Write};
+use crate::storage::{Gated, SnapshotPart, Write};
 use crate::system::{Mark, SystemState};
 use crate::types::{Instant, MemberId, Slot};
 use alloc::collections::BTreeMap;
@@ -26,21 +26,44 @@ pub(super) struct Snapshots {
     fetch: Option<Fetch>,
 }
 
+/// Of one snapshot, from its first byte on; all but the last part is on disk or on its way there.
 #[derive(Debug, Clone)]
 struct Fetch {
-    slot: Slot,
-    total: u64,
-    digest: u128,
-    bytes: Vec<u8>,
-    /// Who was asked last, and when.
-    from: MemberId,
-    asked: Instant,
+    parts: Vec<SnapshotPart>,
+    /// When the next one was asked for, in this life.
+    asked: Option<Instant>,
+}
+
+impl Fetch {
+    fn slot(&self) -> Slot {
+        self.parts.last().map_or(Slot(0), |part| part.slot)
+    }
+
+    /// Whether a part is of the same snapshot.
+    fn is_of(&self, part: &SnapshotPart) -> bool {
+        self.parts
+            .last()
+            .is_some_and(|last| (last.slot, last.total, last.digest) == (part.slot, part.total, part.digest))
+    }
+
+    /// Where the next part begins.
+    fn end(&self) -> u64 {
+        self.parts.last().map_or(0, SnapshotPart::end)
+    }
+
+    fn bytes(&self) -> Bytes {
+        let mut bytes = Vec::with_capacity(usize::try_from(self.end()).unwrap_or(0));
+        self.parts.iter().for_each(|part| bytes.extend_from_slice(&part.bytes));
+        bytes.into()
+    }
 }
 
 impl Snapshots {
-    pub(super) fn new(held: BTreeMap<Slot, Bytes>) -> Snapshots {
+    /// What a disk holds: snapshots, and parts of one that was being fetched.
+    pub(super) fn new(held: BTreeMap<Slot, Bytes>, parts: Vec<SnapshotPart>) -> Snapshots {
         let durable = held.last_key_value().map_or(Slot(0), |(slot, _)| *slot);
-        Snapshots { held, durable, fetch: None }
+        let fetch = (!parts.is_empty()).then_some(Fetch { parts, asked: None });
+        Snapshots { held, durable, fetch }
     }
 
     pub(super) fn durable_through(&self) -> Slot {
@@ -82,10 +105,10 @@ impl Node {
     pub(super) fn request_snapshot(&mut self, now: Instant, from: MemberId) {
         let patience = self.settings().heartbeat * 3;
         let (slot, offset) = match &mut self.snapshots.fetch {
-            Some(fetch) if now.since(fetch.asked) < patience => return,
+            Some(Fetch { asked: Some(asked), .. }) if now.since(*asked) < patience => return,
             Some(fetch) => {
-                (fetch.from, fetch.asked) = (from, now);
-                (fetch.slot, fetch.bytes.len() as u64)
+                fetch.asked = Some(now);
+                (fetch.slot(), fetch.end())
             }
             None => (Slot(0), 0),
         };
@@ -121,30 +144,30 @@ impl Node {
         bytes: &Bytes,
     ) {
         if slot <= self.chosen_through || total == 0 || total > limits::SNAPSHOT_BYTES {
-            self.snapshots.fetch = self.snapshots.fetch.take().filter(|fetch| fetch.slot != slot);
+            self.snapshots.fetch = self.snapshots.fetch.take().filter(|fetch| fetch.slot() != slot);
             return;
         }
-        let same = |f: &Fetch| (f.slot, f.total, f.digest) == (slot, total, digest);
-        if !self.snapshots.fetch.as_ref().is_some_and(same) {
-            // A newer one replaces what was begun; an older one is late.
-            if self.snapshots.fetch.as_ref().is_some_and(|fetch| fetch.slot > slot) || offset != 0 {
-                return;
-            }
-            let fetch = Fetch { slot, total, digest, bytes: Vec::new(), from, asked: now };
-            self.snapshots.fetch = Some(fetch);
-        }
-        let Some(fetch) = &mut self.snapshots.fetch else { return };
-        if offset != fetch.bytes.len() as u64 || offset + bytes.len() as u64 > total {
+        let part = SnapshotPart { slot, total, digest, offset, bytes: bytes.clone() };
+        let begins = offset == 0 && !bytes.is_empty();
+        let next = match &mut self.snapshots.fetch {
+            Some(fetch) if fetch.parts.last().is_some_and(|last| part.follows(last)) => fetch,
+            // A newer one replaces what was begun; an older one is late, and so is a part that came before.
+            Some(fetch) if !begins || fetch.slot() > slot || fetch.is_of(&part) => return,
+            None if !begins => return,
+            other => other.insert(Fetch { parts: Vec::new(), asked: None }),
+        };
+        if part.end() > total {
             return;
         }
-        fetch.bytes.extend_from_slice(bytes);
-        (fetch.from, fetch.asked) = (from, now);
-        let offset = fetch.bytes.len() as u64;
-        if offset < total {
-            return self.send(from, Message::SnapshotRequest { slot, offset });
+        let whole = part.end() == total;
+        next.parts.push(part.clone());
+        next.asked = Some(now);
+        if !whole {
+            self.write(Write::SnapshotPart(part.clone()));
+            return self.send(from, Message::SnapshotRequest { slot, offset: part.end() });
         }
         let Some(fetch) = self.snapshots.fetch.take() else { return };
-        let state = Bytes::from(fetch.bytes);
+        let state = fetch.bytes();
         if xxh3_128(&state) != digest {
             // Fetched again from another member; nothing of it is used.
             return self.notice(Notice::Damaged { slot, from: Some(from) });

@@ -199,6 +199,7 @@ fn write(write: &Write) -> Option<String> {
         Write::Fenced(_) => "fence".into(),
         Write::Snapshot { slot, .. } => format!("snapshot {slot:?}"),
         Write::Trim { through } => format!("trim {through:?}"),
+        Write::SnapshotPart(part) => format!("snapshot {:?} up to byte {}", part.slot, part.end()),
         Write::Install { slot, .. } => format!("install {slot:?}"),
         Write::Lease(longest) => format!("longest lease {} ms", longest.as_millis()),
         Write::Peer { .. } => return None,

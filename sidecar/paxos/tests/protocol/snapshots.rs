@@ -177,6 +177,41 @@ fn a_member_behind_the_trim_takes_a_snapshot() {
     assert_eq!(lab.status(3).applied, leader.applied);
 }
 
+/// "Resumable by (digest, offset)": the receiver's restart costs no part that is on its disk.
+#[test]
+fn a_fetch_goes_on_where_a_restart_left_it() {
+    let mut lab = trimming();
+    fill(&mut lab, 1..4, None);
+    cut_off(&mut lab, 3);
+    fill(&mut lab, 4..60, Some(3));
+    let slot = lab.seat(1).disk.0.trim_through;
+    let state = lab.seat(1).disk.0.snapshots[&slot].clone();
+    let (total, digest) = (state.len() as u64, xxhash_rust::xxh3::xxh3_128(&state));
+    let (first, second) = (0..state.len() / 4, state.len() / 4..state.len() / 2);
+    for part in [first.clone(), first, second.clone()] {
+        let (offset, bytes) = (part.start as u64, state.slice(part));
+        let message = Message::SnapshotChunk { slot, total, digest, offset, bytes };
+        let counters = Counters { incarnation: Incarnation(1), ..Counters::default() };
+        let incoming = Incoming { cluster: CLUSTER, from: m(1), counters, to: m(3), message };
+        lab.input(3, Input::Message(incoming));
+        lab.settle_without(3);
+    }
+    assert_eq!(lab.seat(3).disk.0.fetched.len(), 2, "what came twice is there once");
+    lab.crash(3);
+    lab.log.clear();
+    lab.restart(3);
+    lab.settle();
+    (0..8).for_each(|_| beat(&mut lab, None));
+    let asked: Vec<&String> = lab.log.iter().filter(|line| line.contains("from byte")).collect();
+    assert!(
+        asked.iter().all(|line| line.contains(&format!("{slot:?} from byte {}", second.end))),
+        "{asked:?}"
+    );
+    assert!(!asked.is_empty());
+    assert_eq!(lab.status(3).applied, lab.status(1).applied);
+    assert!(lab.seat(3).disk.0.fetched.is_empty(), "what is installed is not kept twice");
+}
+
 /// "Install: `promised`, accepted above s, identity and incarnation are never replaced or lowered. s <= applied:
 /// ignored."
 #[test]
