@@ -1,23 +1,21 @@
 //! How long an empty member needs to get a log, and what appends feel of it.
 
 use super::cluster::{Cluster, Member, Usage};
+use super::load::{Call, Foreground, Load, fill, foreground};
 use crate::Format;
 use anyhow::{Context, bail};
-use bytes::Bytes;
 use clap::Args;
 use serde::Serialize;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use synod_client::Client;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 /// Between two looks at the new member.
 const LOOK: Duration = Duration::from_millis(5);
 /// A member that gets nothing for so long never will.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// What is appended beside it.
+const APPEND: Call = Call { entry_bytes: 100, entries: 1 };
 const MIB: f64 = 1_048_576.0;
 
 #[derive(Clone, Debug, Args)]
@@ -57,15 +55,6 @@ pub(crate) struct Options {
     output: Format,
 }
 
-/// Appends in one stretch of time.
-#[derive(Clone, Copy, Debug, Serialize)]
-struct Foreground {
-    entries_per_second: f64,
-    p50_ms: f64,
-    p99_ms: f64,
-    max_ms: f64,
-}
-
 /// What a process used during a round.
 #[derive(Clone, Debug, Serialize)]
 struct Used {
@@ -91,64 +80,13 @@ struct Round {
     used: Vec<Used>,
 }
 
-/// When an append was sent, and how long it took.
-type Sample = (Instant, Duration);
-
-/// Appends that go on in the background.
-struct Load {
-    stop: Arc<AtomicBool>,
-    clients: JoinSet<Vec<Sample>>,
-}
-
-impl Load {
-    fn start(client: &Client, clients: u32) -> Load {
-        let (stop, mut tasks) = (Arc::new(AtomicBool::new(false)), JoinSet::new());
-        for _ in 0..clients {
-            let (client, stop) = (client.clone(), stop.clone());
-            tasks.spawn(async move {
-                let mut samples = Vec::new();
-                let entry = Bytes::from(vec![b'x'; 100]);
-                while !stop.load(Ordering::Relaxed) {
-                    let sent = Instant::now();
-                    match client.append(entry.clone()).await {
-                        Ok(_) => samples.push((sent, sent.elapsed())),
-                        Err(error) => eprintln!("an append failed: {error}"),
-                    }
-                }
-                samples
-            });
-        }
-        Load { stop, clients: tasks }
-    }
-
-    async fn end(self) -> Vec<Sample> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.clients.join_all().await.into_iter().flatten().collect()
-    }
-}
-
-/// The appends that were sent between two moments.
-fn foreground(samples: &[Sample], (from, to): (Instant, Instant)) -> Option<Foreground> {
-    let within = samples.iter().filter(|(sent, _)| (from..to).contains(sent));
-    let mut latencies: Vec<Duration> = within.map(|(_, latency)| *latency).collect();
-    latencies.sort_unstable();
-    let last = latencies.len().checked_sub(1)?;
-    let at =
-        |permille: usize| latencies[(latencies.len() * permille / 1_000).min(last)].as_secs_f64() * 1_000.0;
-    Some(Foreground {
-        entries_per_second: latencies.len() as f64 / (to - from).as_secs_f64(),
-        p50_ms: at(500),
-        p99_ms: at(990),
-        max_ms: at(1_000),
-    })
-}
-
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let mut cluster = Cluster::start(&options.sidecar, options.dir.as_deref()).await?;
     let leader = cluster.leader().await?;
     let client = cluster.members[leader].client()?;
     let began = Instant::now();
-    let bytes = fill(&client, &options).await?;
+    let call = Call { entry_bytes: options.size as usize, entries: options.batch as usize };
+    let bytes = fill(&client, options.log, options.fillers, call).await?;
     let seconds = began.elapsed().as_secs_f64();
     eprintln!("filled {:.0} MiB in {seconds:.1} s", bytes as f64 / MIB);
     for round in 1..=options.idle + options.loaded {
@@ -162,38 +100,6 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Appends until the log has the payload that is wanted; gives how much it is.
-async fn fill(client: &Client, options: &Options) -> anyhow::Result<u64> {
-    let call = u64::from(options.size) * u64::from(options.batch);
-    if call > 1 << 20 {
-        bail!("a call of {call} bytes is too large: at most 1 MiB, so use a smaller --batch");
-    }
-    let calls = (options.log << 20).div_ceil(call);
-    let next = Arc::new(AtomicU64::new(0));
-    let mut fillers = JoinSet::new();
-    for _ in 0..options.fillers {
-        let (client, next) = (client.clone(), next.clone());
-        let (size, batch) = (options.size as usize, options.batch as usize);
-        fillers.spawn(async move {
-            loop {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= calls {
-                    return Ok::<_, anyhow::Error>(());
-                }
-                // No two calls alike, so that nobody is helped by what repeats.
-                let byte =
-                    |at: usize| (number as usize).wrapping_mul(31).wrapping_add(at * 7 + (at >> 8)) as u8;
-                let entry: Bytes = (0..size).map(byte).collect::<Vec<u8>>().into();
-                client.append_many(vec![entry; batch]).await?;
-            }
-        });
-    }
-    while let Some(ended) = fillers.join_next().await {
-        ended??;
-    }
-    Ok(calls * call)
-}
-
 async fn measure(
     cluster: &mut Cluster,
     options: &Options,
@@ -203,7 +109,7 @@ async fn measure(
     let leader = cluster.leader().await?;
     let new = cluster.add().await?;
     let load = match loaded {
-        true => Some(Load::start(&cluster.members[leader].client()?, options.clients)),
+        true => Some(Load::start(&cluster.members[leader].client()?, options.clients, APPEND)),
         false => None,
     };
     let warmed = Instant::now();

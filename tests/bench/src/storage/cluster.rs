@@ -193,6 +193,18 @@ impl Cluster {
         .await
     }
 
+    /// Waits until every member has on its disk what the leader knows to be chosen.
+    pub(super) async fn level(&self) -> anyhow::Result<()> {
+        let through = self.members[self.leader().await?].status().await?.chosen_through;
+        for member in &self.members {
+            until("a follower has it on its disk", || async {
+                member.status().await.is_ok_and(|status| status.durable_through >= through).then_some(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
     /// Lets an empty member into the cluster: from here on it catches up.
     pub(super) async fn join(&self, new: usize, leader: usize) -> anyhow::Result<()> {
         let digest = self.members[leader].status().await?.genesis_digest;
