@@ -156,6 +156,10 @@ kinds! {
         AppendDiskFull = "append_refused_disk_full",
         /// Snapshots: one was installed in place of the log up to it.
         Installed = "snapshot_installed",
+        /// Snapshots: it was fetched in more than one part.
+        FetchedInParts = "snapshot_fetched_in_parts",
+        /// Snapshots: a start goes on with the parts that it had fetched before.
+        FetchResumed = "snapshot_fetch_resumed",
         /// Snapshots: the log was trimmed.
         Trimmed = "log_trimmed",
         /// A linearizable read was answered.

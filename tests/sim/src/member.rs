@@ -73,6 +73,8 @@ pub struct Member {
     pub began_damaged: BTreeSet<Slot>,
     /// When the process started, its disk said that a chosen entry had removed it.
     pub began_removed: bool,
+    /// How many bytes of a snapshot it had fetched before.
+    pub began_fetched: Option<u64>,
 }
 
 impl Member {
@@ -91,6 +93,7 @@ impl Member {
             was_active: false,
             began_damaged: BTreeSet::new(),
             began_removed: false,
+            began_fetched: None,
         }
     }
 }

@@ -177,6 +177,10 @@ impl World {
                     self.coverage.rule(Rule::PromiseWithRows);
                 }
             }
+            Message::SnapshotRequest { offset, .. } if *offset > 0 => {
+                let resumes = member.began_fetched == Some(*offset);
+                self.coverage.rule(if resumes { Rule::FetchResumed } else { Rule::FetchedInParts });
+            }
             Message::Learned { rows, .. } if !rows.is_empty() => self.coverage.rule(Rule::ChosenSent),
             Message::Welcome { full_genesis: Some(_), .. } => self.coverage.rule(Rule::GenesisSent),
             _ => {}

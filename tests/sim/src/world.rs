@@ -27,6 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use synod_paxos::configuration::Change;
 use synod_paxos::{
     AdminCommand, AdminOutcome, Genesis, Incoming, Input, MemberId, Node, Refusal, RequestId, Slot,
+    SnapshotPart,
 };
 
 /// What a step made possible.
@@ -175,8 +176,14 @@ impl World {
         // Its last life may have ended before it was told of its last write.
         self.retirement.holds(id, state.chosen_through);
         self.trims.started(id);
+        member.began_fetched = state.fetched.last().map(SnapshotPart::end);
         let node = Node::new(state, clock.local(now), seed);
-        member.node = Some(node.expect("a simulated disk holds what the core wrote"));
+        let mut node = node.expect("a simulated disk holds what the core wrote");
+        if seed % 4 > 0 {
+            // Snapshots here are of a few hundred bytes.
+            node.limit_parts(32 + usize::try_from(seed % 509).unwrap_or(0));
+        }
+        member.node = Some(node);
         self.trace.step(now, 6, id.0, seed);
         self.trace.line(now, || format!("{id:?} starts"));
         self.pump(id)?;

@@ -40,6 +40,8 @@ pub(super) struct Pace {
     load: u64,
     /// Beats since an append was applied.
     quiet_beats: u32,
+    /// No part is larger, where that was asked for.
+    most: Option<usize>,
 }
 
 impl Pace {
@@ -127,7 +129,14 @@ impl Node {
 
     /// How large a part may be.
     pub(super) fn part_bytes(&self) -> usize {
-        if self.pace.is_busy() { limits::SMALL_CHUNK_BYTES } else { limits::CHUNK_BYTES }
+        let bytes = if self.pace.is_busy() { limits::SMALL_CHUNK_BYTES } else { limits::CHUNK_BYTES };
+        self.pace.most.map_or(bytes, |most| bytes.min(most))
+    }
+
+    /// Serves those who catch up in parts of at most `bytes`, 1 at least: for simulations, whose snapshots are small and
+    /// would never need two.
+    pub fn limit_parts(&mut self, bytes: usize) {
+        self.pace.most = Some(bytes.max(1));
     }
 
     /// What was served is paid for; then it is the next one's turn.
