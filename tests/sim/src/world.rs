@@ -179,7 +179,7 @@ impl World {
         member.began_fetched = state.fetched.last().map(SnapshotPart::end);
         let node = Node::new(state, clock.local(now), seed);
         let mut node = node.expect("a simulated disk holds what the core wrote");
-        if seed % 4 > 0 {
+        if !seed.is_multiple_of(4) {
             // Snapshots here are of a few hundred bytes.
             node.limit_parts(32 + usize::try_from(seed % 509).unwrap_or(0));
         }
