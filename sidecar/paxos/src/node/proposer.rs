@@ -181,6 +181,12 @@ impl Node {
         if slot.0 > chosen_through.0 + system.configurations.alpha() && !unchecked {
             return false;
         }
+        if !system.configurations.at(slot).is_voter(self.me) {
+            // A removed leader finishes what it may propose, then hands over. It does not wait for promises here: those
+            // who know of its removal give it none.
+            self.hand_over_when_removed(now);
+            return false;
+        }
         // Phase 1 for a slot needs a quorum of the slot's own configuration.
         let promisers = proposer.promisers(chosen_through);
         if !system.configurations.at(slot).has_quorum(&promisers) {
@@ -234,16 +240,10 @@ impl Node {
     }
 
     fn drive_serving_slot(&mut self, now: Instant, slot: Slot) -> bool {
-        let (me, handing_over) = (self.me, self.is_handing_over());
+        let handing_over = self.is_handing_over();
         let Some(system) = &self.system else { return false };
-        let votes = system.configurations.at(slot).is_voter(me);
         let filling = system.configurations.latest().effective_from > slot;
         let Some(proposer) = self.proposer.as_mut() else { return false };
-        if !votes {
-            // A removed leader finishes what it may propose, then hands over.
-            self.hand_over_when_removed(now);
-            return false;
-        }
         if handing_over && !filling {
             return false;
         }

@@ -4,11 +4,13 @@ use crate::lab::{CLUSTER, Lab, accepted, ballot, m};
 use crate::{append, batch, texts};
 use bytes::Bytes;
 use std::time::Duration;
+use synod_paxos::configuration::Change;
 use synod_paxos::message::{Counters, ViewId};
 use synod_paxos::status::{MemberState, Role};
 use synod_paxos::value::{Operation, Value};
 use synod_paxos::{
-    DurableState, Incarnation, Incoming, Index, Input, Message, Output, RequestId, Row, Slot, row,
+    AdminCommand, DurableState, Incarnation, Incoming, Index, Input, Message, Output, RequestId, Row, Slot,
+    row,
 };
 
 /// Hands a message to member `to` as if `from` had sent it in its first life.
@@ -448,4 +450,42 @@ fn forwarded_calls_that_come_early_wait_for_their_turn() {
     // No time passes: nothing is sent again.
     lab.settle();
     assert_eq!(texts(&mut lab, 1), ["first", "second", "third"], "each once, in the order of the calls");
+}
+
+/// "A removed leader finishes, then hands over": even where those who are left never promised it anything, and give it
+/// no promise any more (simulator, seed 27286: nobody else campaigned, for the removed one led on).
+#[test]
+fn a_removed_leader_hands_over_without_their_promises() {
+    let mut lab = Lab::new(3, |_, _| {});
+    // The third one hears all but its Prepare: a quorum is the leader and the second.
+    let settle = |lab: &mut Lab| {
+        loop {
+            lab.mail.retain(|mail| mail.to != m(3) || !matches!(mail.message, Message::Prepare { .. }));
+            (1..=3).for_each(|n| lab.sync(n));
+            if !lab.deliver(|_| true) && lab.seats.values().all(|seat| seat.writes.is_empty()) {
+                break;
+            }
+        }
+    };
+    lab.campaign(1);
+    settle(&mut lab);
+    for _ in 0..3 {
+        lab.pass(Duration::from_millis(100));
+        settle(&mut lab);
+    }
+    assert_eq!(lab.status(1).role, Role::Leader);
+    let command = AdminCommand::Change {
+        cluster: CLUSTER,
+        expected_version: 1,
+        operation: [1; 16],
+        change: Change::Remove { member: m(1) },
+    };
+    lab.admin(1, command);
+    settle(&mut lab);
+    for _ in 0..10 {
+        lab.pass(Duration::from_millis(100));
+        lab.settle();
+    }
+    let leader = lab.status(2).leader.map(|ballot| ballot.member);
+    assert!(leader == Some(m(2)) || leader == Some(m(3)), "{leader:?}");
 }
