@@ -434,6 +434,11 @@ impl Director {
                 false => Action::Disconnect { member: at.0, peer: peer.0 },
             });
             self.world.connection(at, peer, stands)?;
+            if !stands && self.network.is_open(at, peer) && self.network.is_open(peer, at) {
+                // Whoever broke it is gone: the transport connects again by itself.
+                let delay = self.random.between(Duration::from_millis(1), Duration::from_millis(50));
+                self.schedule(delay, Event::Connection { at, peer, stands: true });
+            }
         }
         Ok(())
     }
