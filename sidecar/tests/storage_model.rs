@@ -119,6 +119,9 @@ proptest! {
                     Write::Trim { through: slot } | Write::Install { slot, .. } => {
                         let on = *slot > trim;
                         trim = trim.max(*slot);
+                        if on && matches!(write, Write::Install { .. }) {
+                            last = None;
+                        }
                         on
                     }
                     _ => true,

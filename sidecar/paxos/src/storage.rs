@@ -80,9 +80,9 @@ pub enum Write {
     /// A part of a snapshot that is not whole yet, so that a restart goes on where it was. The first one takes the
     /// place of whatever was fetched before; each other one follows the last.
     SnapshotPart(SnapshotPart),
-    /// A snapshot in place of the log up to its slot, in one step: it becomes the system state, and every row
-    /// up to it goes. What was promised, rows above it and the identity stay as they are (docs: protocol.md,
-    /// "Snapshots", install).
+    /// A snapshot in place of the log up to its slot, in one step: it becomes the system state, and every row up to
+    /// it goes, as do all parts that were fetched. What was promised, rows above it and the identity stay as they are
+    /// (docs: protocol.md, "Snapshots", install).
     Install {
         /// The snapshot's slot.
         slot: Slot,
@@ -225,7 +225,7 @@ impl DurableState {
                 self.system = state.clone();
                 self.snapshots = BTreeMap::from([(*slot, state.clone())]);
                 self.rows.retain(|row, _| row > slot);
-                self.fetched.retain(|part| part.slot > *slot);
+                self.fetched.clear();
             }
             Write::Lease(longest) => self.lease = *longest,
             Write::Genesis(genesis) => self.genesis = Some(genesis.clone()),

@@ -45,11 +45,16 @@ pub(super) fn decode(offset: u64, stored: &[u8]) -> Option<SnapshotPart> {
 
 /// One more; the first takes the place of all that stood there.
 pub(super) fn put(transaction: &WriteTransaction, part: &SnapshotPart) -> Result<(), StorageError> {
-    let mut table = transaction.open_table(FETCHED)?;
     if part.offset == 0 {
-        table.retain(|_, _| false)?;
+        clear(transaction)?;
     }
-    table.insert(part.offset, encode(part).as_ref())?;
+    transaction.open_table(FETCHED)?.insert(part.offset, encode(part).as_ref())?;
+    Ok(())
+}
+
+/// Removes all.
+pub(super) fn clear(transaction: &WriteTransaction) -> Result<(), StorageError> {
+    transaction.open_table(FETCHED)?.retain(|_, _| false)?;
     Ok(())
 }
 

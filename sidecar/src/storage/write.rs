@@ -110,7 +110,7 @@ impl Draft {
                     self.trim_through = *slot;
                     self.snapshots.clear();
                     transaction.open_table(SNAPSHOTS)?.retain(|_, _| false)?;
-                    fetched::trim(transaction, *slot)?;
+                    fetched::clear(transaction)?;
                     self.snapshot(transaction, *slot, state)?;
                     last.chosen_through = Some(*slot);
                     last.system = Some((*slot, state));

@@ -30,8 +30,9 @@ pub(super) struct Snapshots {
 #[derive(Debug, Clone)]
 struct Fetch {
     parts: Vec<SnapshotPart>,
-    /// When the next one was asked for, in this life.
+    /// When the next one was asked for, and since when none has come, in this life.
     asked: Option<Instant>,
+    since: Option<Instant>,
 }
 
 impl Fetch {
@@ -62,7 +63,7 @@ impl Snapshots {
     /// What a disk holds: snapshots, and parts of one that was being fetched.
     pub(super) fn new(held: BTreeMap<Slot, Bytes>, parts: Vec<SnapshotPart>) -> Snapshots {
         let durable = held.last_key_value().map_or(Slot(0), |(slot, _)| *slot);
-        let fetch = (!parts.is_empty()).then_some(Fetch { parts, asked: None });
+        let fetch = (!parts.is_empty()).then_some(Fetch { parts, asked: None, since: None });
         Snapshots { held, durable, fetch }
     }
 
@@ -101,13 +102,17 @@ impl Node {
         self.outputs.push_back(Output::Trimmed { slot: mark.slot, index: mark.index });
     }
 
-    /// `from` cannot serve the log from where this member stands: asks for a snapshot, one at a time.
+    /// `from` cannot serve the log from where this member stands: asks for a snapshot, one at a time. What was begun
+    /// and is not gone on with for two election timeouts is given up: nobody who has the rest of it may be left.
     pub(super) fn request_snapshot(&mut self, now: Instant, from: MemberId) {
-        let patience = self.settings().heartbeat * 3;
+        let (patience, limit) = (self.settings().heartbeat * 3, self.settings().timeout * 2);
+        let stands = |fetch: &Fetch| fetch.since.is_none_or(|since| now.since(since) < limit);
+        self.snapshots.fetch = self.snapshots.fetch.take().filter(stands);
         let (slot, offset) = match &mut self.snapshots.fetch {
             Some(Fetch { asked: Some(asked), .. }) if now.since(*asked) < patience => return,
             Some(fetch) => {
                 fetch.asked = Some(now);
+                fetch.since.get_or_insert(now);
                 (fetch.slot(), fetch.end())
             }
             None => (Slot(0), 0),
@@ -143,25 +148,28 @@ impl Node {
         offset: u64,
         bytes: &Bytes,
     ) {
-        if slot <= self.chosen_through || total == 0 || total > limits::SNAPSHOT_BYTES {
+        if slot <= self.chosen_through || total > limits::SNAPSHOT_BYTES {
             self.snapshots.fetch = self.snapshots.fetch.take().filter(|fetch| fetch.slot() != slot);
             return;
         }
+        if bytes.is_empty() {
+            return;
+        }
         let part = SnapshotPart { slot, total, digest, offset, bytes: bytes.clone() };
-        let begins = offset == 0 && !bytes.is_empty();
+        let begins = offset == 0;
         let next = match &mut self.snapshots.fetch {
             Some(fetch) if fetch.parts.last().is_some_and(|last| part.follows(last)) => fetch,
             // A newer one replaces what was begun; an older one is late, and so is a part that came before.
             Some(fetch) if !begins || fetch.slot() > slot || fetch.is_of(&part) => return,
             None if !begins => return,
-            other => other.insert(Fetch { parts: Vec::new(), asked: None }),
+            other => other.insert(Fetch { parts: Vec::new(), asked: None, since: None }),
         };
         if part.end() > total {
             return;
         }
         let whole = part.end() == total;
         next.parts.push(part.clone());
-        next.asked = Some(now);
+        (next.asked, next.since) = (Some(now), Some(now));
         if !whole {
             self.write(Write::SnapshotPart(part.clone()));
             return self.send(from, Message::SnapshotRequest { slot, offset: part.end() });

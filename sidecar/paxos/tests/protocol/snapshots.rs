@@ -212,6 +212,30 @@ fn a_fetch_goes_on_where_a_restart_left_it() {
     assert!(lab.seat(3).disk.0.fetched.is_empty(), "what is installed is not kept twice");
 }
 
+/// A snapshot that was begun and that nobody has any more is given up for what there is, even if that is older.
+#[test]
+fn a_fetch_that_nobody_can_go_on_with_is_given_up() {
+    let mut lab = trimming();
+    fill(&mut lab, 1..4, None);
+    cut_off(&mut lab, 3);
+    fill(&mut lab, 4..60, Some(3));
+    let slot = lab.seat(1).disk.0.trim_through.plus(100);
+    let message = Message::SnapshotChunk { slot, total: 9, digest: 9, offset: 0, bytes: "begun".into() };
+    let counters = Counters { incarnation: Incarnation(1), ..Counters::default() };
+    let incoming = Incoming { cluster: CLUSTER, from: m(1), counters, to: m(3), message };
+    lab.input(3, Input::Message(incoming));
+    lab.settle_without(3);
+    lab.crash(3);
+    lab.restart(3);
+    assert_eq!(lab.seat(3).disk.0.fetched.len(), 1);
+    for _ in 0..40 {
+        lab.pass(BEAT);
+        lab.settle();
+    }
+    assert_eq!(lab.status(3).applied, lab.status(1).applied);
+    assert!(lab.seat(3).disk.0.fetched.is_empty());
+}
+
 /// "Install: `promised`, accepted above s, identity and incarnation are never replaced or lowered. s <= applied:
 /// ignored."
 #[test]
