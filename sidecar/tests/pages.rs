@@ -10,8 +10,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 use synod_paxos::value::{Append, Call, Operation, Origin, Value};
 use synod_paxos::{
-    Ballot, ClusterId, DurableState, Genesis, Incarnation, Index, MemberId, RequestId, Row, Slot, Storage,
-    Write, row,
+    Ballot, ClusterId, DurableState, Genesis, Incarnation, Index, MemberId, RequestId, Row, Slot,
+    SnapshotPart, Storage, Write, row,
 };
 use synod_sidecar::storage::{Mark, Opened, Options, StorageError, open_on};
 
@@ -37,7 +37,11 @@ fn batch(slot: u64) -> Row {
     Row { slot: Slot(slot), ballot, chosen: true, value, checksum }
 }
 
-/// The files of a member with two entries a slot.
+fn random(seed: u64, length: u64) -> Bytes {
+    (0..length).map(|n| (n.wrapping_mul(seed + 31) >> 3) as u8).collect()
+}
+
+/// The files of a member with two entries a slot, two snapshots, and parts of one that it fetches.
 fn member() -> Image {
     let disk = Disk::default();
     let mut opened = open(&disk).unwrap();
@@ -58,6 +62,17 @@ fn member() -> Image {
         written = written.next();
         opened.storage.commit(written, &mut writes.iter()).unwrap();
         opened.storage.keep_house();
+    }
+    for slot in [SLOTS / 2, SLOTS] {
+        let snapshot = Write::Snapshot { slot: Slot(slot), state: random(slot, 9_000) };
+        written = written.next();
+        opened.storage.commit(written, &mut [snapshot].iter()).unwrap();
+    }
+    for offset in [0, 5_000] {
+        let (slot, bytes) = (Slot(2 * SLOTS), random(offset, 5_000));
+        let part = Write::SnapshotPart(SnapshotPart { slot, total: 15_000, digest: 7, offset, bytes });
+        written = written.next();
+        opened.storage.commit(written, &mut [part].iter()).unwrap();
     }
     drop(opened);
     std::mem::take(&mut disk.medium().image)
@@ -99,7 +114,13 @@ fn read(image: Image, whole: &DurableState, entries: &[Bytes], what: &str) -> Fo
         }
     }
     let state = DurableState { rows: BTreeMap::new(), written: whole.written, ..opened.state };
-    let right = DurableState { rows: BTreeMap::new(), incarnation: state.incarnation, ..whole.clone() };
+    let mut right = DurableState { rows: BTreeMap::new(), incarnation: state.incarnation, ..whole.clone() };
+    // A snapshot that cannot be read is not there, and what cannot be read of a fetch is fetched again.
+    if state.snapshots.len() < right.snapshots.len() || state.fetched.len() < right.fetched.len() {
+        right.snapshots.retain(|slot, _| state.snapshots.contains_key(slot));
+        right.fetched.truncate(state.fetched.len());
+        found = Found::Detected;
+    }
     if rows.len() != whole.rows.len() {
         // Fewer rows than there were, told by nobody: the watermark says that they must be there.
         assert!(state.chosen_through == right.chosen_through, "{what}: rows are missing");

@@ -2,7 +2,8 @@
 
 use super::encoding::{
     ROW_HEAD, catalog, joined, mark_checksum, number, pair, places, read_catalog, read_joined, read_mark,
-    read_number, read_pair, read_row, read_segments, seal, segments, unseal, write_row,
+    read_number, read_pair, read_row, read_segments, seal, seal_snapshot, segments, unseal, unseal_snapshot,
+    write_row,
 };
 use super::fetched;
 
@@ -37,6 +38,9 @@ pub(crate) fn check_stored(bytes: &[u8]) {
     }
     if let Ok(value) = unseal("a name", bytes) {
         assert_eq!(seal("a name", value), bytes);
+    }
+    if let Ok(state) = unseal_snapshot(7, bytes) {
+        assert!(state == bytes || seal_snapshot(7, state) == bytes);
     }
     if let Some(part) = fetched::decode(7, bytes) {
         assert_eq!(fetched::encode(&part), bytes);

@@ -3,7 +3,7 @@
 use super::encoding::{self, META, OLD_PEERS, PEERS, SNAPSHOTS, Summary, name, peer_checksum, seal};
 use super::files::{DIRECTORY, Directory, Files, LEGACY, explain_io};
 use super::keeper::{Job, Keeper};
-use super::load::{Rows, load};
+use super::load::{Loaded, Rows, load};
 use super::read::LogReader;
 use super::segment::{
     Db, Layout, Segment, Standing, begin, file_name, in_file, is_unfinished, open_written, parse_name,
@@ -273,7 +273,10 @@ fn assemble(files: Arc<dyn Files>, segment: Segment, options: Options) -> Result
     let summary = in_file(&*files, number, summarize(number, &transaction))?;
     drop(transaction);
     let layout = Layout::new(files.clone(), (number, Db::Written(segment.database.clone())), &older, true);
-    let state = load(&layout, Rows::AboveApplied)?;
+    let Loaded { state, damaged } = load(&layout, Rows::AboveApplied)?;
+    for error in damaged {
+        tracing::warn!(%error, "a snapshot is not served any more; the log is trimmed past it as before");
+    }
     let mut keeper = Keeper::start(files, options.background)?;
     for older in layout.older.iter().filter(|older| older.summary.number > closed) {
         keeper.post(Job::Settle(older.clone()));

@@ -94,6 +94,39 @@ pub(super) fn unseal<'a>(name: &str, sealed: &'a [u8]) -> Result<&'a [u8], Stora
     }
 }
 
+/// In front of a snapshot and its checksum. Snapshots of earlier versions stand bare: they begin with the version of
+/// their encoding, which is a small number.
+const SEALED: u8 = 0xff;
+
+fn snapshot_checksum(slot: u64, state: &[u8]) -> u64 {
+    let mut hash = Xxh3::new();
+    hash.update(&slot.to_le_bytes());
+    hash.update(state);
+    hash.digest()
+}
+
+/// A snapshot with a checksum over its slot and itself: what others install must be what everyone had there.
+pub(super) fn seal_snapshot(slot: u64, state: &[u8]) -> Vec<u8> {
+    let mut sealed = Vec::with_capacity(9 + state.len());
+    sealed.push(SEALED);
+    sealed.extend_from_slice(&snapshot_checksum(slot, state).to_le_bytes());
+    sealed.extend_from_slice(state);
+    sealed
+}
+
+/// The snapshot under a seal.
+pub(super) fn unseal_snapshot(slot: u64, stored: &[u8]) -> Result<&[u8], StorageError> {
+    let Some((SEALED, sealed)) = stored.split_first().map(|(first, rest)| (*first, rest)) else {
+        return Ok(stored);
+    };
+    match sealed.split_first_chunk() {
+        Some((checksum, state)) if u64::from_le_bytes(*checksum) == snapshot_checksum(slot, state) => {
+            Ok(state)
+        }
+        _ => Err(StorageError::damaged("a snapshot", format!("that of slot {slot} fails its checksum"))),
+    }
+}
+
 /// Over a peer's row.
 pub(super) fn peer_checksum(member: u64, incarnation: u64, written: u64) -> u64 {
     let mut hash = Xxh3::new();

@@ -25,13 +25,21 @@ pub enum Rows {
 }
 
 /// What a disk holds.
-pub(super) fn load(layout: &Layout, which: Rows) -> Result<DurableState, StorageError> {
+pub(super) struct Loaded {
+    pub(super) state: DurableState,
+    /// Snapshots that cannot be read: the state does not have them. A member goes on without them, it only does not
+    /// serve them; a log that is copied elsewhere may begin with one.
+    pub(super) damaged: Vec<StorageError>,
+}
+
+/// Reads what a disk holds.
+pub(super) fn load(layout: &Layout, which: Rows) -> Result<Loaded, StorageError> {
     let number = layout.current.0;
-    let mut state = in_file(&*layout.files, number, load_newest(layout))?;
+    let mut loaded = in_file(&*layout.files, number, load_newest(layout))?;
     let from = match which {
-        Rows::AboveApplied => state.applied,
-        Rows::All => state.trim_through,
-        Rows::None => return Ok(state),
+        Rows::AboveApplied => loaded.state.applied,
+        Rows::All => loaded.state.trim_through,
+        Rows::None => return Ok(loaded),
     };
     let mut rows = BTreeMap::new();
     let view = View::open(Arc::new(layout.clone()))?;
@@ -40,12 +48,12 @@ pub(super) fn load(layout: &Layout, which: Rows) -> Result<DurableState, Storage
         rows.insert(row.slot, row);
         Ok(true)
     })?;
-    state.rows = rows;
-    Ok(state)
+    loaded.state.rows = rows;
+    Ok(loaded)
 }
 
 /// All but the rows; the snapshots stand in any segment.
-fn load_newest(layout: &Layout) -> Result<DurableState, StorageError> {
+fn load_newest(layout: &Layout) -> Result<Loaded, StorageError> {
     let transaction = layout.current.1.begin_read()?;
     let Standing::Born(meta) = standing(&*layout.files, layout.current.0, &transaction)? else {
         return Err(StorageError::damaged("what the member is", "it is missing"));
@@ -83,10 +91,16 @@ fn load_newest(layout: &Layout) -> Result<DurableState, StorageError> {
         let member = member.value();
         state.peers.insert(MemberId(member), encoding::counters(member, counters.value())?);
     }
+    let mut damaged = Vec::new();
     for (slot, segment) in lists(&meta)?.2 {
-        state.snapshots.insert(Slot(slot), snapshot(layout, slot, segment)?);
+        match snapshot(layout, slot, segment) {
+            Ok(snapshot) => {
+                state.snapshots.insert(Slot(slot), snapshot);
+            }
+            Err(error) => damaged.push(error),
+        }
     }
-    Ok(state)
+    Ok(Loaded { state, damaged })
 }
 
 /// The encoded system state at a mark.
@@ -94,11 +108,11 @@ fn snapshot(layout: &Layout, slot: u64, segment: u64) -> Result<Bytes, StorageEr
     let read = || {
         let db = layout.find(segment)?;
         let table = db.begin_read()?.open_table(SNAPSHOTS)?;
-        let found = table.get(slot)?;
-        found.map(|state| Bytes::copy_from_slice(state.value())).ok_or_else(|| {
+        let found = table.get(slot)?.ok_or_else(|| {
             let why = format!("that of slot {slot} is missing in {}", file_name(segment));
             StorageError::damaged("a snapshot", why)
-        })
+        })?;
+        Ok(Bytes::copy_from_slice(encoding::unseal_snapshot(slot, found.value())?))
     };
     in_file(&*layout.files, segment, read())
 }

@@ -3,7 +3,7 @@
 use super::disk::{lists, open_on, trimmed_files};
 use super::encoding::{self, MARKS, ROWS, SKIPPED, Summary};
 use super::files::{DIRECTORY, Directory, Files, LEGACY, explain_io};
-use super::load::{Rows, load};
+use super::load::{Loaded, Rows, load};
 use super::read::{LogReader, View};
 use super::segment::{
     Db, Layout, Standing, file_name, in_file, open_read_only, parse_name, repair, standing, summarize,
@@ -73,7 +73,8 @@ impl Offline {
     /// # Errors
     /// If it cannot be read.
     pub fn state(&self, rows: Rows) -> Result<DurableState, StorageError> {
-        load(&self.layout, rows)
+        let Loaded { state, damaged } = load(&self.layout, rows)?;
+        damaged.into_iter().next().map_or(Ok(state), Err)
     }
 
     /// The files of the log, oldest first.
@@ -169,8 +170,11 @@ impl Offline {
     /// If the newest segment cannot be read; other damages are found, counted and named.
     pub fn check(&self, mut step: impl FnMut()) -> Result<Checked, StorageError> {
         let mut checked = Checked::default();
-        let state = match self.state(Rows::None) {
-            Ok(state) => state,
+        let state = match load(&self.layout, Rows::None) {
+            Ok(Loaded { state, damaged }) => {
+                damaged.into_iter().try_for_each(|error| note(Err(error), &mut checked))?;
+                state
+            }
             Err(StorageError::File { file, why, .. }) => {
                 checked.damaged.push(format!("{}: {why}", file.display()));
                 return Ok(checked);

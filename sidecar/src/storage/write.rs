@@ -154,7 +154,8 @@ impl Draft {
         slot: Slot,
         state: &Bytes,
     ) -> Result<(), StorageError> {
-        transaction.open_table(SNAPSHOTS)?.insert(slot.0, state.as_ref())?;
+        let sealed = encoding::seal_snapshot(slot.0, state);
+        transaction.open_table(SNAPSHOTS)?.insert(slot.0, sealed.as_slice())?;
         self.snapshots.insert(slot.0, self.summary.number);
         Ok(())
     }
