@@ -214,9 +214,10 @@ impl World {
 
     /// The first member to apply a slot tells what kind of value it holds.
     fn count_value(&mut self, id: MemberId, applied: &Applied) -> Result<(), Violation> {
-        let row = self.members.get(&id).and_then(|m| m.disk.rows().get(&applied.slot));
-        // Not what a lying disk put there.
-        let row = row.filter(|row| row.slot == applied.slot && row.is_intact(self.genesis.cluster));
+        let Some(node) = self.node(id) else { return Ok(()) };
+        // Its own disk may not have it yet, or what a lying disk put there.
+        let mut rows = self.members.values().filter_map(|m| m.disk.rows().get(&applied.slot));
+        let row = rows.find(|row| row.slot == applied.slot && self.chosen.is_winner(node, row));
         let Some(value) = row.and_then(|row| Value::decode(row.value.clone()).ok()) else { return Ok(()) };
         let ballot = row.map(|row| row.ballot);
         match value {

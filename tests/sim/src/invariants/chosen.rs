@@ -43,6 +43,14 @@ impl Chosen {
         }
     }
 
+    /// Whether `row` is what a quorum of its slot's configuration is seen to have voted for, in a slot that nobody had
+    /// applied before this step.
+    pub fn is_winner(&self, node: &Node, row: &Row) -> bool {
+        let voters = self.votes.get(&row.slot).and_then(|v| v.get(&(row.ballot, xxh3_64(&row.value))));
+        let configuration = node.system().map(|system| system.configurations.at(row.slot));
+        voters.zip(configuration).is_some_and(|(voters, configuration)| configuration.has_quorum(voters))
+    }
+
     /// The hash of what was chosen in `slot`, if anybody has applied it.
     pub fn value(&self, slot: Slot) -> Option<u64> {
         self.chosen.get(&slot).map(|(value, _)| *value)
