@@ -11,6 +11,9 @@ use crate::types::{Instant, MemberId, Slot};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
+/// A leader that gives up for a row waits longer each time, twice as long for so many times.
+const MOST_DOUBLINGS: u32 = 8;
+
 /// What this member knows of the log beyond its own.
 #[derive(Debug, Default)]
 pub(super) struct CatchUp {
@@ -36,8 +39,8 @@ pub(super) struct Wanted {
     pub(super) slots: BTreeSet<Slot>,
     /// Since when some are wanted.
     since: Option<Instant>,
-    /// Those that leadership was given up for.
-    given_up: BTreeSet<Slot>,
+    /// How often leadership was given up for them.
+    given_up: u32,
 }
 
 impl CatchUp {
@@ -164,7 +167,7 @@ impl Node {
     fn fetch_wanted(&mut self, now: Instant) {
         self.wanted.slots = self.wanted.slots.split_off(&self.trim_through.next());
         let Some(slot) = self.wanted.slots.first().copied().filter(|_| !self.connected.is_empty()) else {
-            self.wanted.since = None;
+            (self.wanted.since, self.wanted.given_up) = (None, 0);
             return;
         };
         self.wanted.since.get_or_insert(now);
@@ -177,14 +180,15 @@ impl Node {
 
     /// The row that this leader has lost was given by nobody for two election timeouts: it may be the only one that
     /// knows the slot to be chosen, while others hold the value as accepted. A new leader's phase 1 brings it back.
-    /// Once for each slot: where nobody holds the value, another leader would not help.
+    /// This member may well be elected again before the others were ready; so it gives up again, later each time: where
+    /// nobody holds the value, another leader does not help.
     pub(super) fn wants_in_vain(&mut self, now: Instant) -> bool {
-        let patience = self.settings().timeout * 2;
+        let patience = self.settings().timeout * (2 << self.wanted.given_up.min(MOST_DOUBLINGS));
         let in_vain = self.wanted.since.is_some_and(|since| now.since(since) >= patience);
-        if !in_vain || self.wanted.slots.is_subset(&self.wanted.given_up) {
+        if !in_vain || self.wanted.slots.is_empty() {
             return false;
         }
-        self.wanted.given_up.extend(&self.wanted.slots);
+        self.wanted.given_up += 1;
         self.wanted.since = None;
         true
     }
