@@ -74,6 +74,8 @@ pub(super) struct Proposer {
     pub(super) pending_change: Option<super::membership::PendingChange>,
     /// A mark or a trim that waits to be proposed.
     pub(super) housekeeping: Option<Value>,
+    /// The slot of the last mark or trim: until it is applied, what is due next cannot be told.
+    pub(super) housekept: Slot,
     /// When the previous batch was formed: log time advances by what passed since.
     pub(super) stamped: Option<Instant>,
     /// Since when members' chains differ.
@@ -102,6 +104,7 @@ impl Proposer {
             reads: LeaderReads::default(),
             pending_change: None,
             housekeeping: None,
+            housekept: Slot(0),
             stamped: None,
             diverged_since: None,
         }
@@ -255,6 +258,9 @@ impl Node {
         }
         if !handing_over && let Some(value) = proposer.housekeeping.take() {
             if self.is_still_due(&value) {
+                if let Some(proposer) = self.proposer.as_mut() {
+                    proposer.housekept = slot;
+                }
                 self.propose(now, value.encode());
             }
             return true;

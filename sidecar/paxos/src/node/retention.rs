@@ -14,10 +14,11 @@ const PARTS: u64 = 8;
 const PATIENCE: u64 = 2;
 
 impl Node {
-    /// Marks and trims are decided once a beat, and proposed with the next slots.
+    /// Marks and trims are decided once a beat, one at a time, and proposed with the next slots: under a load that never
+    /// leaves the window empty, too.
     pub(super) fn beat_retention(&mut self) {
         let Some(proposer) = self.proposer.as_ref().filter(|p| p.is_serving()) else { return };
-        if proposer.housekeeping.is_some() || proposer.next_slot != self.chosen_through.next() {
+        if proposer.housekeeping.is_some() || self.chosen_through < proposer.housekept {
             return;
         }
         let due = self.due_trim().map(|mark| Value::Trim { through: mark.slot });
