@@ -340,10 +340,11 @@ fn a_row_that_only_its_leader_knows_chosen() -> (Lab, Value) {
         disk.promised = ballot(1, 1);
         disk.rows.insert(Slot(1), accepted(1, ballot(1, 1), &value));
         if member == m(1) {
-            let mut state = synod_paxos::SystemState::new(disk.genesis.as_ref().unwrap());
-            state.apply(Slot(1), &value.encode()).unwrap();
+            let mut state =
+                synod_paxos::SystemState::new(disk.genesis.as_ref().expect("the lab forms a cluster"));
+            state.apply(Slot(1), &value.encode()).expect("a batch can be applied");
             (disk.applied, disk.chosen_through, disk.system) = (Slot(1), Slot(1), state.encode());
-            disk.rows.get_mut(&Slot(1)).unwrap().checksum ^= 1;
+            disk.rows.get_mut(&Slot(1)).expect("it was put there").checksum ^= 1;
         }
     });
     lab.campaign(1);
