@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output};
 use synod_paxos::value::{Append, Call, Operation, Origin, Value};
-use synod_paxos::{Ballot, ClusterId, Genesis, MemberId, Row, Slot, Storage, Write, row};
+use synod_paxos::{Ballot, ClusterId, Genesis, MemberId, Row, Slot, Storage, SystemState, Write, row};
 use synod_paxos::{Incarnation, Index, RequestId};
 use synod_sidecar::storage::{DIRECTORY, LEGACY, Mark, Options, open, open_with};
 
@@ -101,6 +101,42 @@ fn damage_is_named_and_never_exported() {
     let exported = run(&["export", text(dir.path())]);
     assert!(!exported.status.success());
     assert!(!String::from_utf8(exported.stdout).unwrap().contains("two"));
+}
+
+/// reliability.md, fault 5: a damaged snapshot is named, and no log is made to begin with it; the rest is shown, and the
+/// member goes on without it.
+#[test]
+fn a_damaged_snapshot_is_named_and_not_used() {
+    let dir = directory(&[]);
+    let mut opened = open(dir.path(), None).unwrap();
+    let mut system = SystemState::new(opened.state.genesis.as_ref().unwrap());
+    for (slot, entry) in [(1, "one"), (2, "two"), (3, "three")] {
+        system.apply(Slot(slot), &batch(slot, entry).value).unwrap();
+    }
+    let state = system.encode();
+    let snapshot = Write::Snapshot { slot: Slot(3), state: state.clone() };
+    opened.storage.commit(opened.state.written.next(), &mut [snapshot].iter()).unwrap();
+    drop(opened);
+    assert_eq!(json(&run(&["verify", text(dir.path()), "-o", "json"]))["snapshots"], Json::from(1));
+    let path = dir.path().join(DIRECTORY).join("segment-0000000001.redb");
+    let mut file = std::fs::read(&path).unwrap();
+    let places: Vec<usize> =
+        file.windows(state.len()).enumerate().filter(|(_, at)| *at == state).map(|(n, _)| n).collect();
+    assert!(!places.is_empty());
+    places.iter().for_each(|place| file[place + state.len() / 2] ^= 1);
+    std::fs::write(&path, file).unwrap();
+    let verified = run(&["verify", text(dir.path())]);
+    assert!(!verified.status.success());
+    let said = String::from_utf8(verified.stdout).unwrap();
+    assert!(said.contains("slot 3 fails its checksum"), "{said}");
+    let shown = json(&run(&["inspect", text(dir.path()), "-o", "json"]));
+    assert_eq!((&shown["last_index"], &shown["snapshots"]), (&Json::from(3), &Json::Array(Vec::new())));
+    let to = dir.path().join("new");
+    let refused = run(&["recover", "--from", text(dir.path()), "--to", text(&to), "--name", "log-0"]);
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && said.contains("slot 3 fails its checksum"), "{said}");
+    let opened = open(dir.path(), None).unwrap();
+    assert!(opened.state.snapshots.is_empty() && opened.state.rows.len() == 3);
 }
 
 #[test]

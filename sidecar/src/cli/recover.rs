@@ -68,7 +68,7 @@ pub(super) fn recover(options: &RecoverOptions) -> anyhow::Result<()> {
     let survivors = options
         .from
         .iter()
-        .map(|dir| Ok(Offline::open(dir, None)?.state(Rows::All)?))
+        .map(|dir| Ok(Offline::open(dir, None)?.whole_state(Rows::All)?))
         .collect::<anyhow::Result<Vec<DurableState>>>()?;
     let plan = recovery::plan(&survivors)?;
     let sources = sources(&plan.checkpoints, &options.from)?;

@@ -68,11 +68,19 @@ impl Offline {
         look(Arc::new(copied), names)
     }
 
-    /// What the disk holds.
+    /// What the disk holds, without snapshots that are damaged: a member goes on without them.
     ///
     /// # Errors
     /// If it cannot be read.
     pub fn state(&self, rows: Rows) -> Result<DurableState, StorageError> {
+        Ok(load(&self.layout, rows)?.state)
+    }
+
+    /// What the disk holds, for a log that is to begin with one of its snapshots.
+    ///
+    /// # Errors
+    /// If it cannot be read, or a snapshot is damaged.
+    pub fn whole_state(&self, rows: Rows) -> Result<DurableState, StorageError> {
         let Loaded { state, damaged } = load(&self.layout, rows)?;
         damaged.into_iter().next().map_or(Ok(state), Err)
     }
