@@ -28,6 +28,8 @@ const MASKED: &[&str] = &[
     "touched",
     "caught_up_once",
     "last_request",
+    // How busy a member is, by bytes and beats: it only says whom to ask, and how fast to answer.
+    "pace",
 ];
 
 /// Traces of what happened that serve only rules which a search leaves out. Which life a member is in, and what peers
@@ -67,6 +69,7 @@ const QUIET: &[&str] = &[
     "hand_over",
     "pending_change",
     "housekeeping",
+    "housekept",
     "diverged_since",
 ];
 
