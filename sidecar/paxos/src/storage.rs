@@ -41,10 +41,14 @@ impl SnapshotPart {
         self.offset + self.bytes.len() as u64
     }
 
+    /// Whether both are of the same snapshot.
+    pub fn is_of_one_with(&self, other: &SnapshotPart) -> bool {
+        (self.slot, self.total, self.digest) == (other.slot, other.total, other.digest)
+    }
+
     /// Whether it is the one that `last` is followed by.
     pub fn follows(&self, last: &SnapshotPart) -> bool {
-        let of = |part: &SnapshotPart| (part.slot, part.total, part.digest);
-        of(self) == of(last) && self.offset == last.end()
+        self.is_of_one_with(last) && self.offset == last.end()
     }
 }
 

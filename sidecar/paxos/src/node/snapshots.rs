@@ -23,6 +23,8 @@ pub(super) struct Snapshots {
     held: BTreeMap<Slot, Bytes>,
     /// The newest that is on disk.
     durable: Slot,
+    /// Of the one that was served last: each of its many parts names it.
+    digest: Option<(Slot, u128)>,
     fetch: Option<Fetch>,
 }
 
@@ -42,9 +44,7 @@ impl Fetch {
 
     /// Whether a part is of the same snapshot.
     fn is_of(&self, part: &SnapshotPart) -> bool {
-        self.parts
-            .last()
-            .is_some_and(|last| (last.slot, last.total, last.digest) == (part.slot, part.total, part.digest))
+        self.parts.last().is_some_and(|last| part.is_of_one_with(last))
     }
 
     /// Where the next part begins.
@@ -64,7 +64,7 @@ impl Snapshots {
     pub(super) fn new(held: BTreeMap<Slot, Bytes>, parts: Vec<SnapshotPart>) -> Snapshots {
         let durable = held.last_key_value().map_or(Slot(0), |(slot, _)| *slot);
         let fetch = (!parts.is_empty()).then_some(Fetch { parts, asked: None, since: None });
-        Snapshots { held, durable, fetch }
+        Snapshots { held, durable, digest: None, fetch }
     }
 
     pub(super) fn durable_through(&self) -> Slot {
@@ -124,13 +124,18 @@ impl Node {
     /// answered with the beginning of the present one.
     pub(super) fn send_snapshot_part(&mut self, now: Instant, to: MemberId, slot: Slot, offset: u64) {
         let Some(state) = self.snapshots.held.get(&self.trim_through).cloned() else { return };
+        let digest = match self.snapshots.digest {
+            Some((of, digest)) if of == self.trim_through => digest,
+            _ => xxh3_128(&state),
+        };
+        self.snapshots.digest = Some((self.trim_through, digest));
         let offset = if slot == self.trim_through { offset } else { 0 };
         let begin = usize::try_from(offset).unwrap_or(usize::MAX).min(state.len());
         let end = begin.saturating_add(self.part_bytes()).min(state.len());
         let message = Message::SnapshotChunk {
             slot: self.trim_through,
             total: state.len() as u64,
-            digest: xxh3_128(&state),
+            digest,
             offset: begin as u64,
             bytes: state.slice(begin..end),
         };
@@ -167,12 +172,12 @@ impl Node {
         if part.end() > total {
             return;
         }
-        let whole = part.end() == total;
+        let end = part.end();
         next.parts.push(part.clone());
         (next.asked, next.since) = (Some(now), Some(now));
-        if !whole {
-            self.write(Write::SnapshotPart(part.clone()));
-            return self.send(from, Message::SnapshotRequest { slot, offset: part.end() });
+        if end < total {
+            self.write(Write::SnapshotPart(part));
+            return self.send(from, Message::SnapshotRequest { slot, offset: end });
         }
         let Some(fetch) = self.snapshots.fetch.take() else { return };
         let state = fetch.bytes();
