@@ -1,12 +1,11 @@
 //! How long an empty member needs to get a log, and what appends feel of it.
 
-use super::cluster::{Cluster, Member, Usage};
+use super::cluster::{Cluster, Member, Place, Usage};
 use super::load::{Call, Foreground, Load, fill, foreground};
 use crate::Format;
 use anyhow::{Context, bail};
 use clap::Args;
 use serde::Serialize;
-use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -20,12 +19,8 @@ const MIB: f64 = 1_048_576.0;
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Options {
-    /// The sidecar's program.
-    #[arg(long, env = "SYNOD_SIDECAR", value_name = "PATH")]
-    sidecar: PathBuf,
-    /// Make the members' directories in here; by default where temporary files go.
-    #[arg(long, value_name = "DIR")]
-    dir: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
     /// Payload of the log, in MiB.
     #[arg(long, default_value_t = 1_024, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
     log: u64,
@@ -81,7 +76,7 @@ struct Round {
 }
 
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
-    let mut cluster = Cluster::start(&options.sidecar, options.dir.as_deref()).await?;
+    let mut cluster = Cluster::start(&options.place).await?;
     let leader = cluster.leader().await?;
     let client = cluster.members[leader].client()?;
     let began = Instant::now();

@@ -1,6 +1,7 @@
 //! Real sidecar processes on loopback.
 
 use anyhow::{Context, bail};
+use clap::Args;
 use std::fs;
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
@@ -10,6 +11,36 @@ use std::time::Duration;
 use synod_client::{Client, StatusResponse};
 use synod_proto::v1::Role;
 use tokio::time::{Instant, sleep};
+
+/// What is started, and where.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Place {
+    /// The sidecar's program.
+    #[arg(long, env = "SYNOD_SIDECAR", value_name = "PATH")]
+    sidecar: PathBuf,
+    /// Make the members' directories in here; by default where temporary files go. Bytes written are counted for real
+    /// disks only.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+/// A directory that goes when it is let go of.
+pub(super) fn directory(within: Option<&Path>) -> std::io::Result<tempfile::TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("synod-bench-");
+    within.map_or_else(|| builder.tempdir(), |within| builder.tempdir_in(within))
+}
+
+/// A number of what the system says of a process; 0 where it does not say.
+fn number(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+/// Bytes that a process had written to disks, by what stands for it in `/proc`.
+pub(super) fn written(process: &str) -> u64 {
+    number(&fs::read_to_string(format!("/proc/{process}/io")).unwrap_or_default(), "write_bytes:")
+}
 
 /// How long a step that is not measured may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -66,10 +97,6 @@ impl Member {
         let read = |file: &str| {
             fs::read_to_string(format!("/proc/{}/{file}", self.process.id())).unwrap_or_default()
         };
-        let number = |text: &str, name: &str| -> u64 {
-            let line = text.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
-        };
         let stat = read("stat");
         // Behind the name in brackets, which may hold spaces: utime and stime are the 12th and 13th, in ticks of 10 ms.
         let fields = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
@@ -77,7 +104,7 @@ impl Member {
             fields.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<u64>().ok()).sum();
         Usage {
             cpu: ticks as f64 / 100.0,
-            written: number(&read("io"), "write_bytes:"),
+            written: written(&self.process.id().to_string()),
             resident: number(&read("status"), "VmHWM:") << 10,
         }
     }
@@ -132,15 +159,10 @@ pub(super) struct Cluster {
 
 impl Cluster {
     /// Starts and forms a cluster of three.
-    pub(super) async fn start(sidecar: &Path, within: Option<&Path>) -> anyhow::Result<Cluster> {
-        let mut builder = tempfile::Builder::new();
-        builder.prefix("synod-bench-");
-        let dir = match within {
-            Some(within) => builder.tempdir_in(within)?,
-            None => builder.tempdir()?,
-        };
+    pub(super) async fn start(place: &Place) -> anyhow::Result<Cluster> {
+        let dir = directory(place.dir.as_deref())?;
         let (members, id) = (Vec::new(), uuid::Uuid::new_v4());
-        let mut cluster = Cluster { members, dir, sidecar: sidecar.to_owned(), id, started: 0 };
+        let mut cluster = Cluster { members, dir, sidecar: place.sidecar.clone(), id, started: 0 };
         for _ in 0..3 {
             cluster.add().await?;
         }

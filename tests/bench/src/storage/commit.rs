@@ -1,5 +1,6 @@
 //! What redb's ways to commit cost, on transactions like ours (docs: decisions/0003).
 
+use super::cluster::{directory, written};
 use crate::Format;
 use clap::Args;
 use redb::{Database, Durability, ReadableDatabase, TableDefinition};
@@ -82,12 +83,7 @@ struct Round {
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix("synod-bench-");
-    let dir = match &options.dir {
-        Some(within) => builder.tempdir_in(within)?,
-        None => builder.tempdir()?,
-    };
+    let dir = directory(options.dir.as_deref())?;
     for &rows in &options.rows {
         let mut rounds: [Vec<Round>; 3] = Default::default();
         for _ in 0..options.rounds {
@@ -118,14 +114,14 @@ fn measure(dir: &Path, options: &Options, phases: Phases, rows: u64) -> anyhow::
     // As large as a segment before, since what stands in the file is what a commit's tree reaches into.
     let many = (SEGMENT / 2 / (u64::from(options.size) + 64)).min(200_000);
     commit(&db, phases, (&mut next, many), &value)?;
-    let (began, written) = (Instant::now(), written_so_far());
+    let (began, before) = (Instant::now(), written("self"));
     let mut commits = 0;
     while began.elapsed() < Duration::from_secs(options.seconds) {
         commit(&db, phases, (&mut next, rows), &value)?;
         commits += 1;
     }
     let seconds = began.elapsed().as_secs_f64();
-    let written = (written_so_far() - written) as f64 / f64::from(commits);
+    let written = (written("self") - before) as f64 / f64::from(commits);
     // What a kill leaves: the file as it stands, not closed.
     std::fs::copy(&path, &crashed)?;
     let began = Instant::now();
@@ -157,13 +153,6 @@ fn commit(db: &Database, phases: Phases, (next, rows): (&mut u64, u64), value: &
     }
     transaction.commit()?;
     Ok(())
-}
-
-/// What this process had written to disks, in bytes; 0 where the system does not say.
-fn written_so_far() -> u64 {
-    let io = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
-    let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
-    line.and_then(|bytes| bytes.parse().ok()).unwrap_or(0)
 }
 
 fn tell(figures: &Figures, output: Format) -> anyhow::Result<()> {

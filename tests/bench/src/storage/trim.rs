@@ -1,13 +1,13 @@
 //! What trimming does to the size of a log on disk, and to the appends meanwhile.
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, Place};
 use super::load::{Call, Foreground, Load, fill, foreground};
 use crate::Format;
 use anyhow::Context;
 use clap::Args;
 use futures::StreamExt;
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 use synod_client::{Client, ReadOptions};
 use tokio::time::{Instant, sleep};
@@ -18,12 +18,8 @@ const COLUMNS: f64 = 50.0;
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Options {
-    /// The sidecar's program.
-    #[arg(long, env = "SYNOD_SIDECAR", value_name = "PATH")]
-    sidecar: PathBuf,
-    /// Make the members' directories in here; by default where temporary files go.
-    #[arg(long, value_name = "DIR")]
-    dir: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
     /// Payload of the log before the trim, in MiB.
     #[arg(long, default_value_t = 5_120, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
     log: u64,
@@ -71,7 +67,7 @@ struct Trimmed {
 }
 
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
-    let cluster = Cluster::start(&options.sidecar, options.dir.as_deref()).await?;
+    let cluster = Cluster::start(&options.place).await?;
     let leader = cluster.leader().await?;
     let client = cluster.members[leader].client()?;
     let call = Call { entry_bytes: options.size as usize, entries: options.batch as usize };

@@ -1,24 +1,18 @@
 //! What a member writes for what is appended.
 
-use super::cluster::{Cluster, Member, Usage};
+use super::cluster::{Cluster, Member, Place, Usage};
 use super::load::{Call, Load, foreground};
 use crate::Format;
 use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
-use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Options {
-    /// The sidecar's program.
-    #[arg(long, env = "SYNOD_SIDECAR", value_name = "PATH")]
-    sidecar: PathBuf,
-    /// Make the members' directories in here; by default where temporary files go. Bytes are counted for real disks
-    /// only.
-    #[arg(long, value_name = "DIR")]
-    dir: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
     /// Appends under way at a time; one measurement for each.
     #[arg(long, default_values_t = [1, 64, 256], value_delimiter = ',', value_name = "N,N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     clients: Vec<u32>,
@@ -47,7 +41,7 @@ struct Written {
 }
 
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
-    let cluster = Cluster::start(&options.sidecar, options.dir.as_deref()).await?;
+    let cluster = Cluster::start(&options.place).await?;
     for &clients in &options.clients {
         let written = measure(&cluster, &options, clients).await?;
         match options.output {
