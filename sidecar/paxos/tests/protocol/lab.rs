@@ -7,10 +7,10 @@ use super::show;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::time::Duration;
-use synod_paxos::message::ViewId;
+use synod_paxos::message::{Counters, ViewId};
 use synod_paxos::{
-    AdminCommand, Applied, Ballot, ClusterId, DurableState, Genesis, Incoming, Input, Instant, MemberId,
-    Message, Node, Output, Row, Slot, Storage, Write, WriteBatch, WriteCounter, row,
+    AdminCommand, Applied, Ballot, ClusterId, DurableState, Genesis, Incarnation, Incoming, Input, Instant,
+    MemberId, Message, Node, Output, Row, Slot, Storage, Write, WriteBatch, WriteCounter, row,
 };
 
 /// The cluster of every test here.
@@ -282,4 +282,10 @@ impl Lab {
     pub(crate) fn admin(&mut self, n: u64, command: AdminCommand) {
         self.input(n, Input::Admin { request: synod_paxos::RequestId(900 + n), command });
     }
+}
+
+/// Hands a message to member `to` as if `from` had sent it in its first life.
+pub(crate) fn tell(lab: &mut Lab, from: u64, to: u64, message: Message) {
+    let counters = Counters { incarnation: Incarnation(1), ..Counters::default() };
+    lab.input(to, Input::Message(Incoming { cluster: CLUSTER, from: m(from), counters, to: m(to), message }));
 }

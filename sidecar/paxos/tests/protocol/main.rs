@@ -6,6 +6,7 @@ mod chains;
 mod lab;
 mod leases;
 mod long_promises;
+mod lost_rows;
 mod recovery;
 mod rules;
 mod show;

@@ -1,14 +1,11 @@
 //! docs: protocol.md, "Snapshots, checkpoints, trim".
 
 use crate::append;
-use crate::lab::{CLUSTER, Lab, accepted, ballot, m};
+use crate::lab::{CLUSTER, Lab, accepted, ballot, m, tell};
 use std::time::Duration;
 use synod_paxos::configuration::{Change, ConfigurationEntry};
-use synod_paxos::message::Counters;
 use synod_paxos::value::{Append, Checkpoint, Identity, Operation, Value};
-use synod_paxos::{
-    Digest, Incarnation, Incoming, Index, Input, Message, Output, Refusal, Reply, RequestId, SessionId, Slot,
-};
+use synod_paxos::{Digest, Index, Input, Message, Output, Refusal, Reply, RequestId, SessionId, Slot};
 
 const BEAT: Duration = Duration::from_millis(100);
 
@@ -191,9 +188,7 @@ fn a_fetch_goes_on_where_a_restart_left_it() {
     for part in [first.clone(), first, second.clone()] {
         let (offset, bytes) = (part.start as u64, state.slice(part));
         let message = Message::SnapshotChunk { slot, total, digest, offset, bytes };
-        let counters = Counters { incarnation: Incarnation(1), ..Counters::default() };
-        let incoming = Incoming { cluster: CLUSTER, from: m(1), counters, to: m(3), message };
-        lab.input(3, Input::Message(incoming));
+        tell(&mut lab, 1, 3, message);
         lab.settle_without(3);
     }
     assert_eq!(lab.seat(3).disk.0.fetched.len(), 2, "what came twice is there once");
@@ -221,9 +216,7 @@ fn a_fetch_that_nobody_can_go_on_with_is_given_up() {
     fill(&mut lab, 4..60, Some(3));
     let slot = lab.seat(1).disk.0.trim_through.plus(100);
     let message = Message::SnapshotChunk { slot, total: 9, digest: 9, offset: 0, bytes: "begun".into() };
-    let counters = Counters { incarnation: Incarnation(1), ..Counters::default() };
-    let incoming = Incoming { cluster: CLUSTER, from: m(1), counters, to: m(3), message };
-    lab.input(3, Input::Message(incoming));
+    tell(&mut lab, 1, 3, message);
     lab.settle_without(3);
     lab.crash(3);
     lab.restart(3);
@@ -258,9 +251,7 @@ fn an_install_keeps_what_was_promised_and_accepted_above() {
     });
     let (total, digest) = (state.len() as u64, xxhash_rust::xxh3::xxh3_128(&state));
     let chunk = Message::SnapshotChunk { slot, total, digest, offset: 0, bytes: state.clone() };
-    let counters = Counters { incarnation: Incarnation(1), ..Counters::default() };
-    let incoming = Incoming { cluster: CLUSTER, from: m(1), counters, to: m(3), message: chunk };
-    late.input(3, Input::Message(incoming.clone()));
+    tell(&mut late, 1, 3, chunk.clone());
     late.settle();
     let disk = late.seat(3).disk.0.clone();
     assert_eq!((disk.applied, disk.chosen_through, disk.trim_through), (slot, slot, slot));
@@ -271,7 +262,7 @@ fn an_install_keeps_what_was_promised_and_accepted_above() {
     assert_eq!(late.seat(3).node.vote(above), Some(ballot(7, 2)), "its own candidacy would report it");
     // A second one, and one that is damaged, change nothing.
     let written = disk.written;
-    late.input(3, Input::Message(incoming));
+    tell(&mut late, 1, 3, chunk);
     late.settle();
     assert_eq!(late.seat(3).disk.0.written, written);
 }
@@ -306,11 +297,7 @@ fn an_installed_state_is_the_whole_state() {
     let (total, digest) = (bytes.len() as u64, xxhash_rust::xxh3::xxh3_128(&bytes));
     let mut late = trimming();
     let chunk = Message::SnapshotChunk { slot, total, digest, offset: 0, bytes };
-    let counters = Counters { incarnation: Incarnation(1), ..Counters::default() };
-    late.input(
-        3,
-        Input::Message(Incoming { cluster: CLUSTER, from: m(1), counters, to: m(3), message: chunk }),
-    );
+    tell(&mut late, 1, 3, chunk);
     assert_eq!(late.seat(3).node.system(), Some(&state));
 }
 
@@ -328,9 +315,7 @@ fn a_damaged_snapshot_is_refused() {
         bytes[at] ^= 1;
         let total = bytes.len() as u64;
         let chunk = Message::SnapshotChunk { slot, total, digest, offset: 0, bytes: bytes.into() };
-        let counters = Counters { incarnation: Incarnation(1), ..Counters::default() };
-        let incoming = Incoming { cluster: CLUSTER, from: m(1), counters, to: m(3), message: chunk };
-        late.input(3, Input::Message(incoming));
+        tell(&mut late, 1, 3, chunk);
     }
     late.settle();
     assert_eq!(late.status(3).applied, Slot(0));
