@@ -75,11 +75,10 @@ struct Session {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct KeyRow {
+    key: Bytes,
     /// The last index before the call that used it was applied.
     tail: Index,
     remembered: Remembered,
-    /// Its place in the order of eviction.
-    number: u64,
 }
 
 /// What a lookup finds.
@@ -97,15 +96,16 @@ pub(crate) enum Lookup {
 pub struct Sessions {
     last_id: u64,
     open: BTreeMap<SessionId, Session>,
-    keys: BTreeMap<Bytes, KeyRow>,
+    /// Keys by their numbers: in the order of their first use, which is that of eviction, and of the encoding.
+    keys: BTreeMap<u64, KeyRow>,
     last_key: u64,
     /// No evicted key was used at an index above this one.
     horizon: Index,
     rows: usize,
     /// Sessions in order of their last use; derived.
     by_use: BTreeSet<(Duration, SessionId)>,
-    /// Keys in order of their first use; derived.
-    by_number: BTreeMap<u64, Bytes>,
+    /// The number of each key; derived.
+    numbers: BTreeMap<Bytes, u64>,
 }
 
 impl Sessions {
@@ -170,7 +170,7 @@ impl Sessions {
                 }
                 *session.calls.get(sequence).ok_or(IdentityRefused::SequenceForgotten)?
             }
-            Identity::Key { key, minted_at } => match self.keys.get(key) {
+            Identity::Key { key, minted_at } => match self.row_of(key) {
                 Some(row) => row.remembered,
                 None if minted_at.is_some_and(|minted| minted < self.horizon) => {
                     return Err(IdentityRefused::KeyExpired);
@@ -179,6 +179,10 @@ impl Sessions {
             },
         };
         if found.digest == digest { Ok(Lookup::Repeat(found.outcome)) } else { Err(IdentityRefused::Reused) }
+    }
+
+    fn row_of(&self, key: &Bytes) -> Option<&KeyRow> {
+        self.keys.get(self.numbers.get(key)?)
     }
 
     /// Notes that a session is alive, and which answers its client has.
@@ -222,11 +226,10 @@ impl Sessions {
             Identity::Key { key, .. } => {
                 self.evict_keys(limits, 1);
                 self.last_key += 1;
-                let number = self.last_key;
                 // The key's bytes are copied: a slice would keep the whole batch in memory.
                 let key = Bytes::copy_from_slice(key);
-                self.by_number.insert(number, key.clone());
-                self.keys.insert(key, KeyRow { tail, remembered, number });
+                self.numbers.insert(key.clone(), self.last_key);
+                self.keys.insert(self.last_key, KeyRow { key, tail, remembered });
                 self.rows += 1;
             }
         }
@@ -235,12 +238,11 @@ impl Sessions {
     /// Makes room for `wanted` rows by forgetting the keys used longest ago.
     fn evict_keys(&mut self, limits: &Limits, wanted: usize) {
         while self.rows + wanted > limits.session_rows as usize {
-            let Some((_, key)) = self.by_number.pop_first() else { return };
-            if let Some(row) = self.keys.remove(&key) {
-                // What was minted at or below `row.tail` may be this key.
-                self.horizon = self.horizon.max(row.tail.next());
-                self.rows -= 1;
-            }
+            let Some((_, row)) = self.keys.pop_first() else { return };
+            self.numbers.remove(&row.key);
+            // What was minted at or below `row.tail` may be this key.
+            self.horizon = self.horizon.max(row.tail.next());
+            self.rows -= 1;
         }
     }
 
@@ -259,17 +261,16 @@ impl Sessions {
                 remembered.write(w);
             }
         }
-        w.length(self.by_number.len());
-        for (number, key) in &self.by_number {
-            let Some(row) = self.keys.get(key) else { continue };
+        w.length(self.keys.len());
+        for (number, row) in &self.keys {
             w.u64(*number);
-            w.bytes(key);
+            w.bytes(&row.key);
             w.u64(row.tail.0);
             row.remembered.write(w);
         }
     }
 
-    /// Rows out of order, or one twice, are found by the state around it, which has one encoding only.
+    /// Rows out of order, or a number twice, are found by the state around it, which has one encoding only.
     pub(crate) fn read(r: &mut Reader) -> Result<Sessions, DecodeError> {
         let mut sessions = Sessions {
             last_id: r.position("session")?,
@@ -293,8 +294,10 @@ impl Sessions {
             let key = Bytes::copy_from_slice(&r.bytes("key", limits::KEY_BYTES)?);
             let tail = Index(r.u64()?);
             let remembered = Remembered::read(r)?;
-            sessions.by_number.insert(number, key.clone());
-            sessions.keys.insert(key, KeyRow { tail, remembered, number });
+            if sessions.numbers.insert(key.clone(), number).is_some() {
+                return Err(DecodeError::Disordered);
+            }
+            sessions.keys.insert(number, KeyRow { key, tail, remembered });
             sessions.rows += 1;
         }
         Ok(sessions)

@@ -19,7 +19,7 @@ const VERSION: u8 = 1;
 impl SystemState {
     /// The bytes that are stored beside the rows, and that a snapshot consists of.
     pub fn encode(&self) -> Bytes {
-        let mut w = Writer::with_capacity(512 + self.leaders.len() * 24 + self.sessions.rows() * 64);
+        let mut w = Writer::with_capacity(512 + self.leaders.len() * 24 + self.sessions.rows() * 96);
         w.u8(VERSION);
         w.u64(self.applied.0);
         w.u64(self.last_index.0);
