@@ -159,6 +159,23 @@ async fn full_disks_refuse_appends_only() {
     }
 }
 
+/// docs: storage.md, "A full disk": a log that was to be kept for ever fills its disks; lowering the retention makes room,
+/// though not a byte can be appended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_without_a_retention_makes_room() {
+    let mounts = Mounts::new();
+    let (cluster, _) = cluster(&mounts, 128).await;
+    let last = fill(&cluster).await;
+    let marked = (64 * MIB).div_ceil(ENTRY as u64);
+    assert!(last > marked + 32, "{last} entries are more than stand before the first mark");
+    retain(&cluster, 8 * MIB).await;
+    let more = until("appends are taken again", || append(&cluster.members[0], "more".into())).await;
+    assert_eq!(more, last + 1);
+    let (entries, first) = length(&cluster.members[1]).await;
+    assert_eq!(entries as u64 + first - 1, more);
+    assert!((2..=marked + 1).contains(&first), "trimmed to the mark: the log begins at {first}");
+}
+
 /// One disk of three that somebody else has filled to the last byte, the leader's or another: the others go on; its
 /// member starts from what it had in reserve, answers reads, and is back when there is space.
 #[tokio::test(flavor = "multi_thread")]

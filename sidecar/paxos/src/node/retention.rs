@@ -2,7 +2,7 @@
 
 use super::Node;
 use crate::settings::Retention;
-use crate::system::Mark;
+use crate::system::{Mark, SystemState};
 use crate::types::{MemberId, Slot};
 use crate::value::Value;
 use alloc::collections::BTreeSet;
@@ -10,8 +10,21 @@ use core::time::Duration;
 
 /// A mark stands about every so many parts of what is retained.
 const PARTS: u64 = 8;
+/// Without a retention, or within one that is larger than the disk, a mark stands about every so many parts of the whole
+/// log: who lowers the retention to make room finds marks to trim to.
+const PARTS_OF_ALL: u64 = 3;
+/// No closer together than this for that reason, in bytes as [`weight`] counts them.
+const LEAST_APART: u64 = 64 << 20;
+/// What an entry adds to a log beside its payload, about, in bytes.
+const ENTRY_BYTES: u64 = 32;
 /// A member that catches up holds back the trim until this many times what retention keeps is held.
 const PATIENCE: u64 = 2;
+
+/// What was appended behind a mark, in bytes.
+fn weight(system: &SystemState, mark: &Mark) -> u64 {
+    let entries = system.last_index.0 - mark.index.0;
+    system.payload_bytes - mark.payload_bytes + entries * ENTRY_BYTES
+}
 
 impl Node {
     /// Marks and trims are decided once a beat, one at a time, and proposed with the next slots: under a load that never
@@ -41,6 +54,7 @@ impl Node {
         entries.is_some_and(|n| system.last_index.0 - last.index.0 >= (n / PARTS).max(1))
             || bytes.is_some_and(|n| system.payload_bytes - last.payload_bytes >= (n / PARTS).max(1))
             || age.is_some_and(|n| system.log_time.saturating_sub(last.log_time) >= n / 8)
+            || weight(system, &last) >= LEAST_APART.max(weight(system, &system.trim) / PARTS_OF_ALL)
     }
 
     /// The furthest mark that retention, the slowest cursor, durable snapshots on a quorum, and members that

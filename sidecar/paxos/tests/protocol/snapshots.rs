@@ -94,6 +94,39 @@ fn a_cursor_holds_the_trim_back() {
     assert_eq!(state.trim, system.trim);
 }
 
+/// docs: storage.md, "A full disk": whoever lowers the retention to make room finds marks to trim to, even where the log
+/// was to be kept for ever until then.
+#[test]
+fn a_log_without_a_retention_has_marks_to_trim_to() {
+    let mut lab = Lab::new(3, |_, _| {});
+    lab.campaign(1);
+    lab.settle();
+    let payload = bytes::Bytes::from(vec![7; 1 << 20]);
+    let entries = |lab: &mut Lab, requests: std::ops::Range<u64>| {
+        for request in requests {
+            let operation = Operation::Append(Append::plain(vec![payload.clone()]));
+            lab.input(1, Input::Call { request: RequestId(request), operation });
+            lab.settle();
+            beat(lab, None);
+        }
+    };
+    entries(&mut lab, 0..60);
+    assert!(lab.seat(1).node.system().unwrap().marks.is_empty(), "little is not marked");
+    entries(&mut lab, 60..72);
+    let marks: Vec<u64> = lab.seat(1).node.system().unwrap().marks.iter().map(|mark| mark.index.0).collect();
+    assert_eq!(marks.len(), 1, "{marks:?}");
+    assert_eq!(lab.status(1).trim_through, Slot(0), "a mark alone trims nothing");
+    let mut settings = lab.seat(1).node.system().unwrap().settings.clone();
+    settings.retention.bytes = Some(5 << 20);
+    let operation = Operation::ChangeSettings { expected_version: settings.version, settings };
+    lab.input(1, Input::Call { request: RequestId(900), operation });
+    lab.settle();
+    (0..4).for_each(|_| beat(&mut lab, None));
+    for n in 1..=3 {
+        assert_eq!(lab.status(n).first_index.0, marks[0] + 1, "{n} has trimmed to the mark");
+    }
+}
+
 /// docs: socket.md, "Consumers": a late advance does not bring back what was removed, which would hold the log back for
 /// ever with nobody to move it on.
 #[test]
