@@ -77,6 +77,7 @@ impl Scrubber {
                 self.metrics.scrub_slot.set(i64::try_from(slot.0).unwrap_or(i64::MAX));
             }
             found.damaged.into_iter().for_each(|slot| handle.damaged(slot));
+            found.snapshots.into_iter().for_each(|slot| handle.damaged_snapshot(slot));
             for what in found.broken {
                 self.metrics.scrub_broken.inc();
                 tracing::error!(what, "damaged, and not to be healed from peers; {}", self.advice());

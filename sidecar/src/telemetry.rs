@@ -58,6 +58,8 @@ pub struct Metrics {
     pub rows_damaged: Counter,
     /// Those of them that were written again, from memory or from a peer's.
     pub rows_healed: Counter,
+    /// Snapshots on this disk that were damaged, and written again from memory.
+    pub snapshots_healed: Counter,
     /// Passes of the scrubber through the whole log.
     pub scrub_passes: Counter,
     /// Rows that it read.
@@ -94,6 +96,7 @@ impl Default for Metrics {
             turns: Counter::default(),
             rows_damaged: Counter::default(),
             rows_healed: Counter::default(),
+            snapshots_healed: Counter::default(),
             scrub_passes: Counter::default(),
             scrub_rows: Counter::default(),
             scrub_bytes: Counter::default(),
@@ -109,11 +112,12 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Counts what the core says of rows.
+    /// Counts what the core says of rows and snapshots.
     pub(crate) fn count_notice(&self, notice: &Notice) {
         match notice {
             Notice::Damaged { from: None, .. } => drop(self.rows_damaged.inc()),
             Notice::Healed { .. } => drop(self.rows_healed.inc()),
+            Notice::DamagedSnapshot { healed: true, .. } => drop(self.snapshots_healed.inc()),
             _ => {}
         }
     }

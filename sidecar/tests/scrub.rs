@@ -9,7 +9,7 @@ use common::{Cluster, Member, stderr, until};
 use futures::TryStreamExt;
 use std::fs;
 use std::os::unix::fs::FileExt;
-use synod_client::{AppendOptions, Consistency, ReadOptions};
+use synod_client::{AppendOptions, Client, Consistency, ReadOptions};
 
 const ENTRIES: usize = 40;
 
@@ -18,23 +18,22 @@ fn payload(number: usize) -> Bytes {
     format!("payload {number:04} ").repeat(50_000).into()
 }
 
-/// Flips a bit in the middle of an entry's row in the oldest segment; `false`: it is not in there.
-fn flip(member: &Member, number: usize) -> bool {
+/// Flips a bit wherever `wanted` stands in the oldest segment, but for the first so many places; says at how many.
+fn flip(member: &Member, wanted: &str, skipped: usize) -> usize {
     let path = member.data_dir.join("log/segment-0000000001.redb");
     let text = fs::read(&path).unwrap();
-    let wanted = format!("payload {number:04} ");
-    let mut places = text.windows(wanted.len()).enumerate().filter(|(_, at)| *at == wanted.as_bytes());
-    let Some((place, _)) = places.nth(20_000) else { return false };
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
-    file.write_all_at(&[text[place] ^ 1], place as u64).unwrap();
+    let places = text.windows(wanted.len()).enumerate().filter(|(_, at)| *at == wanted.as_bytes());
+    let flipped = places.skip(skipped).map(|(place, _)| {
+        file.write_all_at(&[text[place] ^ 1], place as u64).unwrap();
+    });
+    let flipped = flipped.count();
     file.sync_all().unwrap();
-    true
+    flipped
 }
 
-/// Property: a flipped bit in a closed segment is found, healed from a peer and counted, while the member runs, and
-/// what it serves is what was appended.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_flipped_bit_is_found_and_healed() {
+/// Three members whose scrubbers go round and round, and which of them is a follower.
+async fn scrubbed() -> (Cluster, usize) {
     let mut cluster = Cluster::empty(3).await;
     for member in &mut cluster.members {
         member.kill();
@@ -42,16 +41,45 @@ async fn a_flipped_bit_is_found_and_healed() {
         member.start();
     }
     cluster.initialize().await;
-    let victim = (cluster.leader().await + 1) % 3;
-    let victim = &cluster.members[victim];
-    victim.ready().await;
-    let client = victim.client();
-    let segments = || fs::read_dir(victim.data_dir.join("log")).unwrap().count();
+    let follower = (cluster.leader().await + 1) % 3;
+    cluster.members[follower].ready().await;
+    (cluster, follower)
+}
+
+async fn append_all(client: &Client) {
     let patient = || AppendOptions { timeout: common::PATIENCE, ..AppendOptions::default() };
     for number in 0..ENTRIES {
         client.append_with(vec![payload(number)], patient()).await.unwrap();
     }
-    assert!(segments() > 2, "the lock, and more than one segment");
+}
+
+async fn two_passes(member: &Member) {
+    let passes = member.metric("synod_scrub_passes_total");
+    until("two more passes", || async {
+        let now = member.metric("synod_scrub_passes_total");
+        if now >= passes + 2 { Ok(()) } else { Err(now) }
+    })
+    .await;
+}
+
+/// Stops a member and reads all of its disk.
+fn verify(mut cluster: Cluster, member: usize) {
+    let member = &mut cluster.members[member];
+    assert_eq!(member.terminate(), Some(0));
+    let verified = common::command(&["verify", member.data_dir.to_str().unwrap()]);
+    assert!(verified.status.success(), "{}{}", String::from_utf8_lossy(&verified.stdout), stderr(&verified));
+}
+
+/// Property: a flipped bit in a closed segment is found, healed from a peer and counted, while the member runs, and
+/// what it serves is what was appended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_is_found_and_healed() {
+    let (cluster, follower) = scrubbed().await;
+    let victim = &cluster.members[follower];
+    let client = victim.client();
+    append_all(&client).await;
+    let segments = fs::read_dir(victim.data_dir.join("log")).unwrap().count();
+    assert!(segments > 2, "the lock, and more than one segment");
     // Its scrubber has been through all of it, and found nothing.
     until("a whole pass", || async {
         let rows = victim.metric("synod_scrub_rows_total");
@@ -59,7 +87,8 @@ async fn a_flipped_bit_is_found_and_healed() {
     })
     .await;
     assert_eq!(victim.metric("synod_rows_damaged_total"), 0);
-    assert!(flip(victim, 3), "the fourth entry is in the oldest segment");
+    // In the middle of its row.
+    assert!(flip(victim, "payload 0003 ", 20_000) > 0, "the fourth entry is in the oldest segment");
     until("the damage is found and healed", || async {
         let names = ["synod_rows_damaged_total", "synod_rows_healed_total", "synod_rows_unhealed"];
         match names.map(|name| victim.metric(name)) {
@@ -68,28 +97,41 @@ async fn a_flipped_bit_is_found_and_healed() {
         }
     })
     .await;
-    let two_passes = || async {
-        let passes = victim.metric("synod_scrub_passes_total");
-        until("two more passes", || async {
-            let now = victim.metric("synod_scrub_passes_total");
-            if now >= passes + 2 { Ok(()) } else { Err(now) }
-        })
-        .await;
-    };
     // The row is on the disk by then; until it is, it may be found once more.
-    two_passes().await;
+    two_passes(victim).await;
     let damaged = victim.metric("synod_rows_damaged_total");
-    two_passes().await;
+    two_passes(victim).await;
     assert_eq!(victim.metric("synod_rows_damaged_total"), damaged, "what is healed is not found again");
     let options = ReadOptions { consistency: Consistency::Sequential, ..ReadOptions::default() };
     let entries: Vec<_> = client.read(1, options).try_collect().await.unwrap();
     assert_eq!(entries.len(), ENTRIES);
     assert!(entries.iter().enumerate().all(|(number, entry)| entry.payload == payload(number)));
     // On the disk, too.
-    let name = victim.name.clone();
-    let victim = cluster.members.iter_mut().find(|member| member.name == name).unwrap();
-    assert_eq!(victim.terminate(), Some(0));
-    let dir = victim.data_dir.to_str().unwrap();
-    let verified = common::command(&["verify", dir]);
-    assert!(verified.status.success(), "{}{}", String::from_utf8_lossy(&verified.stdout), stderr(&verified));
+    verify(cluster, follower);
+}
+
+/// Property: so is one in a snapshot, from memory; the log may come to begin with any of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_in_a_snapshot_is_found_and_healed() {
+    let (cluster, follower) = scrubbed().await;
+    let victim = &cluster.members[follower];
+    // Marks behind every tenth entry, and nothing to trim.
+    let told = cluster.members[0].admin(&["settings", "--retain-entries", &(2 * ENTRIES).to_string()]);
+    assert!(told.status.success(), "{}", stderr(&told));
+    let name = "a consumer that is in each snapshot";
+    victim.client().consumers().register(name).await.unwrap();
+    append_all(&victim.client()).await;
+    two_passes(victim).await;
+    assert_eq!(victim.metric("synod_snapshots_healed_total"), 0);
+    assert!(flip(victim, name, 0) > 0, "the oldest segment has a snapshot");
+    until("the damage is found and healed", || async {
+        let healed = victim.metric("synod_snapshots_healed_total");
+        if healed > 0 { Ok(()) } else { Err(healed) }
+    })
+    .await;
+    two_passes(victim).await;
+    let healed = victim.metric("synod_snapshots_healed_total");
+    two_passes(victim).await;
+    assert_eq!(victim.metric("synod_snapshots_healed_total"), healed, "what is healed is not found again");
+    verify(cluster, follower);
 }

@@ -39,6 +39,8 @@ pub enum Input {
     },
     /// The row of a slot was found damaged on the disk, or is missing there though it is known to be chosen.
     Damaged(Slot),
+    /// The snapshot at a slot was found damaged on the disk, or is missing there though it is listed.
+    DamagedSnapshot(Slot),
     /// A client calls: answered by [`Output::CallReply`].
     Call {
         /// Chosen by the driver, unique while this incarnation lives.
@@ -347,6 +349,13 @@ pub enum Notice {
     Healed {
         /// Where.
         slot: Slot,
+    },
+    /// A snapshot of this disk is damaged.
+    DamagedSnapshot {
+        /// Its slot.
+        slot: Slot,
+        /// It is written again; else it was not read when this member started, and stays as it is until a trim.
+        healed: bool,
     },
     /// A value that cannot be decoded was chosen: this member halts rather than guess.
     Undecodable {

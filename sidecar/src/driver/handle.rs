@@ -89,6 +89,7 @@ pub(crate) enum Command {
     Admin(RequestId, AdminCommand, oneshot::Sender<Result<AdminOutcome, Refusal>>),
     Cancel(RequestId),
     Damaged(Slot),
+    DamagedSnapshot(Slot),
     Status(oneshot::Sender<Report>),
     History(oneshot::Sender<History>),
     Application(oneshot::Sender<Application>),
@@ -349,6 +350,11 @@ impl Handle {
     /// The row of `slot` was found damaged on this disk: it is to be healed.
     pub(crate) fn damaged(&self, slot: Slot) {
         self.tell(Command::Damaged(slot));
+    }
+
+    /// The snapshot at `slot` was found damaged on this disk: it is to be written again.
+    pub(crate) fn damaged_snapshot(&self, slot: Slot) {
+        self.tell(Command::DamagedSnapshot(slot));
     }
 
     /// Ends the driver; requests that wait are answered as stopping.

@@ -11,6 +11,7 @@
 
 mod disk;
 mod handle;
+mod notices;
 mod window;
 
 pub(crate) use handle::Command;
@@ -33,8 +34,8 @@ use synod_paxos::codec::DecodeError;
 use synod_paxos::system::SystemState;
 use synod_paxos::value::{Checkpoint, Operation};
 use synod_paxos::{
-    AdminOutcome, Applied, Incoming, Index, Input, Instant, MemberId, Node, Notice, Output, Refusal,
-    RequestId, Slot, Write, WriteBatch,
+    AdminOutcome, Applied, Incoming, Index, Input, Instant, MemberId, Node, Output, Refusal, RequestId, Slot,
+    Write, WriteBatch,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
@@ -282,6 +283,7 @@ impl Driver {
                 }
             }
             Command::Damaged(slot) => self.handle(Input::Damaged(slot)),
+            Command::DamagedSnapshot(slot) => self.handle(Input::DamagedSnapshot(slot)),
             Command::Status(reply) => drop(reply.send(self.report())),
             Command::History(reply) => drop(reply.send(self.history())),
             Command::Application(reply) => drop(reply.send(self.application())),
@@ -352,7 +354,7 @@ impl Driver {
                 },
                 Output::Notice(notice) => {
                     self.metrics.count_notice(&notice);
-                    tell(notice)?;
+                    notices::tell(notice)?;
                 }
             }
         }
@@ -466,40 +468,4 @@ enum Reply {
     Call(CallOutcome),
     Read(Result<Index, Refusal>),
     Admin(Result<AdminOutcome, Refusal>),
-}
-
-/// Writes a notice to the log. Ends the member where it must not go on.
-fn tell(notice: Notice) -> Result<(), Fatal> {
-    match notice {
-        Notice::Campaigning(ballot) => tracing::info!(%ballot, "campaigns"),
-        Notice::Leading { ballot, epoch } => tracing::info!(%ballot, epoch = epoch.0, "leads"),
-        Notice::SteppedDown { ballot, why } => tracing::info!(%ballot, why, "leads no more"),
-        Notice::Configured(configuration) => tracing::info!(
-            version = configuration.version,
-            slot = configuration.slot.0,
-            voters = configuration.voters().count(),
-            members = configuration.members.len(),
-            "configuration applied"
-        ),
-        Notice::Removed => {
-            tracing::warn!("this member was removed from its cluster; its vote is not needed any more")
-        }
-        Notice::Fenced(why) => tracing::error!(why, "this disk shows less than its peers remember: fenced"),
-        Notice::Damaged { slot, from } => {
-            let from = from.map(|member| member.to_string());
-            tracing::error!(slot = slot.0, from, "a row fails its checksum");
-        }
-        Notice::Healed { slot } => tracing::info!(slot = slot.0, "a damaged row is healed"),
-        Notice::Diverged { slot } => {
-            tracing::error!(
-                slot = slot.0,
-                "the members' chains differ: the same log led to different states"
-            );
-        }
-        Notice::Installed { slot, from } => {
-            tracing::info!(slot = slot.0, %from, "installed a snapshot in place of the log up to there");
-        }
-        Notice::Undecodable { slot } => return Err(Fatal::Undecodable { slot }),
-    }
-    Ok(())
 }

@@ -104,7 +104,7 @@ fn load_newest(layout: &Layout) -> Result<Loaded, StorageError> {
 }
 
 /// The encoded system state at a mark.
-fn snapshot(layout: &Layout, slot: u64, segment: u64) -> Result<Bytes, StorageError> {
+pub(super) fn snapshot(layout: &Layout, slot: u64, segment: u64) -> Result<Bytes, StorageError> {
     let read = || {
         let db = layout.find(segment)?;
         let table = db.begin_read()?.open_table(SNAPSHOTS)?;

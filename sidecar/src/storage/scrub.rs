@@ -3,10 +3,11 @@
 
 use super::StorageError;
 use super::encoding::{self, MARKS, META, SKIPPED, name};
+use super::load::snapshot;
 use super::read::{LogReader, View, cluster};
 use super::segment::{Layout, file_name, in_file, layout, trim_through};
 use std::sync::Arc;
-use synod_paxos::{ClusterId, Slot};
+use synod_paxos::{ClusterId, Slot, SystemState};
 
 /// What a mark takes on the disk, its key included.
 const MARK_BYTES: u64 = 28;
@@ -18,6 +19,8 @@ pub enum Place {
     Row(Slot),
     /// At the marks of this segment, or of the next one that there is.
     Marks(u64),
+    /// At the snapshot of this slot, or of the next one that there is.
+    Snapshots(u64),
 }
 
 impl Default for Place {
@@ -35,6 +38,8 @@ pub struct Scrubbed {
     pub bytes: u64,
     /// Slots whose row fails its checksum, or is missing below what is known on disk to be chosen.
     pub damaged: Vec<Slot>,
+    /// Slots of snapshots that cannot be read.
+    pub snapshots: Vec<Slot>,
     /// What no peer can give, in words.
     pub broken: Vec<String>,
     /// Where the next piece begins; none: everything was read.
@@ -42,17 +47,19 @@ pub struct Scrubbed {
 }
 
 impl LogReader {
-    /// Reads rows that are in use from `from` on, about `bytes` of them, or the marks of one segment.
+    /// Reads rows that are in use from `from` on, about `bytes` of them, or the marks of one segment, or one
+    /// snapshot.
     ///
     /// A row that was written again later is not read: nobody is given it.
     ///
     /// # Errors
     /// If the newest segment cannot be read; other damages are in the result.
     pub fn scrub(&self, from: Place, bytes: u64) -> Result<Scrubbed, StorageError> {
-        let layout = layout(&self.layout);
+        let layout = Arc::new(layout(&self.layout).from_files());
         match from {
             Place::Row(slot) => scrub_rows(layout, slot, bytes),
             Place::Marks(segment) => scrub_marks(&layout, segment),
+            Place::Snapshots(slot) => scrub_snapshot(&layout, slot),
         }
     }
 }
@@ -111,10 +118,11 @@ fn is_intact(cluster: Option<ClusterId>, slot: u64, stored: &[u8]) -> bool {
 fn scrub_marks(layout: &Layout, from: u64) -> Result<Scrubbed, StorageError> {
     let mut found = Scrubbed::default();
     let numbers = layout.older.iter().map(|older| older.summary.number).chain([layout.current.0]);
-    let Some(number) = numbers.into_iter().find(|number| *number >= from) else { return Ok(found) };
-    if number < layout.current.0 {
-        found.next = Some(Place::Marks(number + 1));
-    }
+    let number = numbers.into_iter().find(|number| *number >= from).unwrap_or(layout.current.0);
+    found.next = Some(match number {
+        newest if newest == layout.current.0 => Place::Snapshots(0),
+        older => Place::Marks(older + 1),
+    });
     let read = || {
         let transaction = layout.find(number)?.begin_read()?;
         let (marks, skipped) = (transaction.open_table(MARKS)?, transaction.open_table(SKIPPED)?);
@@ -136,6 +144,31 @@ fn scrub_marks(layout: &Layout, from: u64) -> Result<Scrubbed, StorageError> {
             found.broken.push(format!("{}: {why}", file.display()));
         }
         Err(error) => return Err(error),
+    }
+    Ok(found)
+}
+
+fn scrub_snapshot(layout: &Layout, from: u64) -> Result<Scrubbed, StorageError> {
+    let mut found = Scrubbed::default();
+    let (number, db) = &layout.current;
+    let read = || {
+        let meta = db.begin_read()?.open_table(META)?;
+        let sealed = meta.get(name::SNAPSHOTS)?;
+        let listed =
+            sealed.map(|sealed| encoding::read_catalog(encoding::unseal(name::SNAPSHOTS, sealed.value())?));
+        Ok(listed.transpose()?.unwrap_or_default())
+    };
+    let listed = in_file(&*layout.files, *number, read())?;
+    let mut listed = listed.range(from..);
+    let Some((slot, segment)) = listed.next() else { return Ok(found) };
+    found.next = listed.next().map(|(next, _)| Place::Snapshots(*next));
+    let intact = snapshot(layout, *slot, *segment).is_ok_and(|state| {
+        found.bytes = state.len() as u64;
+        // Those of earlier versions stand without a checksum.
+        SystemState::decode(state).is_ok()
+    });
+    if !intact {
+        found.snapshots.push(Slot(*slot));
     }
     Ok(found)
 }

@@ -306,6 +306,8 @@ pub(super) struct Layout {
     pub(super) files: Arc<dyn Files>,
     /// Offline nothing is repaired.
     pub(super) may_repair: bool,
+    /// Older segments are read from their files, not from pages that others' reading left in memory.
+    from_files: bool,
     recent: Arc<Recent>,
 }
 
@@ -320,14 +322,25 @@ impl Layout {
         may_repair: bool,
     ) -> Layout {
         let older = older.iter().map(|summary| Arc::new(Older::new(files.clone(), *summary, None))).collect();
-        Layout { current, older, files, may_repair, recent: Arc::default() }
+        Layout { current, older, files, may_repair, from_files: false, recent: Arc::default() }
+    }
+
+    /// The same, for who wants to see what the disk has: each older segment that is opened through it is opened anew.
+    pub(super) fn from_files(&self) -> Layout {
+        Layout { from_files: true, ..self.clone() }
     }
 
     /// The database of an older segment.
     pub(super) fn open(&self, older: &Arc<Older>) -> Result<Db, StorageError> {
         let db = older.database(self.may_repair)?;
         self.recent.touch(older);
-        Ok(db)
+        match db {
+            Db::ReadOnly(_) if self.from_files => {
+                let file = file_name(older.summary.number);
+                Ok(Db::ReadOnly(open_read_only(&*self.files, &file)?))
+            }
+            db => Ok(db),
+        }
     }
 
     /// The database of a segment.

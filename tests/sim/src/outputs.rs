@@ -307,6 +307,7 @@ impl World {
             Notice::Diverged { .. } => Rule::DivergenceFound,
             Notice::Damaged { .. }
             | Notice::Healed { .. }
+            | Notice::DamagedSnapshot { .. }
             | Notice::Undecodable { .. }
             | Notice::Installed { .. } => return,
         };

@@ -175,6 +175,7 @@ impl Node {
             Input::Persisted(completed) => self.handle_persisted(now, completed),
             Input::ViewRows { view, rows, end } => self.handle_view_rows(now, view, rows, end),
             Input::Damaged(slot) => self.handle_damaged(slot),
+            Input::DamagedSnapshot(slot) => self.handle_damaged_snapshot(slot),
             Input::Call { request, operation } => self.handle_call(request, operation),
             Input::Cancel(request) => self.handle_cancel(request),
             Input::Read { request, consistency } => self.handle_read(now, request, consistency),
@@ -405,6 +406,7 @@ impl Node {
             | Input::Persisted(_)
             | Input::ViewRows { .. }
             | Input::Damaged(_)
+            | Input::DamagedSnapshot(_)
             | Input::Cancel(_) => {}
         }
     }

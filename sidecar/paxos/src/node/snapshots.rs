@@ -86,6 +86,18 @@ impl Node {
         self.gate(Gated::Snapshot(slot));
     }
 
+    /// Its driver has found a snapshot damaged on the disk: the bytes in memory were checked when they were read.
+    pub(super) fn handle_damaged_snapshot(&mut self, slot: Slot) {
+        if slot < self.trim_through {
+            return;
+        }
+        let held = self.snapshots.held.get(&slot).cloned();
+        self.notice(Notice::DamagedSnapshot { slot, healed: held.is_some() });
+        if let Some(state) = held {
+            self.write(Write::Snapshot { slot, state });
+        }
+    }
+
     pub(super) fn note_snapshot_durable(&mut self, slot: Slot) {
         self.snapshots.durable = self.snapshots.durable.max(slot);
     }

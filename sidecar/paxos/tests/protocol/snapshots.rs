@@ -127,6 +127,27 @@ fn a_log_without_a_retention_has_marks_to_trim_to() {
     }
 }
 
+/// docs: storage.md, "The scrubber": a snapshot that is found damaged is written again from memory.
+#[test]
+fn a_damaged_snapshot_is_written_again() {
+    let mut lab = trimming();
+    fill(&mut lab, 1..20, None);
+    let trim = lab.status(2).trim_through;
+    let whole = lab.seats.get_mut(&m(2)).unwrap().disk.0.snapshots.insert(trim, "damaged".into());
+    let told = |lab: &mut Lab, slot| {
+        lab.input(2, Input::DamagedSnapshot(slot));
+        lab.settle();
+        lab.seat(2).other.iter().any(|output| {
+            matches!(output, Output::Notice(synod_paxos::Notice::DamagedSnapshot { slot: of, healed: true }) if *of == slot)
+        })
+    };
+    assert!(told(&mut lab, trim));
+    assert_eq!(lab.seat(2).disk.0.snapshots.get(&trim), whole.as_ref());
+    // One that was trimmed in the meantime stays away.
+    assert!(!told(&mut lab, Slot(1)));
+    assert!(!lab.seat(2).disk.0.snapshots.contains_key(&Slot(1)));
+}
+
 /// docs: socket.md, "Consumers": a late advance does not bring back what was removed, which would hold the log back for
 /// ever with nobody to move it on.
 #[test]
