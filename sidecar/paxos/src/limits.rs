@@ -35,7 +35,7 @@ pub const HISTORY: usize = 4_096;
 pub const CHUNK_BYTES: usize = 1 << 20;
 /// The same for a member that catches up, where appends go on beside it: a smaller part holds them up for a shorter
 /// time.
-pub const SMALL_CHUNK_BYTES: usize = 256 << 10;
+pub const SMALL_CHUNK_BYTES: usize = 64 << 10;
 /// Values that wait for the disk of a member that catches up, in bytes: above that it asks for no more.
 pub const LEARN_BACKLOG_BYTES: usize = 16 << 20;
 /// Rows that a member serves to all who catch up while appends go on, in bytes a second. What appends bring comes
