@@ -1,7 +1,7 @@
 //! How long an empty member needs to get a log, and what appends feel of it.
 
 use super::cluster::{Cluster, Member, Place, Usage};
-use super::load::{Call, Foreground, Load, fill, foreground};
+use super::load::{Call, Foreground, Load, fill_bytes, foreground};
 use crate::Format;
 use anyhow::{Context, bail};
 use clap::Args;
@@ -81,7 +81,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let client = cluster.members[leader].client()?;
     let began = Instant::now();
     let call = Call { entry_bytes: options.size as usize, entries: options.batch as usize };
-    let bytes = fill(&client, options.log, options.fillers, call).await?;
+    let bytes = fill_bytes(&client, options.log, options.fillers, call).await?;
     let seconds = began.elapsed().as_secs_f64();
     eprintln!("filled {:.0} MiB in {seconds:.1} s", bytes as f64 / MIB);
     for round in 1..=options.idle + options.loaded {

@@ -5,6 +5,7 @@ use clap::Args;
 use std::fs;
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -44,7 +45,8 @@ pub(super) fn written(process: &str) -> u64 {
 
 /// How long a step that is not measured may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-const PAUSE: Duration = Duration::from_millis(20);
+/// Between two looks.
+pub(super) const PAUSE: Duration = Duration::from_millis(20);
 
 /// One member's place and its process, which ends with it.
 pub(super) struct Member {
@@ -65,12 +67,14 @@ pub(super) struct Usage {
     pub(super) written: u64,
     /// The most that was resident, in bytes.
     pub(super) resident: u64,
+    /// What is resident now, in bytes.
+    pub(super) resident_now: u64,
 }
 
 impl Member {
     /// Starts a process on what is in its directory.
-    fn start(sidecar: &Path, dir: &Path, name: &str) -> anyhow::Result<Member> {
-        let (peer, socket, data) = (free_address()?, dir.join(format!("{name}.sock")), dir.join(name));
+    fn start(sidecar: &Path, dir: &Path, name: &str, peer: SocketAddr) -> anyhow::Result<Member> {
+        let (socket, data) = (dir.join(format!("{name}.sock")), dir.join(name));
         let mut command = Command::new(sidecar);
         for (variable, _) in std::env::vars().filter(|(variable, _)| variable.starts_with("SYNOD_")) {
             command.env_remove(variable);
@@ -97,7 +101,7 @@ impl Member {
         let read = |file: &str| {
             fs::read_to_string(format!("/proc/{}/{file}", self.process.id())).unwrap_or_default()
         };
-        let stat = read("stat");
+        let (stat, status) = (read("stat"), read("status"));
         // Behind the name in brackets, which may hold spaces: utime and stime are the 12th and 13th, in ticks of 10 ms.
         let fields = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
         let ticks: u64 =
@@ -105,7 +109,8 @@ impl Member {
         Usage {
             cpu: ticks as f64 / 100.0,
             written: written(&self.process.id().to_string()),
-            resident: number(&read("status"), "VmHWM:") << 10,
+            resident: number(&status, "VmHWM:") << 10,
+            resident_now: number(&status, "VmRSS:") << 10,
         }
     }
 
@@ -181,12 +186,25 @@ impl Cluster {
     pub(super) async fn add(&mut self) -> anyhow::Result<usize> {
         let name = format!("n{}", self.started);
         self.started += 1;
-        let mut member = Member::start(&self.sidecar, self.dir.path(), &name)?;
+        let mut member = Member::start(&self.sidecar, self.dir.path(), &name, free_address()?)?;
         let peers = self.members.iter().chain([&member]).map(|m| format!("{}\n", m.peer)).collect::<String>();
         fs::write(self.dir.path().join("peers"), peers)?;
         member.id = until("the member starts", || async { member.status().await.ok() }).await?.member;
         self.members.push(member);
         Ok(self.members.len() - 1)
+    }
+
+    /// Kills these members' processes, then starts others on what is in their directories; gives the moment between.
+    pub(super) fn restart(&mut self, members: Range<usize>) -> anyhow::Result<Instant> {
+        let members = &mut self.members[members];
+        members.iter_mut().for_each(Member::end);
+        let began = Instant::now();
+        for member in members {
+            let id = member.id;
+            *member = Member::start(&self.sidecar, self.dir.path(), &member.name, member.peer)?;
+            member.id = id;
+        }
+        Ok(began)
     }
 
     /// Runs an admin command beside a member.

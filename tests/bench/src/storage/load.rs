@@ -83,13 +83,22 @@ pub(super) fn foreground(samples: &[Sample], (from, to): (Instant, Instant)) -> 
 ///
 /// # Errors
 /// A call of more than 1 MiB, or an append that failed.
-pub(super) async fn fill(client: &Client, mib: u64, fillers: u32, call: Call) -> anyhow::Result<u64> {
-    let Call { entry_bytes: size, entries: batch } = call;
-    let bytes = size as u64 * batch as u64;
+pub(super) async fn fill_bytes(client: &Client, mib: u64, fillers: u32, call: Call) -> anyhow::Result<u64> {
+    let bytes = call.entry_bytes as u64 * call.entries as u64;
     if bytes > 1 << 20 {
         bail!("a call of {bytes} bytes is too large: at most 1 MiB, so use a smaller --batch");
     }
     let calls = (mib << 20).div_ceil(bytes);
+    fill(client, calls, fillers, call).await?;
+    Ok(calls * bytes)
+}
+
+/// Appends by so many calls.
+///
+/// # Errors
+/// An append that failed.
+pub(super) async fn fill(client: &Client, calls: u64, fillers: u32, call: Call) -> anyhow::Result<()> {
+    let Call { entry_bytes: size, entries: batch } = call;
     let next = Arc::new(AtomicU64::new(0));
     let mut tasks = JoinSet::new();
     for _ in 0..fillers {
@@ -111,5 +120,5 @@ pub(super) async fn fill(client: &Client, mib: u64, fillers: u32, call: Call) ->
     while let Some(ended) = tasks.join_next().await {
         ended??;
     }
-    Ok(calls * bytes)
+    Ok(())
 }

@@ -4,6 +4,7 @@ mod catch_up;
 mod cluster;
 mod commit;
 mod load;
+mod start;
 mod trim;
 mod written;
 
@@ -21,6 +22,10 @@ pub(crate) enum Command {
     ///
     /// On transactions like a member's, in a file of its own; no sidecar is started.
     Commit(commit::Options),
+    /// How long a start takes on a long log, and how much memory it holds.
+    ///
+    /// Starts three sidecars on loopback, fills their log, kills them and starts them again.
+    Start(start::Options),
     /// What trimming does to a log's size on disk, and to the appends meanwhile.
     ///
     /// Starts three sidecars on loopback, fills their log, and lowers its retention while appends go on. Needs about
@@ -34,6 +39,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::CatchUp(options) => catch_up::run(options).await,
         Command::Commit(options) => tokio::task::block_in_place(|| commit::run(&options)),
+        Command::Start(options) => start::run(options).await,
         Command::Trim(options) => trim::run(options).await,
         Command::Written(options) => written::run(options).await,
     }

@@ -1,7 +1,7 @@
 //! What trimming does to the size of a log on disk, and to the appends meanwhile.
 
 use super::cluster::{Cluster, Place};
-use super::load::{Call, Foreground, Load, fill, foreground};
+use super::load::{Call, Foreground, Load, fill_bytes, foreground};
 use crate::Format;
 use anyhow::Context;
 use clap::Args;
@@ -72,7 +72,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let client = cluster.members[leader].client()?;
     let call = Call { entry_bytes: options.size as usize, entries: options.batch as usize };
     let began = Instant::now();
-    let bytes = fill(&client, options.log, options.clients, call).await?;
+    let bytes = fill_bytes(&client, options.log, options.clients, call).await?;
     eprintln!("filled {:.0} MiB in {:.1} s", bytes as f64 / MIB, began.elapsed().as_secs_f64());
 
     let load = Load::start(&client, options.clients, call);
