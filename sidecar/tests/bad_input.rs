@@ -168,7 +168,7 @@ async fn data_directories() {
     let mut unwritable = Member::new(cluster.dir.path(), "unwritable");
     unwritable.data_dir = "/proc/synod".into();
     let output = unwritable.run_to_end();
-    assert!(stderr(&output).contains("cannot be written to"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("cannot be used"), "{}", stderr(&output));
 }
 
 /// docs: reliability.md, fault 11: a full disk refuses appends with a clear error and goes on reading.

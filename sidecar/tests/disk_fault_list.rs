@@ -191,7 +191,7 @@ fn inflict(fault: DiskFault) {
                 medium.fails_at = Some(medium.asked);
             };
             let error = fails(strike, |disk| disk.medium().fails_at = None);
-            assert!(matches!(error, StorageError::Database(_) | StorageError::Unwritable { .. }), "{error}");
+            assert!(matches!(error, StorageError::Database(_) | StorageError::Unusable { .. }), "{error}");
         }
         // The door refuses appends by then; what must be written still is, in files that do not grow.
         DiskFault::Full => {

@@ -107,10 +107,19 @@ pub fn main() -> ExitCode {
         // A reader that went away (`synod-sidecar tail | head`) is no fault.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("synod-sidecar: {error:#}");
+            eprintln!("synod-sidecar: {}", whole(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error with what led to it; a cause that the error names itself is not said twice.
+fn whole(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |said, cause| match cause.to_string() {
+        cause if said.is_empty() => cause,
+        cause if said.contains(&cause) => said,
+        cause => format!("{said}: {cause}"),
+    })
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -150,4 +159,17 @@ async fn stop_signal() -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::whole;
+    use anyhow::Context;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let io = std::io::Error::other("the plug was pulled");
+        let error = Err::<(), _>(io).context("the disk failed: the plug was pulled").context("no start");
+        assert_eq!(whole(&error.unwrap_err()), "no start: the disk failed: the plug was pulled");
+    }
 }

@@ -93,7 +93,7 @@ pub(super) async fn prestop(options: PrestopOptions) -> anyhow::Result<()> {
     match timeout(PRESTOP, local.prepare_stop(PrepareStopRequest {})).await {
         Ok(Ok(_)) => eprintln!("this member does not lead and will not campaign"),
         Ok(Err(status)) => {
-            eprintln!("leadership was not handed over: {:#}", options.data_dir.explain(status))
+            eprintln!("leadership was not handed over: {}", super::whole(&options.data_dir.explain(status)))
         }
         Err(_) => eprintln!("leadership was not handed over within {} s", PRESTOP.as_secs()),
     }

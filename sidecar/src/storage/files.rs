@@ -246,6 +246,6 @@ pub(super) fn explain_io(dir: &Path, error: io::Error) -> StorageError {
             StorageError::Full { dir: dir.to_owned() }
         }
         io::ErrorKind::WouldBlock => StorageError::InUse { dir: dir.to_owned() },
-        _ => StorageError::Unwritable { dir: dir.to_owned(), source: error },
+        _ => StorageError::Unusable { dir: dir.to_owned(), error },
     }
 }

@@ -214,7 +214,7 @@ impl Worker {
     fn remove(&self, number: u64) -> Result<(), StorageError> {
         match self.files.remove(&file_name(number)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(StorageError::Unwritable { dir: self.files.place().to_owned(), source: error })
+                Err(StorageError::Unusable { dir: self.files.place().to_owned(), error })
             }
             _ => Ok(()),
         }

@@ -89,13 +89,13 @@ pub enum StorageError {
         /// The data directory.
         dir: PathBuf,
     },
-    /// It cannot be written to.
-    #[error("{} cannot be written to: {source}; give it to the user that the sidecar runs as", dir.display())]
-    Unwritable {
+    /// The system does not let it be read or written.
+    #[error("{} cannot be used: {error}{}", dir.display(), advice(error))]
+    Unusable {
         /// The data directory.
         dir: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
+        /// What the system said; part of the message, so no source of it.
+        error: std::io::Error,
     },
     /// No space is left.
     #[error("the disk of {} is full: make the volume larger or free space, then start again", dir.display())]
@@ -193,3 +193,13 @@ macro_rules! from_redb {
 }
 
 from_redb!(redb::StorageError, redb::TableError, redb::TransactionError, redb::CommitError);
+
+/// What a person can do where a directory cannot be used.
+fn advice(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => "; give it to the user that the sidecar runs as",
+        std::io::ErrorKind::ReadOnlyFilesystem => "; mount its volume for writing",
+        std::io::ErrorKind::NotADirectory => "; name a directory",
+        _ => "",
+    }
+}
