@@ -55,7 +55,7 @@ impl LogReader {
     /// # Errors
     /// If the newest segment cannot be read; other damages are in the result.
     pub fn scrub(&self, from: Place, bytes: u64) -> Result<Scrubbed, StorageError> {
-        let layout = Arc::new(layout(&self.layout).from_files());
+        let layout = Arc::new(layout(&self.layout).read_anew());
         match from {
             Place::Row(slot) => scrub_rows(layout, slot, bytes),
             Place::Marks(segment) => scrub_marks(&layout, segment),

@@ -307,7 +307,7 @@ pub(super) struct Layout {
     /// Offline nothing is repaired.
     pub(super) may_repair: bool,
     /// Older segments are read from their files, not from pages that others' reading left in memory.
-    from_files: bool,
+    reads_anew: bool,
     recent: Arc<Recent>,
 }
 
@@ -322,12 +322,12 @@ impl Layout {
         may_repair: bool,
     ) -> Layout {
         let older = older.iter().map(|summary| Arc::new(Older::new(files.clone(), *summary, None))).collect();
-        Layout { current, older, files, may_repair, from_files: false, recent: Arc::default() }
+        Layout { current, older, files, may_repair, reads_anew: false, recent: Arc::default() }
     }
 
     /// The same, for who wants to see what the disk has: each older segment that is opened through it is opened anew.
-    pub(super) fn from_files(&self) -> Layout {
-        Layout { from_files: true, ..self.clone() }
+    pub(super) fn read_anew(&self) -> Layout {
+        Layout { reads_anew: true, ..self.clone() }
     }
 
     /// The database of an older segment.
@@ -335,7 +335,7 @@ impl Layout {
         let db = older.database(self.may_repair)?;
         self.recent.touch(older);
         match db {
-            Db::ReadOnly(_) if self.from_files => {
+            Db::ReadOnly(_) if self.reads_anew => {
                 let file = file_name(older.summary.number);
                 Ok(Db::ReadOnly(open_read_only(&*self.files, &file)?))
             }

@@ -116,7 +116,7 @@ fn a_log_without_a_retention_has_marks_to_trim_to() {
     let marks: Vec<u64> = lab.seat(1).node.system().unwrap().marks.iter().map(|mark| mark.index.0).collect();
     assert_eq!(marks.len(), 1, "{marks:?}");
     assert_eq!(lab.status(1).trim_through, Slot(0), "a mark alone trims nothing");
-    let mut settings = lab.seat(1).node.system().unwrap().settings.clone();
+    let mut settings = lab.seat(1).node.system().unwrap().settings;
     settings.retention.bytes = Some(5 << 20);
     let operation = Operation::ChangeSettings { expected_version: settings.version, settings };
     lab.input(1, Input::Call { request: RequestId(900), operation });
