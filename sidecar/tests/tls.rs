@@ -12,6 +12,9 @@ use synod_proto::v1::{Between, Checkpoint, ReadCheckpointRequest, RenewRequest, 
 use tonic::Code;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
+/// What a server's certificate says beside its role: members listen on many addresses here.
+const SERVER: &str = "member.synod.test";
+
 /// A cluster's certificate authority.
 struct Authority {
     pem: String,
@@ -33,10 +36,8 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         let uri = format!("{}/{role}", self.prefix);
-        params.subject_alt_names = vec![
-            SanType::URI(uri.try_into().unwrap()),
-            SanType::IpAddress(std::net::Ipv4Addr::LOCALHOST.into()),
-        ];
+        params.subject_alt_names =
+            vec![SanType::URI(uri.try_into().unwrap()), SanType::DnsName(SERVER.try_into().unwrap())];
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
@@ -75,6 +76,7 @@ async fn admin_status(
     let (certificate, key) = authority.pair(role);
     let tls = ClientTlsConfig::new()
         .ca_certificate(Certificate::from_pem(&authority.pem))
+        .domain_name(SERVER)
         .identity(Identity::from_pem(certificate, key));
     let endpoint = Endpoint::from_shared(format!("https://{address}")).unwrap().tls_config(tls).unwrap();
     let channel = endpoint.connect().await.map_err(|error| error.to_string())?;
@@ -168,6 +170,7 @@ async fn checkpoints_are_for_members() {
         let (certificate, key) = authority.pair(role);
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(&authority.pem))
+            .domain_name(SERVER)
             .identity(Identity::from_pem(certificate, key));
         let address = format!("https://{}", cluster.members[0].peer);
         let endpoint = Endpoint::from_shared(address).unwrap().tls_config(tls).unwrap();

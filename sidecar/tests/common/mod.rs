@@ -6,15 +6,18 @@ pub mod mounts;
 use std::fs::File;
 use std::future::Future;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use synod_client::{Client, StatusResponse};
 use synod_proto::v1::{MemberState, Role};
 
 /// How long anything may take before a test gives up: generous, because nothing is timed here.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at what is awaited.
+const PAUSE: Duration = Duration::from_millis(25);
 
 pub fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_synod-sidecar"));
@@ -33,8 +36,15 @@ pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// An address that nobody else binds before its member does: of a loopback host of its own, since a port that is free on a
+/// shared one may be another test's a moment later.
 pub fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    // Not 127.0.0.1, from which connections are made.
+    let number = 2 + NEXT.fetch_add(1, Ordering::Relaxed) % 250;
+    let host = Ipv4Addr::new(127, high, low, u8::try_from(number).unwrap());
+    TcpListener::bind((host, 0)).unwrap().local_addr().unwrap()
 }
 
 /// Awaits a condition; panics with what was last seen.
@@ -47,7 +57,7 @@ pub async fn until<T, E: std::fmt::Debug, F: Future<Output = Result<T, E>>>(
         match look().await {
             Ok(value) => return value,
             Err(seen) if began.elapsed() > PATIENCE => panic!("{what}: {seen:?}"),
-            Err(_) => tokio::time::sleep(Duration::from_millis(25)).await,
+            Err(_) => tokio::time::sleep(PAUSE).await,
         }
     }
 }
@@ -65,6 +75,8 @@ pub struct Member {
     pub wrapper: Vec<String>,
     /// Where what it says is added, if not to the test's own output.
     pub said: Option<PathBuf>,
+    /// How often it was started.
+    pub starts: usize,
     child: Option<Child>,
 }
 
@@ -80,6 +92,7 @@ impl Member {
             extra: Vec::new(),
             wrapper: Vec::new(),
             said: None,
+            starts: 0,
             child: None,
         }
     }
@@ -121,6 +134,7 @@ impl Member {
             command.stderr(File::options().append(true).create(true).open(path).unwrap());
         }
         self.child = Some(command.spawn().unwrap());
+        self.starts += 1;
     }
 
     /// The process id.
@@ -166,7 +180,20 @@ impl Member {
     }
 
     pub async fn answers(&self) -> StatusResponse {
-        until("the member answers", || async { self.client().status().await }).await
+        until("the member answers", || async {
+            self.client()
+                .status()
+                .await
+                .map_err(|error| format!("{}: {error}; {}", self.name, self.last_words()))
+        })
+        .await
+    }
+
+    /// The end of what it said, where that is kept.
+    pub fn last_words(&self) -> String {
+        let said = self.said.as_ref().and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+        let lines: Vec<&str> = said.lines().collect();
+        format!("it said last: {:#?}", &lines[lines.len().saturating_sub(40)..])
     }
 
     pub async fn ready(&self) -> StatusResponse {
@@ -177,6 +204,29 @@ impl Member {
             }
         })
         .await
+    }
+
+    /// Awaits a condition at a member that is started whenever it has ended, as a kubelet does: one that met a full disk
+    /// may end a moment after there is space again.
+    pub async fn kept_running<T, F: Future<Output = Result<T, String>>>(
+        &mut self,
+        what: &str,
+        mut look: impl FnMut(Client) -> F,
+    ) -> T {
+        let began = Instant::now();
+        loop {
+            let ended = self.has_ended();
+            if ended {
+                self.start();
+            }
+            match look(self.client()).await {
+                Ok(value) => return value,
+                Err(seen) if began.elapsed() > PATIENCE => {
+                    panic!("{what}: {}, ended {ended}: {seen}; {}", self.name, self.last_words())
+                }
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
     }
 
     pub fn admin(&self, arguments: &[&str]) -> Output {

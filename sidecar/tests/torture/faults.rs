@@ -1,17 +1,15 @@
 //! What is done to the processes and their disks.
 
 use crate::common::mounts::{Filler, Mounts, free, stand_still};
-use crate::common::{Cluster, Member, PATIENCE, until};
+use crate::common::{Cluster, Member, until};
 use crate::load::{Load, Report};
 use rustix::process::{Pid, Signal, kill_process};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub(crate) const MEMBERS: usize = 3;
 /// The disks, in MiB; what is not written takes nothing.
 const MEMORY: u64 = 2_048;
 const DISK: u64 = 4_096;
-/// Between two looks at a member that is to come back.
-const PAUSE: Duration = Duration::from_millis(50);
 /// Kept in reserve on each.
 const RESERVE: u64 = 8 << 20;
 
@@ -33,31 +31,6 @@ fn next(seed: &mut u64, below: u64) -> u64 {
 fn signal(member: &Member, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(member.process()).unwrap()).unwrap();
     kill_process(pid, signal).unwrap();
-}
-
-/// Starts a member whenever it has ended, as a kubelet does, until it is ready: one that met a full disk may end a moment
-/// after there is space again.
-async fn comes_back(member: &mut Member) {
-    let began = Instant::now();
-    loop {
-        let ended = member.has_ended();
-        if ended {
-            member.start();
-        }
-        match member.client().status().await {
-            Ok(status) if status.ready => return,
-            other if began.elapsed() > PATIENCE => {
-                let said = member.said.as_ref().map(|path| std::fs::read_to_string(path).unwrap());
-                let said = said.unwrap_or_default();
-                let last: Vec<&str> = said.lines().rev().take(40).collect();
-                panic!(
-                    "{} is not ready, ended {ended}: {other:?}; it said, the last first: {last:#?}",
-                    member.name
-                );
-            }
-            _ => tokio::time::sleep(PAUSE).await,
-        }
-    }
 }
 
 impl Torture {
@@ -165,7 +138,14 @@ impl Torture {
         }
         load.advance().await;
         drop(filler);
-        comes_back(&mut self.cluster.members[victim]).await;
+        self.cluster.members[victim]
+            .kept_running("it is ready", |client| async move {
+                match client.status().await {
+                    Ok(status) if status.ready => Ok(()),
+                    other => Err(format!("{other:?}")),
+                }
+            })
+            .await;
     }
 
     /// Too little is left on two disks: appends are refused everywhere, reads are answered, and all goes on when there
