@@ -7,10 +7,10 @@ mod common;
 use bytes::Bytes;
 use common::{Cluster, Member, stderr, until};
 use futures::TryStreamExt;
-use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use synod_client::{AppendOptions, Client, Consistency, ReadOptions};
 
 const ENTRIES: usize = 40;
@@ -20,28 +20,26 @@ fn payload(number: usize) -> Bytes {
     format!("payload {number:04} ").repeat(50_000).into()
 }
 
-/// Flips a bit wherever `wanted` stands in the oldest segments, but for the first so many places of each: in one, or in
-/// all that are closed for certain. Says at how many.
-fn flip(member: &Member, wanted: &str, skipped: usize, all: bool) -> usize {
-    let entries = fs::read_dir(member.data_dir.join("log")).unwrap();
-    let paths: BTreeSet<_> = entries.map(|entry| entry.unwrap().path()).collect();
-    let segments: Vec<_> =
-        paths.iter().filter(|path| path.extension().is_some_and(|e| e == "redb")).collect();
-    // The last two are the one that is written and, mostly, one that is prepared.
-    let closed = segments.len().saturating_sub(2);
-    let mut flipped = 0;
-    for path in &segments[..if all { closed } else { closed.min(1) }] {
-        // A trim may have removed it.
-        let Ok(mut file) = fs::OpenOptions::new().read(true).write(true).open(path) else { continue };
-        let mut text = Vec::new();
-        file.read_to_end(&mut text).unwrap();
-        let places = text.windows(wanted.len()).enumerate().filter(|(_, at)| *at == wanted.as_bytes());
-        for (place, _) in places.skip(skipped) {
-            file.write_all_at(&[text[place] ^ 1], place as u64).unwrap();
-            flipped += 1;
-        }
-        file.sync_all().unwrap();
-    }
+/// The segments on a member's disk, the oldest first.
+fn segments(member: &Member) -> Vec<PathBuf> {
+    let entries = fs::read_dir(member.data_dir.join("log")).unwrap().map(|entry| entry.unwrap().path());
+    let mut segments: Vec<_> = entries.filter(|path| path.extension().is_some_and(|e| e == "redb")).collect();
+    segments.sort();
+    segments
+}
+
+/// Flips a bit wherever `wanted` stands in a file, but for the first so many places; says at how many.
+fn flip(path: &Path, wanted: &str, skipped: usize) -> usize {
+    // A trim may have removed it.
+    let Ok(mut file) = fs::OpenOptions::new().read(true).write(true).open(path) else { return 0 };
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).unwrap();
+    let places = text.windows(wanted.len()).enumerate().filter(|(_, at)| *at == wanted.as_bytes());
+    let flipped = places.skip(skipped).map(|(place, _)| {
+        file.write_all_at(&[text[place] ^ 1], place as u64).unwrap();
+    });
+    let flipped = flipped.count();
+    file.sync_all().unwrap();
     flipped
 }
 
@@ -91,8 +89,8 @@ async fn a_flipped_bit_is_found_and_healed() {
     let victim = &cluster.members[follower];
     let client = victim.client();
     append_all(&client).await;
-    let segments = fs::read_dir(victim.data_dir.join("log")).unwrap().count();
-    assert!(segments > 2, "the lock, and more than one segment");
+    let segments = segments(victim);
+    assert!(segments.len() > 1, "more than one segment");
     // Its scrubber has been through all of it, and found nothing.
     until("a whole pass", || async {
         let rows = victim.metric("synod_scrub_rows_total");
@@ -101,7 +99,7 @@ async fn a_flipped_bit_is_found_and_healed() {
     .await;
     assert_eq!(victim.metric("synod_rows_damaged_total"), 0);
     // In the middle of its row.
-    assert!(flip(victim, "payload 0003 ", 20_000, false) > 0, "the fourth entry is in the oldest segment");
+    assert!(flip(&segments[0], "payload 0003 ", 20_000) > 0, "the fourth entry is in the oldest segment");
     until("the damage is found and healed", || async {
         let names = ["synod_rows_damaged_total", "synod_rows_healed_total", "synod_rows_unhealed"];
         match names.map(|name| victim.metric(name)) {
@@ -140,7 +138,10 @@ async fn a_flipped_bit_in_a_snapshot_is_found_and_healed() {
     let mut flipped = 0;
     let client = victim.client();
     until("the damage is found and healed", || {
-        flipped += flip(victim, name, 0, true);
+        let segments = segments(victim);
+        // The last two are the one that is written and, mostly, one that is prepared.
+        let closed = &segments[..segments.len().saturating_sub(2)];
+        flipped += closed.iter().map(|segment| flip(segment, name, 0)).sum::<usize>();
         let client = &client;
         async move {
             if victim.metric("synod_snapshots_healed_total") > 0 {

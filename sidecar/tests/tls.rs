@@ -44,6 +44,15 @@ impl Authority {
         (certificate.pem(), key.serialize_pem())
     }
 
+    /// How somebody of that role connects.
+    fn client(&self, role: &str) -> ClientTlsConfig {
+        let (certificate, key) = self.pair(role);
+        ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(&self.pem))
+            .domain_name(SERVER)
+            .identity(Identity::from_pem(certificate, key))
+    }
+
     fn write(&self, dir: &Path, name: &str) {
         std::fs::create_dir_all(dir).unwrap();
         let (certificate, key) = self.pair(&format!("member/{name}"));
@@ -73,12 +82,8 @@ async fn admin_status(
     address: std::net::SocketAddr,
     role: &str,
 ) -> Result<(), String> {
-    let (certificate, key) = authority.pair(role);
-    let tls = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(&authority.pem))
-        .domain_name(SERVER)
-        .identity(Identity::from_pem(certificate, key));
-    let endpoint = Endpoint::from_shared(format!("https://{address}")).unwrap().tls_config(tls).unwrap();
+    let endpoint = Endpoint::from_shared(format!("https://{address}")).unwrap();
+    let endpoint = endpoint.tls_config(authority.client(role)).unwrap();
     let channel = endpoint.connect().await.map_err(|error| error.to_string())?;
     let mut admin = AdminClient::new(channel);
     let answer = admin.status(StatusRequest {}).await;
@@ -167,13 +172,8 @@ async fn checkpoints_are_for_members() {
         offset: 0,
     };
     for (role, let_in) in [("member/n1", true), ("operator", false)] {
-        let (certificate, key) = authority.pair(role);
-        let tls = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(&authority.pem))
-            .domain_name(SERVER)
-            .identity(Identity::from_pem(certificate, key));
         let address = format!("https://{}", cluster.members[0].peer);
-        let endpoint = Endpoint::from_shared(address).unwrap().tls_config(tls).unwrap();
+        let endpoint = Endpoint::from_shared(address).unwrap().tls_config(authority.client(role)).unwrap();
         let mut peer = PeerCheckpointsClient::new(endpoint.connect().await.unwrap());
         match peer.read(request.clone()).await {
             Ok(chunks) => {

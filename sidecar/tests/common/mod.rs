@@ -16,8 +16,6 @@ use synod_proto::v1::{MemberState, Role};
 
 /// How long anything may take before a test gives up: generous, because nothing is timed here.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks at what is awaited.
-const PAUSE: Duration = Duration::from_millis(25);
 
 pub fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_synod-sidecar"));
@@ -57,8 +55,27 @@ pub async fn until<T, E: std::fmt::Debug, F: Future<Output = Result<T, E>>>(
         match look().await {
             Ok(value) => return value,
             Err(seen) if began.elapsed() > PATIENCE => panic!("{what}: {seen:?}"),
-            Err(_) => tokio::time::sleep(PAUSE).await,
+            Err(_) => tokio::time::sleep(Duration::from_millis(25)).await,
         }
+    }
+}
+
+/// Its status, if a member is ready; what it answers, if not.
+pub async fn is_ready(client: Client) -> Result<StatusResponse, String> {
+    match client.status().await {
+        Ok(status) if status.ready => Ok(status),
+        other => Err(format!("{other:?}")),
+    }
+}
+
+/// Read when it is printed: most of what is awaited comes.
+pub struct LastWords(Option<PathBuf>);
+
+impl std::fmt::Debug for LastWords {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let said = self.0.as_ref().and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+        let lines: Vec<&str> = said.lines().collect();
+        write!(f, "it said last: {:#?}", &lines[lines.len().saturating_sub(40)..])
     }
 }
 
@@ -181,29 +198,20 @@ impl Member {
 
     pub async fn answers(&self) -> StatusResponse {
         until("the member answers", || async {
-            self.client()
-                .status()
-                .await
-                .map_err(|error| format!("{}: {error}; {}", self.name, self.last_words()))
+            self.client().status().await.map_err(|error| (&self.name, error, self.last_words()))
         })
         .await
     }
 
-    /// The end of what it said, where that is kept.
-    pub fn last_words(&self) -> String {
-        let said = self.said.as_ref().and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
-        let lines: Vec<&str> = said.lines().collect();
-        format!("it said last: {:#?}", &lines[lines.len().saturating_sub(40)..])
+    /// What it said last, to be shown by a test that fails.
+    pub fn last_words(&self) -> LastWords {
+        LastWords(self.said.clone())
     }
 
     pub async fn ready(&self) -> StatusResponse {
-        until("the member is ready", || async {
-            match self.client().status().await {
-                Ok(status) if status.ready => Ok(status),
-                other => Err(format!("{}: {other:?}", self.name)),
-            }
-        })
-        .await
+        let look =
+            || async { is_ready(self.client()).await.map_err(|error| format!("{}: {error}", self.name)) };
+        until("the member is ready", look).await
     }
 
     /// Awaits a condition at a member that is started whenever it has ended, as a kubelet does: one that met a full disk
@@ -213,20 +221,14 @@ impl Member {
         what: &str,
         mut look: impl FnMut(Client) -> F,
     ) -> T {
-        let began = Instant::now();
-        loop {
-            let ended = self.has_ended();
-            if ended {
+        until(what, || {
+            if self.has_ended() {
                 self.start();
             }
-            match look(self.client()).await {
-                Ok(value) => return value,
-                Err(seen) if began.elapsed() > PATIENCE => {
-                    panic!("{what}: {}, ended {ended}: {seen}; {}", self.name, self.last_words())
-                }
-                Err(_) => tokio::time::sleep(PAUSE).await,
-            }
-        }
+            let (looked, name, last_words) = (look(self.client()), self.name.clone(), self.last_words());
+            async move { looked.await.map_err(|error| (name, error, last_words)) }
+        })
+        .await
     }
 
     pub fn admin(&self, arguments: &[&str]) -> Output {

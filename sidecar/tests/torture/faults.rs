@@ -1,7 +1,7 @@
 //! What is done to the processes and their disks.
 
 use crate::common::mounts::{Filler, Mounts, free, stand_still};
-use crate::common::{Cluster, Member, until};
+use crate::common::{Cluster, Member, is_ready, until};
 use crate::load::{Load, Report};
 use rustix::process::{Pid, Signal, kill_process};
 use std::time::Duration;
@@ -138,14 +138,7 @@ impl Torture {
         }
         load.advance().await;
         drop(filler);
-        self.cluster.members[victim]
-            .kept_running("it is ready", |client| async move {
-                match client.status().await {
-                    Ok(status) if status.ready => Ok(()),
-                    other => Err(format!("{other:?}")),
-                }
-            })
-            .await;
+        self.cluster.members[victim].kept_running("it is ready", is_ready).await;
     }
 
     /// Too little is left on two disks: appends are refused everywhere, reads are answered, and all goes on when there
