@@ -1,6 +1,8 @@
 //! Bounds on everything that comes from outside. Those that decide what an entry means are replicated
 //! ([`crate::settings::Limits`]); these are the ceilings that no settings can pass.
 
+use core::time::Duration;
+
 /// An application entry's payload, in bytes.
 pub const ENTRY_BYTES: usize = 1 << 20;
 /// The payload of one call, and of one slot's batch, in bytes.
@@ -41,3 +43,85 @@ pub const LEARN_BACKLOG_BYTES: usize = 16 << 20;
 /// Rows that a member serves to all who catch up while appends go on, in bytes a second. What appends bring comes
 /// on top of it twice, so that whoever catches up comes nearer whatever is appended.
 pub const LEARN_BYTES_PER_SECOND: u64 = 40 << 20;
+/// The slowest link, in bytes a second, that a message is given time for: half of the 1 MB/s that is promised to work.
+pub const SLOWEST_LINK: u64 = 512 << 10;
+/// Values that are under way to one member, in Accepts or in forwarded calls that it has not answered, in bytes: what is
+/// above waits for an answer. One value larger than that goes alone.
+pub const PIPELINE_BYTES: usize = 8 << 20;
+/// Values that a leader has proposed and that are not known chosen, in bytes: above that it forms no new batch. It bounds
+/// what the next leader has to read and propose again.
+pub const PROPOSED_BYTES: usize = 16 << 20;
+/// Values of a leader's Accepts that wait for a follower's disk, in bytes: what comes above that is dropped as if it had
+/// been lost, and learnt later.
+pub const ACCEPT_BACKLOG_BYTES: usize = 32 << 20;
+
+/// The bounds in bytes that one member goes by. They decide nothing that members must decide alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// [`CHUNK_BYTES`].
+    pub chunk: usize,
+    /// [`SMALL_CHUNK_BYTES`].
+    pub small_chunk: usize,
+    /// [`LEARN_BACKLOG_BYTES`].
+    pub learn_backlog: usize,
+    /// [`LEARN_BYTES_PER_SECOND`].
+    pub learn_rate: u64,
+    /// [`SLOWEST_LINK`].
+    pub slowest_link: u64,
+    /// [`PIPELINE_BYTES`].
+    pub pipeline: usize,
+    /// [`PROPOSED_BYTES`].
+    pub proposed: usize,
+    /// [`ACCEPT_BACKLOG_BYTES`].
+    pub accept_backlog: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Bounds {
+            chunk: CHUNK_BYTES,
+            small_chunk: SMALL_CHUNK_BYTES,
+            learn_backlog: LEARN_BACKLOG_BYTES,
+            learn_rate: LEARN_BYTES_PER_SECOND,
+            slowest_link: SLOWEST_LINK,
+            pipeline: PIPELINE_BYTES,
+            proposed: PROPOSED_BYTES,
+            accept_backlog: ACCEPT_BACKLOG_BYTES,
+        }
+    }
+}
+
+impl Bounds {
+    /// A small part of each bound, at least one byte: for simulations, whose entries are smaller by as much.
+    pub fn divided(divisor: usize) -> Bounds {
+        let divisor = divisor.max(1);
+        let part = |bytes: usize| (bytes / divisor).max(1);
+        let rate = |bytes: u64| (bytes / divisor as u64).max(1);
+        let Bounds {
+            chunk,
+            small_chunk,
+            learn_backlog,
+            learn_rate,
+            slowest_link,
+            pipeline,
+            proposed,
+            accept_backlog,
+        } = Bounds::default();
+        Bounds {
+            chunk: part(chunk),
+            small_chunk: part(small_chunk),
+            learn_backlog: part(learn_backlog),
+            learn_rate: rate(learn_rate),
+            slowest_link: rate(slowest_link),
+            pipeline: part(pipeline),
+            proposed: part(proposed),
+            accept_backlog: part(accept_backlog),
+        }
+    }
+
+    /// How long `bytes` may take on the slowest link, beyond the first small chunk: timers have room for that.
+    pub fn transit(&self, bytes: usize) -> Duration {
+        let bytes = bytes.saturating_sub(self.small_chunk) as u64;
+        Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / self.slowest_link)
+    }
+}

@@ -178,6 +178,9 @@ pub enum Message {
         chain: Option<ChainPoint>,
         /// Whom the receiver asks if it has much to learn: of those that have it, the one nearest to idle.
         source: Option<MemberId>,
+        /// The receiver's boot, and the last of its forwarded calls under this ballot that the leader has taken: those up
+        /// to it need not be sent again.
+        taken: Option<(Incarnation, u64)>,
     },
     /// The answer to [`Message::Heartbeat`]: under this ballot nobody has been promised a higher one here.
     HeartbeatReply {
@@ -332,6 +335,19 @@ pub enum ForwardOutcome {
 }
 
 impl Message {
+    /// Bytes of the values, calls and states in it: what makes a message large.
+    pub fn value_bytes(&self) -> usize {
+        match self {
+            Message::Accept { value, .. } => value.len(),
+            Message::Promise { rows, .. } | Message::Learned { rows, .. } => {
+                rows.iter().map(|row| row.value.len()).sum()
+            }
+            Message::SnapshotChunk { bytes, .. } => bytes.len(),
+            Message::Forward { call, .. } => call.len(),
+            _ => 0,
+        }
+    }
+
     /// Which stream it takes.
     pub fn lane(&self) -> Lane {
         match self {

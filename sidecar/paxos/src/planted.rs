@@ -77,6 +77,9 @@ bugs! {
     LongPromiseOvertaken = "long-promise-overtaken-by-its-own-sender",
     LongPromiseInterrupted = "long-promise-interrupted-for-another-candidate",
     GivenUpBlocks = "call-given-up-holds-up-those-behind-it",
+    PromiseStartedOver = "promise-started-over-on-resend",
+    PipelineUnbounded = "accepts-under-way-to-a-slow-link-unbounded",
+    BacklogUnbounded = "accepts-that-wait-for-a-disk-unbounded",
 }
 
 static PLANTED: AtomicUsize = AtomicUsize::new(usize::MAX);

@@ -128,4 +128,7 @@ pub struct Status {
     pub removed: Vec<RemovedMember>,
     /// Appends taken and not answered.
     pub waiting_appends: usize,
+    /// Values that wait for this disk, in bytes: at most [`crate::limits::ACCEPT_BACKLOG_BYTES`] and what a part that is
+    /// learnt adds.
+    pub unwritten_bytes: usize,
 }

@@ -176,7 +176,7 @@ fn encode_message(outgoing: &Outgoing) -> Wire {
             ballot: Some(ballot_out(*ballot)),
             trim_through: trim_through.0,
         }),
-        Message::Heartbeat { ballot, sequence, chosen_through, has_quorum, lease, chain, source } => {
+        Message::Heartbeat { ballot, sequence, chosen_through, has_quorum, lease, chain, source, taken } => {
             Wire::Heartbeat(v1::Heartbeat {
                 ballot: Some(ballot_out(*ballot)),
                 sequence: *sequence,
@@ -185,6 +185,8 @@ fn encode_message(outgoing: &Outgoing) -> Wire {
                 lease_nanos: nanos(*lease),
                 chain: chain.map(chain_out),
                 source: source.map(|member| member.0),
+                taken: taken
+                    .map(|(incarnation, through)| v1::ForwardsTaken { incarnation: incarnation.0, through }),
             })
         }
         Message::HeartbeatReply {
@@ -360,6 +362,7 @@ fn decode_message(wire: Wire) -> Result<Message, Malformed> {
             lease: Duration::from_nanos(m.lease_nanos),
             chain: maybe_chain(m.chain.as_ref())?,
             source: m.source.map(MemberId),
+            taken: m.taken.map(|taken| (Incarnation(taken.incarnation), taken.through)),
         },
         Wire::HeartbeatReply(m) => Message::HeartbeatReply {
             ballot: ballot(m.ballot)?,
@@ -467,6 +470,7 @@ mod tests {
             sequence: 6,
             chosen_through: 7,
             has_quorum: true,
+            taken: Some(v1::ForwardsTaken { incarnation: 3, through: 8 }),
             ..Default::default()
         };
         let incoming = decode(envelope(Some(Wire::Heartbeat(beat)))).unwrap();
@@ -484,6 +488,7 @@ mod tests {
             lease: Duration::ZERO,
             chain: None,
             source: None,
+            taken: Some((Incarnation(3), 8)),
         };
         assert_eq!(incoming.message, expected);
     }

@@ -2,7 +2,6 @@
 
 use super::Node;
 use crate::io::{Notice, Output};
-use crate::limits;
 use crate::message::{Message, ViewId};
 use crate::row::Row;
 use crate::storage::{Gated, Write};
@@ -32,7 +31,10 @@ pub(super) enum ViewUse {
 #[derive(Debug)]
 struct View {
     purpose: ViewUse,
-    opened: Instant,
+    /// When it was opened, or something was last read in it.
+    touched: Instant,
+    /// Bytes of values that were last sent from it: they may still be on a slow link.
+    sent: usize,
     /// The watermark that was durable when it was opened. A row at or below it is the chosen one; above it the
     /// disk may still hold what an earlier ballot had proposed there, even where this member knows better.
     chosen: Slot,
@@ -103,14 +105,33 @@ impl Node {
         self.reset_election_timer(now);
     }
 
-    /// The promise is on disk: its rows may be read now, and not before.
+    /// The promise is on disk: its rows may be read now, and not before. A repeat does not begin again what is on its way.
     pub(super) fn open_promise(&mut self, now: Instant, to: MemberId, ballot: Ballot, from: Slot) {
-        if self.promised != ballot || !self.is_active() {
+        if self.promised != ballot || !self.is_active() || self.is_promise_coming(now, to, ballot, from) {
             return;
         }
         self.close_views(|view| matches!(view, ViewUse::Promise { to: other, .. } if *other == to));
         let purpose = ViewUse::Promise { to, ballot, from, chunk: 0, next: from, reading: true };
-        self.open_view(now, from, limits::CHUNK_BYTES, purpose);
+        self.open_view(now, from, self.bounds.chunk, purpose);
+    }
+
+    /// Whether chunks of this promise, or of one from an earlier slot on, may still be on the slowest link.
+    fn is_promise_coming(&self, now: Instant, candidate: MemberId, under: Ballot, slot: Slot) -> bool {
+        let patience = self.settings().heartbeat * 2;
+        !planted!(PromiseStartedOver)
+            && self.views.open.values().any(|view| {
+                let fresh = now.since(view.touched) < patience + self.bounds.transit(view.sent);
+                let (to, ballot, from) = match &view.purpose {
+                    ViewUse::Promise { to, ballot, from, .. } => (*to, *ballot, *from),
+                    ViewUse::Learn { .. } => return false,
+                };
+                fresh && (to, ballot) == (candidate, under) && from <= slot
+            })
+    }
+
+    /// A connection to `member` is new or gone: what was under way to it is lost.
+    pub(super) fn close_promises_to(&mut self, member: MemberId) {
+        self.close_views(|view| matches!(view, ViewUse::Promise { to, .. } if *to == member));
     }
 
     fn open_view(&mut self, now: Instant, from: Slot, bytes: usize, purpose: ViewUse) {
@@ -118,7 +139,7 @@ impl Node {
         self.outputs.push_back(Output::OpenView { view });
         self.outputs.push_back(Output::ReadView { view, from, bytes });
         let chosen = self.disk.chosen_durable();
-        self.views.open.insert(view, View { purpose, opened: now, chosen });
+        self.views.open.insert(view, View { purpose, touched: now, sent: 0, chosen });
     }
 
     /// The candidate takes the next chunk.
@@ -130,13 +151,16 @@ impl Node {
         view: ViewId,
         wanted: u32,
     ) {
-        let open = self.views.open.get_mut(&view).map(|view| &mut view.purpose);
-        let Some(ViewUse::Promise { to, ballot: promised, chunk, next, reading, .. }) = open else { return };
+        let Some(open) = self.views.open.get_mut(&view) else { return };
+        let ViewUse::Promise { to, ballot: promised, chunk, next, reading, .. } = &mut open.purpose else {
+            return;
+        };
         if *to == from && *promised == ballot && *chunk == wanted && !*reading {
             *reading = true;
+            (open.touched, open.sent) = (now, 0);
             let from = *next;
-            self.outputs.push_back(Output::ReadView { view, from, bytes: limits::CHUNK_BYTES });
-            self.note_taken(now, ballot);
+            self.outputs.push_back(Output::ReadView { view, from, bytes: self.bounds.chunk });
+            self.note_taken(now, ballot, 0);
         }
     }
 
@@ -147,23 +171,31 @@ impl Node {
                 row.slot <= if planted!(WatermarkNotDurable) { self.chosen_through } else { open.chosen };
         }
         match open.purpose {
-            ViewUse::Promise { .. } => self.send_promise_chunk(view, rows, end),
+            ViewUse::Promise { .. } => self.send_promise_chunk(now, view, rows, end),
             ViewUse::Learn { to, from, through, retries } => {
                 self.close_view(view);
                 self.pay(now, rows.iter().map(|row| row.value.len()).sum(), retries);
-                self.send_learned(to, from, through, rows);
+                self.send_learned(now, to, from, through, rows);
             }
         }
     }
 
-    fn send_promise_chunk(&mut self, view: ViewId, rows: Vec<Row>, last: bool) {
+    /// Sends what was read, and waits until it is asked for more. Where that is much, an empty chunk goes first: the
+    /// candidate waits for a promise that it knows to be coming.
+    fn send_promise_chunk(&mut self, now: Instant, view: ViewId, mut rows: Vec<Row>, mut last: bool) {
         let (Some(cluster), chosen_through) = (self.cluster(), self.chosen_through) else { return };
         let trim_through = self.trim_through;
         let still_promised = self.promised;
-        let open = self.views.open.get_mut(&view).map(|view| &mut view.purpose);
-        let Some(ViewUse::Promise { to, ballot, from, chunk, next, reading }) = open else { return };
+        let Some(open) = self.views.open.get_mut(&view) else { return };
+        let ViewUse::Promise { to, ballot, from, chunk, next, reading } = &mut open.purpose else { return };
         let (to, ballot, from, number) = (*to, *ballot, *from, *chunk);
         let damaged = rows.iter().find(|row| !row.is_intact(cluster)).map(|row| row.slot);
+        let bytes = |rows: &[Row]| rows.iter().map(|row| row.value.len()).sum::<usize>();
+        if number == 0 && bytes(&rows) > self.bounds.small_chunk {
+            (rows, last) = (Vec::new(), false);
+        }
+        let sent = bytes(&rows);
+        (open.touched, open.sent) = (now, sent);
         *chunk += 1;
         *reading = false;
         *next = rows.last().map_or(*next, |row| row.slot.next());
@@ -175,6 +207,10 @@ impl Node {
         }
         if ballot != still_promised {
             return;
+        }
+        if !last && number > 0 {
+            // It has asked for this chunk, and cannot ask for the next before this one is there.
+            self.note_taken(now, ballot, sent);
         }
         let message =
             Message::Promise { ballot, from, view, chunk: number, last, trim_through, chosen_through, rows };
@@ -233,7 +269,11 @@ impl Node {
     /// A candidate that went away must not hold a storage view for ever.
     pub(super) fn expire_views(&mut self, now: Instant) {
         let patience = self.settings().timeout * 8;
-        let old = self.views.open.iter().filter(|(_, view)| now.since(view.opened) > patience);
+        let old = self
+            .views
+            .open
+            .iter()
+            .filter(|(_, view)| now.since(view.touched) > patience + self.bounds.transit(view.sent));
         let closing: Vec<ViewId> = old.map(|(id, _)| *id).collect();
         closing.into_iter().for_each(|view| self.close_view(view));
     }
@@ -285,6 +325,9 @@ impl Node {
         if self.rows.get(&slot).is_some_and(|held| held.chosen && held.value != row.value) {
             return self.send_chosen_position(from);
         }
+        if self.is_swamped(&row) {
+            return self.note_chosen_by_leader(ballot, chosen_through);
+        }
         if slot <= self.chosen_through.plus(self.window()) {
             if ballot > self.promised {
                 self.promise(now, ballot);
@@ -293,6 +336,17 @@ impl Node {
             self.gate_accepted(from, ballot, slot);
         }
         self.note_chosen_by_leader(ballot, chosen_through);
+    }
+
+    /// Whether so much waits for the disk that another vote is not taken: it is dropped as if it had been lost. The leader
+    /// chooses without this member, or sends it again; so memory is bounded however slow the disk is.
+    fn is_swamped(&self, row: &Row) -> bool {
+        let held = self.rows.get(&row.slot).is_some_and(|held| held.ballot == row.ballot);
+        let backlog = self.disk.backlog();
+        !held
+            && backlog > 0
+            && backlog + row.value.len() > self.bounds.accept_backlog
+            && !planted!(BacklogUnbounded)
     }
 
     /// An Accept in a slot that is applied here. A new leader that proposes the chosen value again gets its vote:

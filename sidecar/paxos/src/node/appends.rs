@@ -12,6 +12,10 @@
 //! (docs: decisions/0002). It takes them in order: one that its client gave up is sent on until it is taken, or those
 //! behind it would wait for ever.
 
+mod forwarding;
+
+pub(super) use forwarding::Taken;
+
 use super::Node;
 use super::proposer::QueuedCall;
 use crate::io::{Output, Refusal};
@@ -28,18 +32,6 @@ use bytes::Bytes;
 
 /// Payload bytes that may wait in a leader's queue.
 const QUEUE_BYTES: usize = 64 << 20;
-
-/// Forwarded calls of one peer that are kept until those before them come, and the bytes that one may have for that.
-const EARLY: usize = 64;
-const EARLY_BYTES: usize = 64 << 10;
-
-/// A peer's forwarded calls at the leader: taken in order, each once.
-#[derive(Debug, Default)]
-pub(super) struct Taken {
-    through: u64,
-    /// Came before one that is sent earlier. Few and small: others are sent again.
-    early: BTreeMap<u64, (RequestId, Bytes)>,
-}
 
 /// Where one of this member's calls stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +52,14 @@ struct OwnCall {
     stage: Stage,
 }
 
+/// A forwarded call that may still be on its link.
+#[derive(Clone, Copy, Debug)]
+struct UnderWay {
+    sequence: u64,
+    bytes: usize,
+    sent: Instant,
+}
+
 /// All calls of this member's clients that are not answered.
 #[derive(Debug, Default)]
 pub(super) struct Appends {
@@ -72,8 +72,9 @@ pub(super) struct Appends {
     /// until it is known that the leader has taken them: it takes none behind a gap.
     abandoned: BTreeMap<u64, (RequestId, Bytes)>,
     abandoned_bytes: usize,
-    /// When unanswered forwarded calls were last sent again.
-    resent: Instant,
+    /// Calls forwarded under that ballot that the leader is not known to have taken, oldest first.
+    under_way: VecDeque<UnderWay>,
+    under_way_bytes: usize,
 }
 
 impl Appends {
@@ -101,13 +102,18 @@ impl Appends {
 
     /// The leader has taken the call at `sequence`, and so all before it.
     fn note_taken(&mut self, sequence: u64) {
-        self.abandoned = self.abandoned.split_off(&(sequence + 1));
-        self.abandoned_bytes = self.abandoned.values().map(|(_, call)| call.len()).sum();
+        while let Some(taken) = self.under_way.pop_front_if(|call| call.sequence <= sequence) {
+            self.under_way_bytes -= taken.bytes;
+        }
+        if !self.abandoned.is_empty() {
+            self.abandoned = self.abandoned.split_off(&(sequence + 1));
+            self.abandoned_bytes = self.abandoned.values().map(|(_, call)| call.len()).sum();
+        }
     }
 
     /// The leader has taken this member's call `request`.
     fn note_request_taken(&mut self, request: RequestId) {
-        if self.abandoned.is_empty() {
+        if self.under_way.is_empty() && self.abandoned.is_empty() {
             return;
         }
         let place = self.abandoned.iter().find(|(_, (abandoned, _))| *abandoned == request).map(|(s, _)| *s);
@@ -120,6 +126,12 @@ impl Appends {
         if let Some(sequence) = place.or(own) {
             self.note_taken(sequence);
         }
+    }
+
+    /// Whether the link to the leader takes another call now, rather than when some have arrived.
+    fn has_room(&self, request: RequestId, most: usize) -> bool {
+        let bytes = self.calls.get(&request).map_or(0, |own| own.call.payload_bytes());
+        self.under_way.is_empty() || self.under_way_bytes + bytes <= most
     }
 }
 
@@ -176,14 +188,27 @@ impl Node {
     }
 
     /// Hands queued calls to the leader, wherever it is.
-    pub(super) fn dispatch_queued(&mut self) {
+    pub(super) fn dispatch_queued(&mut self, now: Instant) {
         let Some(leader) = self.election.leader else { return };
         if planted!(Reforwarded) {
             self.requeue_forwarded(leader);
         }
-        while let Some(request) = self.appends.queued.pop_front() {
-            if leader.member != self.me {
-                self.forward(request, leader);
+        let most = self.bounds.pipeline;
+        let (me, others) = (self.me, self.appends.forwarded.is_none_or(|(ballot, _)| ballot != leader));
+        if leader.member == me || others {
+            // What was forwarded under another ballot is that one's to settle.
+            (self.appends.under_way, self.appends.under_way_bytes) = (VecDeque::new(), 0);
+        }
+        while let Some(request) = self
+            .appends
+            .queued
+            .front()
+            .copied()
+            .filter(|r| leader.member == me || self.appends.has_room(*r, most))
+        {
+            self.appends.queued.pop_front();
+            if leader.member != me {
+                self.forward(now, request, leader);
                 continue;
             }
             let Some(own) = self.appends.calls.get_mut(&request) else { continue };
@@ -217,144 +242,6 @@ impl Node {
         proposer.queue_bytes += bytes;
         proposer.queue.push_back(queued);
         true
-    }
-
-    fn forward(&mut self, request: RequestId, leader: Ballot) {
-        if self.appends.forwarded.is_none_or(|(ballot, _)| ballot != leader) {
-            // What was forwarded under another ballot is that one's to settle.
-            (self.appends.abandoned, self.appends.abandoned_bytes) = (BTreeMap::new(), 0);
-        }
-        if self.appends.abandoned_bytes > QUEUE_BYTES {
-            self.appends.calls.remove(&request);
-            return self.answer_call(request, Err(Refusal::Backpressure));
-        }
-        let Some(own) = self.appends.calls.get_mut(&request) else { return };
-        let sequence = match self.appends.forwarded {
-            Some((ballot, sequence)) if ballot == leader => sequence + 1,
-            _ => 1,
-        };
-        self.appends.forwarded = Some((leader, sequence));
-        own.stage = Stage::Forwarded { ballot: leader, sequence };
-        let call = own.call.encode();
-        self.send(leader.member, Message::Forward { request, ballot: leader, sequence, call });
-    }
-
-    /// The timer's half of resending: only calls that the last round of sends left unanswered.
-    pub(super) fn resend_forwarded(&mut self, now: Instant) {
-        if now.since(self.appends.resent) >= self.settings().heartbeat * 4 {
-            self.resend_all_forwarded(now);
-        }
-    }
-
-    /// Sends every unanswered forwarded call of the leader's ballot again, in order: the leader takes each
-    /// once, by its sequence.
-    pub(super) fn resend_all_forwarded(&mut self, now: Instant) {
-        self.appends.resent = now;
-        let Some(leader) = self.election.leader.filter(|b| b.member != self.me) else { return };
-        let mut again: Vec<(u64, RequestId, Bytes)> = Vec::new();
-        if self.appends.forwarded.is_some_and(|(ballot, _)| ballot == leader) {
-            let abandoned = self.appends.abandoned.iter();
-            again.extend(abandoned.map(|(sequence, (request, call))| (*sequence, *request, call.clone())));
-        }
-        for (request, own) in &self.appends.calls {
-            if let Stage::Forwarded { ballot, sequence } = own.stage
-                && ballot == leader
-            {
-                again.push((sequence, *request, own.call.encode()));
-            }
-        }
-        again.sort_unstable_by_key(|(sequence, _, _)| *sequence);
-        for (sequence, request, call) in again {
-            self.send(leader.member, Message::Forward { request, ballot: leader, sequence, call });
-        }
-    }
-
-    /// A peer's call. Each is taken once, under the one ballot it was meant for: a repeat, or one behind a lost
-    /// one, or one that comes when that leadership is over, is not taken, and not answered either, because an
-    /// earlier copy of it may have been proposed.
-    pub(super) fn handle_forward(
-        &mut self,
-        from: MemberId,
-        request: RequestId,
-        ballot: Ballot,
-        sequence: u64,
-        call: Bytes,
-    ) {
-        let incarnation = self.peers.get(&from).copied().unwrap_or_default().incarnation;
-        let leads = self.proposer.as_ref().is_some_and(|p| p.ballot == ballot && p.is_leading());
-        let Some(proposer) = self.proposer.as_mut().filter(|_| leads) else { return };
-        let taken = proposer.taken.entry((from, incarnation)).or_default();
-        if sequence > taken.through + 1 && taken.early.len() < EARLY && call.len() <= EARLY_BYTES {
-            taken.early.insert(sequence, (request, call.clone()));
-        }
-        if sequence != taken.through + 1 && !planted!(ForwardTakenTwice) {
-            return;
-        }
-        taken.through = sequence;
-        let mut calls = Vec::from([(request, call)]);
-        while let Some(next) = taken.early.remove(&(taken.through + 1)) {
-            taken.through += 1;
-            calls.push(next);
-        }
-        for (request, call) in calls {
-            self.take_forwarded(Origin { member: from, incarnation, request }, ballot, call);
-        }
-    }
-
-    fn take_forwarded(&mut self, origin: Origin, ballot: Ballot, call: Bytes) {
-        let decoded = Call::decode(call).ok().filter(|call| call.origin == origin);
-        if !decoded.is_some_and(|call| self.enqueue(QueuedCall { call, forwarded: true })) {
-            self.refuse_forward(origin, ballot, "the leader's queue is full");
-        }
-    }
-
-    /// Only for calls that were taken and not proposed: then nothing was appended, for certain.
-    fn refuse_forward(&mut self, origin: Origin, ballot: Ballot, why: &str) {
-        let Origin { member, incarnation, request } = origin;
-        let outcome = ForwardOutcome::Refused(String::from(why));
-        self.send(member, Message::ForwardReply { request, incarnation, ballot, outcome });
-    }
-
-    pub(super) fn handle_forward_reply(
-        &mut self,
-        request: RequestId,
-        incarnation: crate::types::Incarnation,
-        under: Ballot,
-        outcome: ForwardOutcome,
-    ) {
-        if incarnation != self.incarnation {
-            return;
-        }
-        if self.appends.forwarded.is_some_and(|(ballot, _)| ballot == under) {
-            self.appends.note_request_taken(request);
-        }
-        let Some(own) = self.appends.calls.get_mut(&request) else { return };
-        let Stage::Forwarded { ballot, .. } = own.stage else { return };
-        match outcome {
-            ForwardOutcome::Refused(_) if ballot != under => {}
-            ForwardOutcome::Appended { first, last, repeat } => {
-                self.appends.calls.remove(&request);
-                self.answer_call(request, Ok(Reply::Appended { first, last, repeat }));
-            }
-            ForwardOutcome::SessionOpened(session) => {
-                self.appends.calls.remove(&request);
-                self.answer_call(request, Ok(Reply::SessionOpened(session)));
-            }
-            ForwardOutcome::UnexpectedIndex { tail } => {
-                self.appends.calls.remove(&request);
-                self.answer_call(request, Err(Refusal::UnexpectedIndex { tail }));
-            }
-            ForwardOutcome::Refused(_) if self.election.leader == Some(ballot) => {
-                // The leader's queue is full: never proposed.
-                self.appends.calls.remove(&request);
-                self.answer_call(request, Err(Refusal::Backpressure));
-            }
-            ForwardOutcome::Refused(_) => {
-                // Never proposed: it waits for the next leader.
-                own.stage = Stage::Queued;
-                self.appends.queued.push_back(request);
-            }
-        }
     }
 
     /// A call was applied: whoever took it from its client answers; the leader tells it to a follower at

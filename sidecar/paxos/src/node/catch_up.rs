@@ -3,7 +3,6 @@
 use super::Node;
 use super::pace::Wish;
 use crate::io::Notice;
-use crate::limits;
 use crate::message::Message;
 use crate::row::Row;
 use crate::storage::Write;
@@ -21,6 +20,8 @@ pub(super) struct CatchUp {
     known: Slot,
     holders: BTreeMap<MemberId, Slot>,
     asked: Option<(MemberId, Instant)>,
+    /// Bytes of values in the last part that came: the next may take as long on a slow link.
+    part: usize,
     /// Whom the leader names for it.
     source: Option<MemberId>,
     /// Whom to ask next: what came is more than this disk has taken in.
@@ -98,7 +99,7 @@ impl Node {
             return self.learn_more(now);
         }
         self.catch_up.idle_beats += 1;
-        let patience = self.settings().heartbeat * 3;
+        let patience = self.settings().heartbeat * 3 + self.bounds.transit(self.catch_up.part);
         let waiting = self.catch_up.asked.is_some_and(|(_, at)| now.since(at) < patience);
         if !waiting && (self.is_far_behind() || self.catch_up.idle_beats >= 2) {
             self.request_missing(now, None);
@@ -113,7 +114,7 @@ impl Node {
     /// The disk has taken something in: asks for more of what is missing, unless too much waits for it still. So
     /// memory is bounded however fast others are.
     pub(super) fn learn_more(&mut self, now: Instant) {
-        if self.catch_up.next.is_none() || self.disk.backlog() > limits::LEARN_BACKLOG_BYTES {
+        if self.catch_up.next.is_none() || self.disk.backlog() > self.bounds.learn_backlog {
             return;
         }
         let next = self.catch_up.next.take();
@@ -125,6 +126,9 @@ impl Node {
     /// Asks one holder, then each in turn. A little is asked of the leader first, who has it for certain; much of
     /// whom it names, or else of anybody before it: it has more to do than the others.
     pub(super) fn request_missing(&mut self, now: Instant, preferred: Option<MemberId>) {
+        if self.disk.backlog() > self.bounds.learn_backlog {
+            return;
+        }
         let from = self.chosen_through.next();
         let mut holders: Vec<MemberId> = self
             .catch_up
@@ -206,13 +210,20 @@ impl Node {
             return;
         }
         if slot <= self.trim_through || slot > self.chosen_through {
-            return self.send_learned(from, slot, through, Vec::new());
+            return self.send_learned(now, from, slot, through, Vec::new());
         }
         self.serve_or_wait(now, from, Wish::Rows { from: slot, through, retries });
     }
 
     /// Sends the rows of a view that are known chosen, without a hole from `from` on.
-    pub(super) fn send_learned(&mut self, to: MemberId, from: Slot, through: Slot, rows: Vec<Row>) {
+    pub(super) fn send_learned(
+        &mut self,
+        now: Instant,
+        to: MemberId,
+        from: Slot,
+        through: Slot,
+        rows: Vec<Row>,
+    ) {
         let Some(cluster) = self.cluster() else { return };
         let (trim_through, chosen_through) = (self.trim_through, self.chosen_through);
         let mut next = from;
@@ -228,6 +239,12 @@ impl Node {
             next = next.next();
             chosen.push(row);
         }
+        self.note_served(
+            now,
+            to,
+            Wish::Rows { from, through, retries: 0 },
+            chosen.iter().map(|row| row.value.len()).sum(),
+        );
         self.emit(to, Message::Learned { from, trim_through, chosen_through, rows: chosen });
     }
 
@@ -244,6 +261,7 @@ impl Node {
         self.note_chosen_elsewhere(from, chosen_through);
         let answers = self.catch_up.asked.is_some_and(|(asked, _)| asked == from);
         let mut gained = !rows.is_empty();
+        self.catch_up.part = rows.iter().map(|row| row.value.len()).sum();
         for row in rows {
             if !row.chosen || !row.is_intact(cluster) {
                 self.notice(Notice::Damaged { slot: row.slot, from: Some(from) });

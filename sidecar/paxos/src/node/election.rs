@@ -17,7 +17,7 @@ pub(super) struct Election {
     pub(super) leader: Option<Ballot>,
     /// When a leader with a quorum was last heard; a start counts as hearing one.
     heard: Instant,
-    /// When a candidate last took a chunk of this member's promise, and the candidate's ballot.
+    /// The ballot of a candidate that takes this member's promise in chunks, and until when it may be busy with the last.
     taken: Option<(Ballot, Instant)>,
     /// When it campaigns if it hears nothing.
     pub(super) deadline: Instant,
@@ -88,20 +88,28 @@ impl Node {
 
     /// Notes that a candidate takes this member's promise, which comes in chunks. As long as it does, this member neither
     /// campaigns nor is willing to promise more: else a backlog that takes longer than an election timeout would
-    /// never be read by anybody, or two candidates would take turns for ever.
-    pub(super) fn note_taken(&mut self, now: Instant, ballot: Ballot) {
+    /// never be read by anybody, or two candidates would take turns for ever. `bytes` of it are on their way.
+    pub(super) fn note_taken(&mut self, now: Instant, ballot: Ballot, bytes: usize) {
         if ballot == self.promised {
-            self.election.taken = Some((ballot, now));
+            let until = now.after(self.settings().timeout + self.bounds.transit(bytes));
+            self.election.taken = Some((ballot, until));
             if !planted!(LongPromiseOvertaken) {
-                self.reset_election_timer(now);
+                self.wait_for_promise(now, bytes);
             }
         }
     }
 
-    /// Whether the candidate that this member has promised took a chunk within an election timeout.
+    /// Puts the next campaign off: `bytes` of a promise are on their way, over a link that may be slow.
+    pub(super) fn wait_for_promise(&mut self, now: Instant, bytes: usize) {
+        self.reset_election_timer(now);
+        self.election.deadline = self.election.deadline.after(self.bounds.transit(bytes));
+    }
+
+    /// Whether the candidate that this member has promised takes chunks, or this member itself is that candidate and takes
+    /// others'.
     fn is_taken_from(&self, now: Instant) -> bool {
-        let timeout = self.settings().timeout;
-        self.election.taken.is_some_and(|(ballot, at)| ballot == self.promised && now.since(at) < timeout)
+        let takes = |(ballot, until): (Ballot, Instant)| ballot == self.promised && now < until;
+        self.election.taken.is_some_and(takes) || self.takes_promises(now)
     }
 
     fn has_heard(&self, now: Instant) -> bool {

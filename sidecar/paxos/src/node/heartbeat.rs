@@ -5,7 +5,7 @@ use super::Node;
 use super::lease;
 use crate::message::{ChainPoint, Message};
 use crate::settings::Settings;
-use crate::types::{Ballot, Instant, MemberId, Slot};
+use crate::types::{Ballot, Incarnation, Instant, MemberId, Slot};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -44,6 +44,7 @@ pub(super) struct Beat {
     pub(super) lease: Duration,
     pub(super) chain: Option<ChainPoint>,
     pub(super) source: Option<MemberId>,
+    pub(super) taken: Option<(Incarnation, u64)>,
 }
 
 /// What the answer to one says.
@@ -146,8 +147,17 @@ impl Node {
         proposer.reads.sent.retain(|_, (sent, _)| now.since(*sent) <= timeout);
         for to in targets {
             let source = self.source_for(now, to);
-            let beat =
-                Message::Heartbeat { ballot, sequence, chosen_through, has_quorum, lease, chain, source };
+            let taken = self.forwards_taken(to);
+            let beat = Message::Heartbeat {
+                ballot,
+                sequence,
+                chosen_through,
+                has_quorum,
+                lease,
+                chain,
+                source,
+                taken,
+            };
             self.send(to, beat);
         }
     }
@@ -165,6 +175,7 @@ impl Node {
         }
         self.catch_up.note_source(beat.source);
         self.hear(now, ballot, beat.has_quorum);
+        self.note_forwards_taken(ballot, beat.taken);
         self.note_chosen_by_leader(ballot, beat.chosen_through);
         let granted = self.grant_lease(now, ballot, beat.lease);
         let answer = Message::HeartbeatReply {
@@ -209,6 +220,7 @@ impl Node {
         progress.load = answer.load;
         progress.chain = answer.chain;
         progress.note_durable(now, answer.durable_through, chosen, timeout);
+        self.note_held(now, from, answer.chosen_through);
         self.note_chosen_elsewhere(from, answer.chosen_through);
         if let Some(point) = answer.chain {
             self.compare_chains(now, point);

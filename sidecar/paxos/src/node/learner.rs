@@ -62,7 +62,7 @@ impl Node {
         self.pace
             .note_applied(bytes, matches!(&effect, Effect::Batch { entries, .. } if !entries.is_empty()));
         if let Some(proposer) = self.proposer.as_mut() {
-            proposer.in_flight.remove(&slot);
+            proposer.land(slot);
         }
         let (mut first, mut entries, mut skipped) = (Index(0), Vec::new(), Vec::new());
         match effect {

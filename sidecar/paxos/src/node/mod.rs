@@ -7,6 +7,7 @@
 //! | `election` | hearing, canvass, prepare, stepping down |
 //! | `phase_one` | collecting promises, asking again |
 //! | `proposer` | recovery, LeaderStart, the steady state |
+//! | `pipeline` | how much is under way to each follower |
 //! | `heartbeat` | a leader's life signs and what it knows of its peers |
 //! | `learner` | what is chosen, and applying it |
 //! | `catch_up` | fetching chosen values |
@@ -34,6 +35,7 @@ mod lease;
 mod membership;
 mod pace;
 mod phase_one;
+mod pipeline;
 mod proposer;
 mod random;
 mod reads;
@@ -44,6 +46,7 @@ mod snapshots;
 use crate::codec::DecodeError;
 use crate::genesis::Genesis;
 use crate::io::{AdminCommand, Input, Notice, Output, Refusal};
+use crate::limits;
 use crate::message::{Counters, Incoming, Message, Outgoing, ViewId};
 use crate::row::Row;
 use crate::settings::ElectionSettings;
@@ -103,6 +106,7 @@ pub struct Node {
     membership: membership::Membership,
 
     next_beat: Instant,
+    bounds: limits::Bounds,
 }
 
 impl Node {
@@ -150,6 +154,7 @@ impl Node {
             reads: reads::Reads::new(disk.incarnation),
             membership: membership::Membership::default(),
             next_beat: now,
+            bounds: limits::Bounds::default(),
             genesis: disk.genesis,
         };
         node.load_rows(disk.rows, disk.chosen_through);
@@ -157,6 +162,11 @@ impl Node {
         node.start_life(disk.tombstone.is_some(), disk.fenced);
         node.reset_election_timer(now);
         Ok(node)
+    }
+
+    /// Goes by other bounds than the default ones: for simulations, see [`limits::Bounds::divided`].
+    pub fn set_bounds(&mut self, bounds: limits::Bounds) {
+        self.bounds = bounds;
     }
 
     /// Takes one input.
@@ -170,6 +180,8 @@ impl Node {
             Input::PeerConnected(member) => self.handle_connected(now, member),
             Input::PeerDisconnected(member) => {
                 self.connected.remove(&member);
+                self.close_promises_to(member);
+                self.forget_served(member);
                 self.catch_up.note_disconnected(member);
             }
             Input::Persisted(completed) => self.handle_persisted(now, completed),
@@ -247,6 +259,8 @@ impl Node {
             return;
         }
         self.connected.insert(member);
+        self.close_promises_to(member);
+        self.forget_served(member);
         self.send_hello(member);
         if self.proposer.is_some() {
             self.resend_to(now, member);
@@ -316,8 +330,18 @@ impl Node {
             Message::AlreadyChosen { ballot, trim_through } => {
                 self.handle_already_chosen(now, from, ballot, trim_through);
             }
-            Message::Heartbeat { ballot, sequence, chosen_through, has_quorum, lease, chain, source } => {
-                let beat = heartbeat::Beat { sequence, chosen_through, has_quorum, lease, chain, source };
+            Message::Heartbeat {
+                ballot,
+                sequence,
+                chosen_through,
+                has_quorum,
+                lease,
+                chain,
+                source,
+                taken,
+            } => {
+                let beat =
+                    heartbeat::Beat { sequence, chosen_through, has_quorum, lease, chain, source, taken };
                 self.handle_heartbeat(now, from, ballot, beat);
             }
             Message::HeartbeatReply {

@@ -3,10 +3,9 @@
 //! faster).
 
 use super::Node;
-use crate::limits;
 use crate::message::Message;
 use crate::types::{Instant, MemberId, Slot};
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use core::time::Duration;
 
 /// Appends go on until so many beats have passed without one.
@@ -25,6 +24,17 @@ pub(super) enum Wish {
     Snapshot { slot: Slot, offset: u64 },
 }
 
+impl Wish {
+    /// Both ask for what begins at one place.
+    fn begins_as(self, other: Wish) -> bool {
+        match (self, other) {
+            (Wish::Rows { from, .. }, Wish::Rows { from: other, .. }) => from == other,
+            (Wish::Snapshot { .. }, Wish::Snapshot { .. }) => self == other,
+            (Wish::Rows { .. } | Wish::Snapshot { .. }, _) => false,
+        }
+    }
+}
+
 /// How busy this member is, and whom it lets wait.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
@@ -40,6 +50,8 @@ pub(super) struct Pace {
     load: u64,
     /// Beats since an append was applied.
     quiet_beats: u32,
+    /// What was last sent to each, and until when it may be on a slow link: asked for again, it is not sent twice.
+    served: BTreeMap<MemberId, (Wish, Instant)>,
     /// No part is larger, where that was asked for.
     most: Option<usize>,
 }
@@ -64,15 +76,9 @@ impl Pace {
     }
 
     pub(super) fn note_sent(&mut self, message: &Message) {
-        let bytes = match message {
-            Message::Accept { value, .. } => value.len(),
-            Message::Promise { rows, .. } | Message::Learned { rows, .. } => {
-                rows.iter().map(|row| row.value.len()).sum()
-            }
-            Message::SnapshotChunk { bytes, .. } => bytes.len(),
-            _ => 0,
-        };
-        self.moved += bytes as u64;
+        if !matches!(message, Message::Forward { .. }) {
+            self.moved += message.value_bytes() as u64;
+        }
     }
 
     pub(super) fn note_beat(&mut self) {
@@ -87,13 +93,13 @@ impl Pace {
     }
 
     /// `bytes` were served; `beat` is the time between two beats.
-    fn pay(&mut self, now: Instant, bytes: usize, retries: u32, beat: Duration) {
+    fn pay(&mut self, now: Instant, bytes: usize, retries: u32, beat: Duration, rate: u64) {
         if !self.is_busy() {
             return;
         }
         let beats = 1_000_000_000 / u64::try_from(beat.as_nanos()).unwrap_or(u64::MAX).max(1);
         let appends = self.appends.saturating_mul(beats.max(1));
-        let rate = limits::LEARN_BYTES_PER_SECOND.saturating_add(appends.saturating_mul(2));
+        let rate = rate.saturating_add(appends.saturating_mul(2));
         let rate = rate.saturating_mul(1 << retries.min(MOST_DOUBLINGS));
         let cost = (bytes as u64).saturating_mul(1_000_000_000) / rate;
         let from = self.paid.max(Instant(now.0.saturating_sub(BURST.as_nanos() as u64)));
@@ -104,6 +110,9 @@ impl Pace {
 impl Node {
     /// Serves it now, or lets it wait for its turn.
     pub(super) fn serve_or_wait(&mut self, now: Instant, to: MemberId, wish: Wish) {
+        if self.pace.served.get(&to).is_some_and(|(last, until)| last.begins_as(wish) && now < *until) {
+            return;
+        }
         if !self.pace.is_busy() && self.pace.waiting.is_empty() {
             return self.serve(now, to, wish);
         }
@@ -113,6 +122,18 @@ impl Node {
             None => self.pace.waiting.push_back((to, wish)),
         }
         self.serve_waiting(now);
+    }
+
+    /// `bytes` of what was wished for are on their way.
+    pub(super) fn note_served(&mut self, now: Instant, to: MemberId, wish: Wish, bytes: usize) {
+        if bytes > 0 {
+            self.pace.served.insert(to, (wish, now.after(self.bounds.transit(bytes))));
+        }
+    }
+
+    /// A connection to `member` is new or gone: what was under way to it is lost.
+    pub(super) fn forget_served(&mut self, member: MemberId) {
+        self.pace.served.remove(&member);
     }
 
     /// Serves those whose turn it is.
@@ -129,7 +150,7 @@ impl Node {
 
     /// How large a part may be.
     pub(super) fn part_bytes(&self) -> usize {
-        let bytes = if self.pace.is_busy() { limits::SMALL_CHUNK_BYTES } else { limits::CHUNK_BYTES };
+        let bytes = if self.pace.is_busy() { self.bounds.small_chunk } else { self.bounds.chunk };
         self.pace.most.map_or(bytes, |most| bytes.min(most))
     }
 
@@ -142,7 +163,7 @@ impl Node {
     /// What was served is paid for; then it is the next one's turn.
     pub(super) fn pay(&mut self, now: Instant, bytes: usize, retries: u32) {
         let beat = self.settings().heartbeat;
-        self.pace.pay(now, bytes, retries, beat);
+        self.pace.pay(now, bytes, retries, beat, self.bounds.learn_rate);
     }
 
     /// Whom a follower that is far behind should ask: of those with nearly all of the log the one that is nearest to

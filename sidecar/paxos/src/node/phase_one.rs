@@ -27,6 +27,8 @@ pub(super) struct PartialPromise {
     next_chunk: u32,
     rows: Vec<Row>,
     touched: Instant,
+    /// Bytes of values that the next chunk is expected to have at most.
+    expected: usize,
 }
 
 impl Node {
@@ -39,13 +41,14 @@ impl Node {
 
     pub(super) fn handle_promise(&mut self, now: Instant, from: MemberId, ballot: Ballot, part: PromisePart) {
         let Some(cluster) = self.cluster() else { return };
+        let bounds = self.bounds;
         let Some(proposer) = self.proposer.as_mut().filter(|p| p.ballot == ballot) else { return };
         if proposer.promised.contains_key(&from) || part.rows.iter().any(|row| !row.is_intact(cluster)) {
             return;
         }
         let PromisePart { view, chunk, last, trim_through, chosen_through, rows } = part;
-        if chunk == 0 {
-            let partial = PartialPromise { view, next_chunk: 0, rows: Vec::new(), touched: now };
+        if chunk == 0 && proposer.partial.get(&from).is_none_or(|partial| partial.view != view) {
+            let partial = PartialPromise { view, next_chunk: 0, rows: Vec::new(), touched: now, expected: 0 };
             proposer.partial.insert(from, partial);
         }
         let Some(partial) = proposer.partial.get_mut(&from) else { return };
@@ -54,6 +57,10 @@ impl Node {
         }
         partial.next_chunk += 1;
         partial.touched = now;
+        let bytes = rows.iter().map(|row| row.value.len()).sum::<usize>();
+        // An empty chunk goes ahead of large ones.
+        let expected = if rows.is_empty() || bytes > bounds.small_chunk { bounds.chunk } else { bytes };
+        partial.expected = expected;
         partial.rows.extend(rows);
         if last || planted!(LastChunkOptional) {
             let rows = proposer.partial.remove(&from).map(|p| p.rows).unwrap_or_default();
@@ -61,8 +68,19 @@ impl Node {
         } else {
             self.send(from, Message::PromiseMore { ballot, view, chunk: chunk + 1 });
             // A long backlog comes in many chunks: as long as they come, this candidacy goes on.
-            self.reset_election_timer(now);
+            self.wait_for_promise(now, expected);
         }
+    }
+
+    /// Whether this member is a candidate to which a promise is coming in chunks.
+    pub(super) fn takes_promises(&self, now: Instant) -> bool {
+        let timeout = self.settings().timeout;
+        let preparing = self.proposer.as_ref().filter(|p| !p.is_leading());
+        preparing.is_some_and(|p| {
+            p.partial
+                .values()
+                .any(|part| now.since(part.touched) < timeout + self.bounds.transit(part.expected))
+        })
     }
 
     fn complete_promise(
@@ -92,13 +110,18 @@ impl Node {
         self.note_chosen_elsewhere(from, chosen_through);
     }
 
-    /// Accepts that `member` has not answered are sent again, and its promise is asked for again.
+    /// A new connection to `member`: its promise is asked for again, and Accepts that it has not answered are sent again.
     pub(super) fn resend_to(&mut self, now: Instant, member: MemberId) {
+        self.ask_promise(now, member);
+        self.restart_pipeline(now, member);
+    }
+
+    /// Asks for a promise that is needed and has not begun to come. The acceptor knows what it has sent lately, and does
+    /// not begin again for a repeat.
+    fn ask_promise(&mut self, now: Instant, member: MemberId) {
         let from = self.chosen_through.next();
         let Some(proposer) = &self.proposer else { return };
         let ballot = proposer.ballot;
-        let slots: Vec<Slot> =
-            proposer.in_flight.iter().filter(|(_, f)| !f.votes.contains(&member)).map(|(s, _)| *s).collect();
         let patience = self.settings().heartbeat * 2;
         // A promise that is still coming in chunks is not disturbed.
         let coming = proposer.partial.get(&member).is_some_and(|p| now.since(p.touched) < patience);
@@ -108,14 +131,6 @@ impl Node {
             // The promise to itself is on disk, so this Prepare waits for nothing more than the order of writes.
             let hand_over = self.proposer.as_ref().and_then(|p| p.hand_over);
             self.gate(Gated::Send(member, Message::Prepare { ballot, from, hand_over }));
-        }
-        for slot in slots {
-            if let Some(row) = self.rows.get(&slot).cloned()
-                && row.ballot == ballot
-                && self.followers_of(slot).contains(&member)
-            {
-                self.send_accept(now, member, &row);
-            }
         }
     }
 
@@ -134,24 +149,16 @@ impl Node {
 
     /// The timer's half of resending; the other half is the reconnect.
     pub(super) fn resend_unanswered(&mut self, now: Instant) {
-        let patience = self.settings().heartbeat * 2;
-        let Some(proposer) = self.proposer.as_mut() else { return };
-        let mut stale = false;
-        for flight in proposer.in_flight.values_mut() {
-            if now.since(flight.sent) >= patience {
-                flight.sent = now;
-                stale = true;
-            }
+        if self.proposer.is_none() {
+            return;
         }
         let configurations = &self.state().configurations;
         let mut peers: BTreeSet<MemberId> = configurations.latest().members.keys().copied().collect();
         peers.extend(self.phase_one_voters());
         peers.remove(&self.me);
         for peer in peers {
-            let promised = self.proposer.as_ref().is_some_and(|p| p.has_promise_of(peer));
-            if stale || !promised {
-                self.resend_to(now, peer);
-            }
+            self.ask_promise(now, peer);
+            self.resend_late(now, peer);
         }
     }
 }

@@ -4,6 +4,7 @@
 use super::Node;
 use super::heartbeat::PeerProgress;
 use super::phase_one::PartialPromise;
+use super::pipeline::Pipeline;
 use super::reads::LeaderReads;
 use crate::limits;
 use crate::message::Message;
@@ -33,7 +34,8 @@ pub(super) enum Start {
 #[derive(Debug)]
 pub(super) struct InFlight {
     pub(super) votes: BTreeSet<MemberId>,
-    pub(super) sent: Instant,
+    /// Of the value.
+    pub(super) bytes: usize,
 }
 
 /// A call that waits for a slot.
@@ -63,6 +65,9 @@ pub(super) struct Proposer {
     /// The next slot to propose in. Invariant: `chosen_through < next_slot` once recovery began.
     pub(super) next_slot: Slot,
     pub(super) in_flight: BTreeMap<Slot, InFlight>,
+    /// Bytes of the values in flight.
+    pub(super) in_flight_bytes: usize,
+    pub(super) pipelines: BTreeMap<MemberId, Pipeline>,
     pub(super) queue: VecDeque<QueuedCall>,
     pub(super) queue_bytes: usize,
     /// For each peer's life: the forwarded calls taken.
@@ -96,6 +101,8 @@ impl Proposer {
             reported_chosen: Slot(0),
             next_slot: from,
             in_flight: BTreeMap::new(),
+            in_flight_bytes: 0,
+            pipelines: BTreeMap::new(),
             queue: VecDeque::new(),
             queue_bytes: 0,
             taken: BTreeMap::new(),
@@ -125,6 +132,19 @@ impl Proposer {
         self.promised.iter().filter(|(_, trim)| **trim <= chosen_through).map(|(m, _)| *m).collect()
     }
 
+    /// A slot is proposed.
+    fn depart(&mut self, slot: Slot, bytes: usize) {
+        self.in_flight_bytes += bytes;
+        self.in_flight.insert(slot, InFlight { votes: BTreeSet::new(), bytes });
+    }
+
+    /// A slot is known chosen.
+    pub(super) fn land(&mut self, slot: Slot) {
+        if let Some(flight) = self.in_flight.remove(&slot) {
+            self.in_flight_bytes -= flight.bytes;
+        }
+    }
+
     pub(super) fn has_promise_of(&self, member: MemberId) -> bool {
         self.promised.contains_key(&member)
     }
@@ -146,7 +166,7 @@ impl Node {
     /// slots and writes.
     pub(super) fn drive(&mut self, now: Instant) {
         self.become_leader(now);
-        self.dispatch_queued();
+        self.dispatch_queued(now);
         self.drive_hand_over(now);
         while self.drive_next_slot(now) {}
         self.drive_reads(now);
@@ -265,7 +285,8 @@ impl Node {
             }
             return true;
         }
-        if !proposer.queue.is_empty() && self.disk.is_idle() && !handing_over {
+        let room = proposer.in_flight_bytes < self.bounds.proposed;
+        if !proposer.queue.is_empty() && self.disk.is_idle() && room && !handing_over {
             let value = self.form_batch(now);
             self.propose(now, value);
             // One batch for each write of this member's own disk: the next forms while this one is written.
@@ -315,12 +336,11 @@ impl Node {
         proposer.next_slot = slot.next();
         assert!(ballot == self.promised, "proposing under {ballot:?} but promised {:?}", self.promised);
         let checksum = row::checksum(cluster, slot, ballot, &value);
-        proposer.in_flight.insert(slot, InFlight { votes: BTreeSet::new(), sent: now });
-        let row = Row { slot, ballot, chosen: false, value, checksum };
+        proposer.depart(slot, value.len());
+        self.accept(Row { slot, ballot, chosen: false, value, checksum });
         for to in self.followers_of(slot) {
-            self.send_accept(now, to, &row);
+            self.feed(now, to);
         }
-        self.accept(row);
         if planted!(SelfVoteBeforeSync) {
             return self.handle_accepted(now, self.me, ballot, &[slot]);
         }
@@ -342,6 +362,14 @@ impl Node {
         all.into_iter().collect()
     }
 
+    /// Whether `member` is one of [`Node::followers_of`] the slot.
+    pub(super) fn is_follower(&self, slot: Slot, member: MemberId) -> bool {
+        let configurations = &self.state().configurations;
+        let follows =
+            configurations.at(slot).is_voter(member) || configurations.latest().members.contains_key(&member);
+        follows && member != self.me
+    }
+
     /// Phase 2b. Only votes of voters of conf(slot), under this very ballot, count.
     pub(super) fn handle_accepted(&mut self, now: Instant, from: MemberId, ballot: Ballot, slots: &[Slot]) {
         let me = self.me;
@@ -355,7 +383,7 @@ impl Node {
             let Some(flight) = proposer.in_flight.get_mut(slot) else { continue };
             flight.votes.insert(from);
             if system.configurations.at(*slot).has_quorum(&flight.votes) {
-                proposer.in_flight.remove(slot);
+                proposer.land(*slot);
                 if let Some(row) = self.rows.get_mut(slot) {
                     assert!(
                         row.ballot == ballot || row.chosen,
@@ -366,6 +394,9 @@ impl Node {
             }
         }
         self.advance();
+        if from != me {
+            self.note_accepts_answered(now, from, slots);
+        }
     }
 
     /// A chosen row reached a leader from elsewhere. Under its ballot it passes a slot it proposed only if
@@ -377,7 +408,7 @@ impl Node {
         }
         let own = self.rows.get(&row.slot);
         if own.is_some_and(|own| own.value == row.value) || planted!(LeaderAdopts) {
-            proposer.in_flight.remove(&row.slot);
+            proposer.land(row.slot);
         } else {
             self.step_down("another batch was chosen in a slot of ours");
         }

@@ -40,6 +40,7 @@ impl Node {
             peers: self.peer_statuses(now),
             removed: self.removed_members(),
             waiting_appends: self.appends.len(),
+            unwritten_bytes: self.disk.backlog(),
         }
     }
 
@@ -54,6 +55,11 @@ impl Node {
     /// The prefix that is on disk and known there to be chosen; cheaper than the whole status.
     pub fn durable_through(&self) -> Slot {
         self.disk.chosen_durable()
+    }
+
+    /// Values that wait for this disk, in bytes; cheaper than the whole status.
+    pub fn unwritten_bytes(&self) -> usize {
+        self.disk.backlog()
     }
 
     /// Whether it takes part; cheaper than the whole status.

@@ -6,6 +6,7 @@
 //! the receiver then learns every slot that is not trimmed.
 
 use super::Node;
+use super::pace::Wish;
 use crate::io::{Notice, Output, Refusal};
 use crate::limits;
 use crate::message::Message;
@@ -15,6 +16,7 @@ use crate::types::{Instant, MemberId, Slot};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use bytes::Bytes;
+use core::time::Duration;
 use xxhash_rust::xxh3::xxh3_128;
 
 /// The snapshots of this disk, and the one that is being fetched.
@@ -117,9 +119,14 @@ impl Node {
     /// `from` cannot serve the log from where this member stands: asks for a snapshot, one at a time. What was begun
     /// and is not gone on with for two election timeouts is given up: nobody who has the rest of it may be left.
     pub(super) fn request_snapshot(&mut self, now: Instant, from: MemberId) {
-        let (patience, limit) = (self.settings().heartbeat * 3, self.settings().timeout * 2);
-        let stands = |fetch: &Fetch| fetch.since.is_none_or(|since| now.since(since) < limit);
+        let limit = self.settings().timeout * 2;
+        let bounds = self.bounds;
+        let transit = |fetch: &Fetch| bounds.transit(fetch.parts.last().map_or(0, |part| part.bytes.len()));
+        let stands =
+            |fetch: &Fetch| fetch.since.is_none_or(|since| now.since(since) < limit + transit(fetch));
         self.snapshots.fetch = self.snapshots.fetch.take().filter(stands);
+        let patience =
+            self.settings().heartbeat * 3 + self.snapshots.fetch.as_ref().map_or(Duration::ZERO, transit);
         let (slot, offset) = match &mut self.snapshots.fetch {
             Some(Fetch { asked: Some(asked), .. }) if now.since(*asked) < patience => return,
             Some(fetch) => {
@@ -141,6 +148,7 @@ impl Node {
             _ => xxh3_128(&state),
         };
         self.snapshots.digest = Some((self.trim_through, digest));
+        let asked = Wish::Snapshot { slot, offset };
         let offset = if slot == self.trim_through { offset } else { 0 };
         let begin = usize::try_from(offset).unwrap_or(usize::MAX).min(state.len());
         let end = begin.saturating_add(self.part_bytes()).min(state.len());
@@ -152,6 +160,7 @@ impl Node {
             bytes: state.slice(begin..end),
         };
         self.send(to, message);
+        self.note_served(now, to, asked, end - begin);
         self.pay(now, end - begin, 0);
     }
 

@@ -86,8 +86,9 @@ fn served(lab: &mut Lab) -> usize {
     count
 }
 
-fn request(lab: &mut Lab, retries: u32) {
-    let message = Message::LearnRequest { from: Slot(2), through: Slot(40), retries };
+/// Member 3 asks for rows from `from` on: another place each time, as one that has got what it asked for before.
+fn request(lab: &mut Lab, from: u64, retries: u32) {
+    let message = Message::LearnRequest { from: Slot(from), through: Slot(40), retries };
     let counters = Counters { incarnation: Incarnation(1), ..Counters::default() };
     lab.input(2, Input::Message(Incoming { cluster: CLUSTER, from: m(3), counters, to: m(2), message }));
 }
@@ -104,10 +105,10 @@ fn rows_are_served_at_a_pace_while_appends_go_on() {
     lab.connect(3);
     lab.settle_without(3);
     lab.mail.clear();
-    request(&mut lab, 0);
+    request(&mut lab, 2, 0);
     assert_eq!(served(&mut lab), 1, "the first is served at once");
     for _ in 0..3 {
-        request(&mut lab, 0);
+        request(&mut lab, 3, 0);
     }
     assert_eq!(served(&mut lab), 0, "the next one waits");
     let due = lab.seat(2).node.next_deadline().unwrap();
@@ -119,8 +120,8 @@ fn rows_are_served_at_a_pace_while_appends_go_on() {
         lab.pass(BEAT);
     }
     lab.mail.clear();
-    for _ in 0..9 {
-        request(&mut lab, 0);
+    for turn in 0..9 {
+        request(&mut lab, 2 + turn % 2, 0);
         assert_eq!(served(&mut lab), 1);
     }
 }
@@ -137,8 +138,8 @@ fn whoever_fell_behind_again_is_served_faster() {
         lab.settle_without(3);
         lab.mail.clear();
         let began = lab.now;
-        for _ in 0..20 {
-            request(&mut lab, retries);
+        for turn in 0..20 {
+            request(&mut lab, 2 + turn % 2, retries);
             while served(&mut lab) == 0 {
                 let due = lab.seat(2).node.next_deadline().unwrap();
                 lab.pass(due.since(lab.now));

@@ -10,6 +10,8 @@ mod lost_rows;
 mod recovery;
 mod rules;
 mod show;
+mod slow_disks;
+mod slow_links;
 mod snapshots;
 
 use bytes::Bytes;
