@@ -38,6 +38,8 @@ const SPACE_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration:
 /// How long handing leadership over to a member with space may take.
 const SPACE_PATIENCE: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// How long a peer may take to answer a ping: its answer waits behind the values that a slow link has not carried yet.
+const PING_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How to run a member.
 #[derive(Clone, Debug)]
@@ -390,7 +392,7 @@ fn serve_tcp(
 fn server() -> Server {
     Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(PING_PATIENCE))
         .initial_stream_window_size(2 << 20)
         .initial_connection_window_size(4 << 20)
         .max_concurrent_streams(4_096)

@@ -21,6 +21,8 @@ use tokio::time::Instant;
 
 /// Payload bytes of unanswered appends at one member (docs: socket-api.md).
 pub const APPENDS_IN_FLIGHT_BYTES: usize = 64 << 20;
+/// Values in peers' messages that wait for the driver, in bytes: what comes above that waits on its connection.
+pub(super) const INBOX_BYTES: usize = 32 << 20;
 /// What a call costs beside its payload.
 const CALL_OVERHEAD: usize = 512;
 /// How long the driver may take to answer a request that was cancelled at its deadline.
@@ -123,7 +125,9 @@ pub enum Unanswered {
 #[derive(Clone, Debug)]
 pub struct Handle {
     pub(super) commands: mpsc::UnboundedSender<Command>,
-    pub(super) messages: mpsc::Sender<Incoming>,
+    pub(super) messages: mpsc::Sender<(Incoming, OwnedSemaphorePermit)>,
+    /// Bytes of values that peers' messages may hold while they wait for the driver.
+    pub(super) inbox: Arc<Semaphore>,
     pub(super) next_request: Arc<AtomicU64>,
     pub(super) in_flight: Arc<Semaphore>,
     pub(super) window: Arc<Window>,
@@ -159,7 +163,10 @@ impl Handle {
     /// A message from a peer, its sender and addressee checked; waits while the driver is behind. `false`:
     /// the driver has stopped.
     pub(crate) async fn deliver(&self, message: Incoming) -> bool {
-        self.messages.send(message).await.is_ok()
+        let bytes = message.message.value_bytes().min(INBOX_BYTES);
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let Ok(permit) = self.inbox.clone().acquire_many_owned(bytes).await else { return false };
+        self.messages.send((message, permit)).await.is_ok()
     }
 
     /// Nobody waits for this request any more; a call that was not proposed yet never will be.

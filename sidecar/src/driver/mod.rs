@@ -114,7 +114,7 @@ impl Marks {
 pub struct Driver {
     node: Node,
     commands: mpsc::UnboundedReceiver<Command>,
-    messages: mpsc::Receiver<Incoming>,
+    messages: mpsc::Receiver<(Incoming, OwnedSemaphorePermit)>,
     writer: blocking::Sender<Job>,
     viewer: blocking::Sender<ViewJob>,
     reader: LogReader,
@@ -167,6 +167,7 @@ impl Driver {
         let handle = Handle {
             commands,
             messages,
+            inbox: Arc::new(Semaphore::new(handle::INBOX_BYTES)),
             // No life names its requests as another does, not even one on a restored disk, whose boots repeat.
             next_request: Arc::new(AtomicU64::new(clock::seed()? >> 1)),
             in_flight: Arc::new(Semaphore::new(APPENDS_IN_FLIGHT_BYTES)),
@@ -232,7 +233,7 @@ impl Driver {
                     Some(command) => self.command(command)?,
                     None => return Ok(()),
                 },
-                Some(message) = self.messages.recv() => self.handle(Input::Message(message)),
+                Some((message, _)) = self.messages.recv() => self.handle(Input::Message(message)),
                 () = &mut timer => set_for = None,
             }
             for _ in 0..INPUTS {
@@ -240,7 +241,7 @@ impl Driver {
                 self.command(command)?;
             }
             for _ in 0..INPUTS {
-                let Ok(message) = self.messages.try_recv() else { break };
+                let Ok((message, _)) = self.messages.try_recv() else { break };
                 self.handle(Input::Message(message));
             }
             if deadline.is_some_and(|deadline| deadline <= clock::now()) {

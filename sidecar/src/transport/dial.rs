@@ -28,6 +28,9 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
 /// never awaited (docs: operator.md, "Network").
 const PING_EVERY: Duration = Duration::from_millis(500);
 const PING_PATIENCE: Duration = Duration::from_secs(1);
+/// The same on a connection that carries values: a ping waits there behind what a slow link has not carried yet. Whether
+/// the peer is gone tells the control stream's connection.
+const BULKY_PING_PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks at the list of peers.
 const LIST_PAUSE: Duration = Duration::from_secs(1);
 /// Different reasons that are told while a peer is out of reach.
@@ -312,8 +315,9 @@ async fn connect(context: &Context, address: &str) -> Result<(), DialError> {
         return Err(DialError::Own);
     }
     let _claim = Claim::take(context, member, address).ok_or(DialError::Linked)?;
-    let (on_data, _, mut data) = open(&endpoint, Which::Data, &own, data).await?;
-    let (on_bulk, _, mut bulk) = open(&endpoint, Which::Bulk, &own, bulk).await?;
+    let bulky = endpoint.keep_alive_timeout(BULKY_PING_PATIENCE);
+    let (on_data, _, mut data) = open(&bulky, Which::Data, &own, data).await?;
+    let (on_bulk, _, mut bulk) = open(&bulky, Which::Bulk, &own, bulk).await?;
     if on_data != member || on_bulk != member {
         return Err(DialError::Mixed);
     }
