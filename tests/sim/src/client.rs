@@ -78,10 +78,10 @@ impl Open {
     }
 }
 
-fn payloads(client: usize, operation: &Operation) -> Vec<Bytes> {
+fn payloads(client: usize, operation: &Operation, padding: usize) -> Vec<Bytes> {
     match operation {
         Operation::Append { number, entries, .. } => {
-            (0..*entries).map(|part| payload(client, *number, part)).collect()
+            (0..*entries).map(|part| padded(payload(client, *number, part), padding)).collect()
         }
         _ => Vec::new(),
     }
@@ -105,6 +105,17 @@ pub struct Client {
 /// A payload that stands once in a run.
 pub fn payload(client: usize, number: u64, part: usize) -> Bytes {
     Bytes::from(format!("c{client}-{number}-{part}"))
+}
+
+/// The payload, filled up with so many bytes.
+fn padded(payload: Bytes, padding: usize) -> Bytes {
+    if padding == 0 {
+        return payload;
+    }
+    let mut filled = Vec::with_capacity(payload.len() + padding);
+    filled.extend_from_slice(&payload);
+    filled.resize(payload.len() + padding, b'.');
+    Bytes::from(filled)
 }
 
 /// Whether an answer settles what became of an append with an identity.
@@ -147,7 +158,7 @@ impl World {
             earlier => {
                 state.unresolved = earlier;
                 let (floor, begun) = (self.oracle.floor(), self.now);
-                let entries = payloads(client, operation);
+                let entries = payloads(client, operation, self.padding);
                 let operation = operation.clone();
                 Open { at, request, operation, entries, begun, floor, tries: 0 }
             }

@@ -19,6 +19,10 @@ kinds! {
         Stale = "stale_delivery",
         /// 20: a stream between two members stood still, and came again with all that was sent in the meantime.
         Held = "held_stream",
+        /// Values waited for others on a link that carries few bytes a second.
+        NarrowLink = "narrow_link",
+        /// A link's queue was full: a message was lost there.
+        FullQueue = "full_queue",
         /// 16: links went and came again and again.
         Flapping = "flapping_links",
         /// A message was late.

@@ -2,7 +2,7 @@
 
 use crate::coverage::Rule;
 use crate::faults::Fault;
-use crate::invariants::{epochs, leases, leaving, stream, told, votes};
+use crate::invariants::{epochs, leases, leaving, memory, stream, told, votes};
 use crate::member::AskedRead;
 use crate::oracle::{Outcome, Violation, violation};
 use crate::world::{Effect, World};
@@ -31,6 +31,7 @@ impl World {
         let (local, began_removed) = (member.clock.local(self.now), member.began_removed);
         let Some(node) = &member.node else { return Ok(()) };
         node.check_invariants();
+        memory::check(id, node, &self.bounds, (self.clients.len(), self.padding))?;
         if applied {
             if !self.diverged.contains(&id) {
                 self.agreement.check(id, node)?;

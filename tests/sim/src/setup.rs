@@ -18,6 +18,16 @@ pub struct Setup {
     pub settings: Wanted,
     /// Simulated applications.
     pub clients: usize,
+    /// Bytes that fill every entry up.
+    #[serde(default)]
+    pub padding: usize,
+    /// The members go by bounds in bytes that are so many times smaller.
+    #[serde(default = "one")]
+    pub divisor: usize,
+}
+
+fn one() -> usize {
+    1
 }
 
 impl Setup {

@@ -25,6 +25,7 @@ use crate::setup::Setup;
 use crate::trace::Trace;
 use std::collections::{BTreeMap, BTreeSet};
 use synod_paxos::configuration::Change;
+use synod_paxos::limits::Bounds;
 use synod_paxos::{
     AdminCommand, AdminOutcome, Genesis, Incoming, Input, MemberId, Node, Refusal, RequestId, Slot,
     SnapshotPart,
@@ -78,6 +79,10 @@ pub struct World {
     pub rolled_back: BTreeSet<MemberId>,
     /// Members whose state was made another: they are to be found out.
     pub diverged: BTreeSet<MemberId>,
+    /// Bytes that fill every entry up.
+    pub(crate) padding: usize,
+    /// The bounds that the members go by.
+    pub(crate) bounds: Bounds,
     pub(crate) agreement: Agreement,
     pub(crate) chosen: Chosen,
     pub(crate) promises: Promises,
@@ -108,6 +113,8 @@ impl World {
             last_append_served: None,
             rolled_back: BTreeSet::new(),
             diverged: BTreeSet::new(),
+            padding: setup.padding,
+            bounds: Bounds::divided(setup.divisor),
             agreement: Agreement::default(),
             chosen: Chosen::default(),
             promises: Promises::default(),
@@ -179,6 +186,7 @@ impl World {
         member.began_fetched = state.fetched.last().map(SnapshotPart::end);
         let node = Node::new(state, clock.local(now), seed);
         let mut node = node.expect("a simulated disk holds what the core wrote");
+        node.set_bounds(self.bounds);
         if !seed.is_multiple_of(4) {
             // Snapshots here are of a few hundred bytes.
             node.limit_parts(32 + usize::try_from(seed % 509).unwrap_or(0));

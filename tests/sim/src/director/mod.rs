@@ -135,6 +135,9 @@ pub struct Director {
     recorder: Option<Recorder>,
 }
 
+/// Where entries are filled up, a kilobyte stands for a megabyte.
+const DIVISOR: usize = 1_024;
+
 impl Director {
     /// Founders with empty volumes, started and told to form a cluster.
     ///
@@ -168,6 +171,8 @@ impl Director {
                 session_idle: nanos(swarm.session_idle),
             },
             clients: swarm.clients + swarm.watchers,
+            padding: swarm.padding,
+            divisor: if swarm.padding > 0 { DIVISOR } else { 1 },
         };
         let mut director = Director {
             world: World::new(&setup, keep_trace),
@@ -175,9 +180,9 @@ impl Director {
             identities: vec![Identities::None; setup.clients],
             homes: vec![None; setup.clients],
             setup,
+            network: Network::new(swarm.rate),
             swarm,
             random,
-            network: Network::default(),
             operator: Operator::default(),
             settling: false,
             conditions: BTreeMap::new(),
@@ -402,6 +407,8 @@ impl Director {
         let mut delays = [None, None];
         if self.world.is_running(incoming.to) {
             delays = self.network.route(link, &self.swarm, &mut self.random, &mut self.world.coverage);
+            let queued = self.network.queue(self.world.now, &incoming, &mut self.world.coverage);
+            delays = delays.map(|delay| delay.zip(queued).map(|(delay, queued)| delay + queued));
         }
         let mut number = 0;
         if let Some(recorder) = &mut self.recorder {

@@ -23,6 +23,9 @@ pub struct Weather {
     pub delay: u64,
 }
 
+/// Bytes that wait on a lane of a link with a rate: what the transport's queue holds, a kilobyte for a megabyte.
+const LANE_BYTES: u64 = 16 << 10;
+
 /// A message on its way and its number in the record.
 pub type Mail = (Box<Incoming>, u64);
 
@@ -35,9 +38,18 @@ pub struct Network {
     holds: BTreeMap<(Link, Lane), Vec<Mail>>,
     /// Applies to every link.
     pub weather: Weather,
+    /// Bytes of values that a link carries a second, each way; none: any number.
+    pub rate: Option<u64>,
+    /// Until when a link is busy with the values of one lane, in simulated nanoseconds.
+    busy: BTreeMap<(Link, Lane), u64>,
 }
 
 impl Network {
+    /// A network of whole links that carry so many bytes a second.
+    pub fn new(rate: Option<u64>) -> Network {
+        Network { rate, ..Network::default() }
+    }
+
     /// Cuts a link, one way.
     pub fn cut(&mut self, link: Link) {
         *self.cuts.entry(link).or_default() += 1;
@@ -86,9 +98,32 @@ impl Network {
         !self.holds.is_empty()
     }
 
+    /// How long a message waits for those before it on its lane, itself included; none: the queue is full, and it is
+    /// lost, as in the transport.
+    pub fn queue(&mut self, now: u64, incoming: &Incoming, coverage: &mut Coverage) -> Option<Duration> {
+        let (Some(rate), lane) = (self.rate, incoming.message.lane()) else { return Some(Duration::ZERO) };
+        if lane == Lane::Control {
+            return Some(Duration::ZERO);
+        }
+        let bytes = incoming.message.value_bytes() as u64;
+        let busy = self.busy.entry(((incoming.from, incoming.to), lane)).or_default();
+        let begins = (*busy).max(now);
+        if (begins - now) * rate / 1_000_000_000 > LANE_BYTES {
+            coverage.fault(Fault::FullQueue);
+            return None;
+        }
+        if begins > now {
+            coverage.fault(Fault::NarrowLink);
+        }
+        *busy = begins + bytes * 1_000_000_000 / rate;
+        Some(Duration::from_nanos(*busy - now))
+    }
+
     /// Mends all links, and the weather.
     pub fn heal(&mut self) {
         self.cuts.clear();
+        self.busy.clear();
+        self.rate = None;
         self.weather = Weather::default();
     }
 

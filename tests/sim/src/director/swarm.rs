@@ -115,6 +115,11 @@ pub struct Swarm {
     pub checkpoints: u64,
     /// Permille of an operator's looks at which a retired member's volume is deleted.
     pub deletes: u64,
+    /// Bytes that fill every entry up; where there are any, the members' bounds in bytes are smaller by as much as
+    /// entries are.
+    pub padding: usize,
+    /// Bytes of values that a link carries a second, until everything is mended; none: any number.
+    pub rate: Option<u64>,
     /// Whether clocks run at other rates than simulated time.
     pub drift: bool,
     /// Weight of each trouble, by its number; 0: never in this run.
@@ -159,6 +164,10 @@ impl Swarm {
             // A snapshot would carry it on, and no comparison would come soon.
             weights[Trouble::Diverge as usize] = 0;
         }
+        // Entries of up to a megabyte, and links of a megabyte a second and more, a kilobyte for each.
+        let padding = if random.chance(150) { one_of(random, &[60, 400, 1_000]) } else { 0 };
+        let rate =
+            if padding > 0 { one_of(random, &[None, Some(1_000), Some(4_000), Some(16_000)]) } else { None };
         // Every storm is over sooner or later, and none is shorter than a heartbeat or so.
         let pace = one_of(random, &[(1, 10), (1, 15), (5, 40)]);
         Swarm {
@@ -193,6 +202,8 @@ impl Swarm {
             settings: one_of(random, &[0, 0, 6, 20]),
             checkpoints: one_of(random, &[0, 0, 20]),
             deletes: one_of(random, &[700, 700, 100]),
+            padding,
+            rate,
             drift: random.chance(500),
             weights,
         }
@@ -233,6 +244,8 @@ impl Swarm {
             settings: 0,
             checkpoints: 0,
             deletes: 700,
+            padding: 0,
+            rate: None,
             drift: false,
             weights: [0; Trouble::ALL.len()],
         }

@@ -11,6 +11,7 @@
 //! | a promise reports every vote under a lower ballot | `whole_promises` | *Paxos Made Simple*, 2.2, P2c |
 //! | one value a ballot and slot; a watermark covers only what was proposed or learnt | `proposals` | *Paxos Made Simple*, 2.2; docs: protocol.md, "Leader", 6 |
 //! | recovery proposes the highest-ballot value that was reported | `recovery` | *Paxos Made Simple*, 2.2; docs: protocol.md, "Leader", 3 |
+//! | what waits for a disk is bounded | `memory` | docs: reliability.md, "Bounds" |
 //! | no lease lives when another leads | `leases` | docs: protocol.md, "Leases and reads"; reliability.md, faults 21 to 24 |
 //! | what is told as chosen is chosen | `told` | docs: protocol.md, "Leader", 6 |
 //! | a removed voter answers until it is not needed | `retirement` | docs: protocol.md, "Configurations", removed voters |
@@ -27,6 +28,7 @@ pub mod chosen;
 pub mod epochs;
 pub mod leases;
 pub mod leaving;
+pub mod memory;
 pub mod names;
 pub mod promises;
 pub mod proposals;
