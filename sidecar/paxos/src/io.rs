@@ -105,7 +105,8 @@ pub enum AdminCommand {
         /// To whom; none: the most caught-up voter.
         to: Option<MemberId>,
     },
-    /// The pod is going: hand leadership over if this member leads, and do not campaign any more.
+    /// The pod is going: hand leadership over if this member leads, and do not campaign for two minutes, or until no
+    /// leader was heard for four election timeouts.
     PrepareStop,
 }
 
@@ -127,7 +128,7 @@ pub enum AdminOutcome {
     },
     /// Leadership lies with another member now.
     Transferred(MemberId),
-    /// PrepareStop: this member does not lead and will not campaign.
+    /// PrepareStop: this member does not lead and leaves campaigning to others.
     StopPrepared,
 }
 

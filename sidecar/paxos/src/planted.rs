@@ -80,6 +80,7 @@ bugs! {
     PromiseStartedOver = "promise-started-over-on-resend",
     PipelineUnbounded = "accepts-under-way-to-a-slow-link-unbounded",
     BacklogUnbounded = "accepts-that-wait-for-a-disk-unbounded",
+    StopBarsForEver = "announced-stop-bars-campaigns-for-ever",
 }
 
 static PLANTED: AtomicUsize = AtomicUsize::new(usize::MAX);

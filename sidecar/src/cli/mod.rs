@@ -57,7 +57,8 @@ enum Command {
     Wait(wait::WaitOptions),
     /// Succeed if this member answers: for probes in scripts.
     Probe(wait::ProbeOptions),
-    /// Hand leadership over before this member stops: the preStop hook.
+    /// Hand leadership over before this member stops: the preStop hook. For two minutes the member does not campaign,
+    /// unless no other one leads. SIGTERM hands over by itself.
     Prestop(wait::PrestopOptions),
     /// Show what a data directory holds: identity, positions, configuration. The member must be stopped.
     Inspect(offline::InspectOptions),

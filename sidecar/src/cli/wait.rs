@@ -91,7 +91,7 @@ pub(super) struct PrestopOptions {
 pub(super) async fn prestop(options: PrestopOptions) -> anyhow::Result<()> {
     let mut local = options.data_dir.local()?;
     match timeout(PRESTOP, local.prepare_stop(PrepareStopRequest {})).await {
-        Ok(Ok(_)) => eprintln!("this member does not lead and will not campaign"),
+        Ok(Ok(_)) => eprintln!("this member does not lead, and leaves that to others for two minutes"),
         Ok(Err(status)) => {
             eprintln!("leadership was not handed over: {}", super::whole(&options.data_dir.explain(status)))
         }

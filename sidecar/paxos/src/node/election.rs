@@ -9,6 +9,7 @@ use crate::storage::Gated;
 use crate::types::{Ballot, Incarnation, Instant, MemberId};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 /// What this member knows of leaders, and its own canvass.
 #[derive(Debug)]
@@ -25,9 +26,24 @@ pub(super) struct Election {
     round: u64,
     canvass: Option<Canvass>,
     last_canvass: u64,
-    /// The pod is going: no campaign any more.
-    pub(super) barred: bool,
+    /// The pod is going: no campaign until then.
+    barred: Option<Barred>,
+    /// When the leader that it follows last said anything.
+    spoken: Instant,
 }
+
+/// A stop that was announced.
+#[derive(Clone, Copy, Debug)]
+struct Barred {
+    since: Instant,
+    until: Instant,
+}
+
+/// How long a member whose stop was announced does not campaign: longer than a pod's grace, after which it is gone.
+const STOP_PATIENCE: Duration = Duration::from_secs(120);
+/// Election timeouts without a leader after which an announced stop bars no campaign any more: whoever else could
+/// lead would have.
+const STOP_TIMEOUTS: u32 = 4;
 
 #[derive(Debug)]
 struct Canvass {
@@ -45,7 +61,8 @@ impl Election {
             round: 0,
             canvass: None,
             last_canvass: incarnation.0 << 40,
-            barred: false,
+            barred: None,
+            spoken: now,
         }
     }
 
@@ -64,6 +81,7 @@ impl Node {
     /// heard: one that cannot reach a quorum never holds up those that can.
     pub(super) fn hear(&mut self, now: Instant, ballot: Ballot, has_quorum: bool) {
         self.election.note_round(ballot.round);
+        self.election.spoken = now;
         if self.proposer.as_ref().is_some_and(|p| p.ballot < ballot) {
             self.step_down("another member leads under a higher ballot");
         }
@@ -116,10 +134,24 @@ impl Node {
         now.since(self.election.heard) < self.settings().timeout
     }
 
+    /// Notes that this member's pod is going: it leaves leading to others, for as long as that may take.
+    pub(super) fn announce_stop(&mut self, now: Instant) {
+        self.election.barred = Some(Barred { since: now, until: now.after(STOP_PATIENCE) });
+    }
+
+    /// Whether an announced stop bars a campaign. It does not for ever: the stop may have been called off, and where
+    /// no leader was heard for several election timeouts, nobody else can lead.
+    fn is_barred(&self, now: Instant) -> bool {
+        let Some(Barred { since, until }) = self.election.barred else { return false };
+        let heard = self.election.heard.max(since);
+        let is_over = now >= until || now.since(heard) >= self.settings().timeout * STOP_TIMEOUTS;
+        !is_over || planted!(StopBarsForEver)
+    }
+
     /// Whether this member may campaign: no lease that it granted to another lives, and it is a voter of conf(chosen_through + 1), everything chosen applied.
     fn may_campaign(&self, now: Instant, hand_over: Option<Ballot>) -> bool {
         self.is_active()
-            && !self.election.barred
+            && !self.is_barred(now)
             && self.damaged.is_empty()
             && self.lease_wait(now, self.me, hand_over).is_none()
             && self.system.as_ref().is_some_and(|s| {
@@ -134,6 +166,10 @@ impl Node {
             Some(proposer) if proposer.is_leading() => return,
             Some(_) => self.step_down("phase 1 took too long"),
             None => {}
+        }
+        if now.since(self.election.spoken) >= self.settings().timeout {
+            // Whoever may not campaign does not wait for it for ever either.
+            self.forget_leader();
         }
         if !self.may_campaign(now, None) {
             return;

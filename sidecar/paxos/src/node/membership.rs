@@ -195,9 +195,9 @@ impl Node {
         self.begin_hand_over(now, to, Some((request, false)));
     }
 
-    /// The pod is going: this member campaigns no more, and hands leadership over if it leads.
+    /// The pod is going: this member does not campaign for a while, and hands leadership over if it leads.
     pub(super) fn prepare_stop(&mut self, now: Instant, request: RequestId) {
-        self.election.barred = true;
+        self.announce_stop(now);
         if self.proposer.as_ref().is_some_and(|p| p.is_leading()) {
             return self.begin_hand_over(now, None, Some((request, true)));
         }

@@ -4,6 +4,7 @@ mod catch_up;
 mod chains;
 #[allow(dead_code, reason = "shared with the scripts; each uses a part")]
 mod lab;
+mod leaderless;
 mod leases;
 mod long_promises;
 mod lost_rows;
