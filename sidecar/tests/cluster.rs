@@ -7,8 +7,9 @@ use bytes::Bytes;
 use common::{Cluster, id, stderr, until};
 use futures::TryStreamExt;
 use std::time::Duration;
-use synod_client::{AppendError, AppendOptions, Client, Consistency, ReadOptions};
-use synod_proto::v1::MemberState;
+use synod_client::{AppendError, AppendOptions, Client, Consistency, ReadOptions, channel};
+use synod_proto::v1::log_client::LogClient;
+use synod_proto::v1::{AppendRequest, MemberState};
 
 fn patient() -> AppendOptions {
     AppendOptions { timeout: Duration::from_secs(30), ..AppendOptions::default() }
@@ -207,4 +208,39 @@ async fn a_lone_member_still_reads() {
     cluster.members[2].start();
     cluster.members[1].ready().await;
     append(&client, "again").await;
+}
+
+/// Calls without a key that come while there is no leader wait for one, and each stands once.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_wait_for_the_next_leader() {
+    const CALLS: usize = 300;
+    let mut cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let follower = (leader + 1) % 3;
+    let dead = cluster.members[leader].answers().await.member;
+    let log = LogClient::new(channel(&cluster.members[follower].socket).unwrap());
+    cluster.members[leader].kill();
+    until("the follower knows that the leader is gone", || async {
+        let status = cluster.members[follower].answers().await;
+        match status.peers.iter().any(|peer| peer.member == dead && peer.connected) {
+            true => Err(status),
+            false => Ok(()),
+        }
+    })
+    .await;
+    let mut calls = tokio::task::JoinSet::new();
+    for number in 0..CALLS {
+        let mut log = log.clone();
+        calls.spawn(async move {
+            let entries = vec![format!("call {number}").into()];
+            let mut request = tonic::Request::new(AppendRequest { entries, ..AppendRequest::default() });
+            request.set_timeout(common::PATIENCE);
+            log.append(request).await
+        });
+    }
+    let failed: Vec<_> = calls.join_all().await.into_iter().filter_map(Result::err).collect();
+    assert!(failed.is_empty(), "{} of {CALLS} calls failed: {:?}", failed.len(), failed.first());
+    let all = read_all(&cluster.members[follower].client(), Consistency::Linearizable).await;
+    assert_eq!(all.len(), CALLS);
+    assert_eq!(all.iter().collect::<std::collections::BTreeSet<_>>().len(), CALLS);
 }

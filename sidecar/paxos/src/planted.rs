@@ -81,6 +81,7 @@ bugs! {
     PipelineUnbounded = "accepts-under-way-to-a-slow-link-unbounded",
     BacklogUnbounded = "accepts-that-wait-for-a-disk-unbounded",
     StopBarsForEver = "announced-stop-bars-campaigns-for-ever",
+    ForwardedToTheDead = "calls-forwarded-to-a-leader-that-is-gone",
 }
 
 static PLANTED: AtomicUsize = AtomicUsize::new(usize::MAX);

@@ -187,9 +187,13 @@ impl Node {
         self.outputs.push_back(Output::CallReply { request, outcome });
     }
 
-    /// Hands queued calls to the leader, wherever it is.
+    /// Hands queued calls to the leader, wherever it is. While there is none, or none that can be reached, they are
+    /// held: a call that was sent once is never sent to another leader.
     pub(super) fn dispatch_queued(&mut self, now: Instant) {
         let Some(leader) = self.election.leader else { return };
+        if leader.member != self.me && !self.reaches(now, leader) {
+            return;
+        }
         if planted!(Reforwarded) {
             self.requeue_forwarded(leader);
         }

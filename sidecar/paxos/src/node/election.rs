@@ -44,6 +44,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(120);
 /// Election timeouts without a leader after which an announced stop bars no campaign any more: whoever else could
 /// lead would have.
 const STOP_TIMEOUTS: u32 = 4;
+/// Heartbeats without a word from the leader after which calls are held and not sent to it.
+const SILENT_HEARTBEATS: u32 = 3;
 
 #[derive(Debug)]
 struct Canvass {
@@ -146,6 +148,14 @@ impl Node {
         let heard = self.election.heard.max(since);
         let is_over = now >= until || now.since(heard) >= self.settings().timeout * STOP_TIMEOUTS;
         !is_over || planted!(StopBarsForEver)
+    }
+
+    /// Whether the leader is there to take calls, as far as this member can tell. What is sent to one that is gone is
+    /// settled by the next leader's start only; what is held goes to the next leader.
+    pub(super) fn reaches(&self, now: Instant, leader: Ballot) -> bool {
+        let silence = self.settings().heartbeat * SILENT_HEARTBEATS;
+        let is_silent = now.since(self.election.spoken) >= silence;
+        (self.connected.contains(&leader.member) && !is_silent) || planted!(ForwardedToTheDead)
     }
 
     /// Whether this member may campaign: no lease that it granted to another lives, and it is a voter of conf(chosen_through + 1), everything chosen applied.
