@@ -4,6 +4,7 @@
 pub mod checkpoints;
 pub mod cli;
 pub mod clock;
+pub mod descriptors;
 pub mod driver;
 pub mod member;
 pub mod outside;

@@ -1,6 +1,7 @@
 //! One member: the disk, the core's driver, the transport and the servers, put together.
 
 use crate::checkpoints::{Checkpoints, Keeper, PeerCheckpointsService};
+use crate::descriptors;
 use crate::driver::{Driver, Fatal};
 use crate::scrub::{self, Scrubber};
 use crate::server::admin::{Access, AdminService, Renewal};
@@ -163,6 +164,7 @@ impl Member {
         {
             return Err(StartError::OpenAdmin { address });
         }
+        descriptors::raise();
         let mut tasks = Vec::new();
         let health = Health::default();
         if let Some(address) = config.health_listen {

@@ -11,6 +11,7 @@
 //! flipped bit is never served, and no read of the whole is needed first.
 
 use super::store::Claim;
+use crate::descriptors;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use std::fs::{self, File, OpenOptions};
@@ -102,7 +103,7 @@ pub(super) struct Held {
 impl Held {
     /// Opens and checks the footer; the blocks are checked as they are read.
     pub(super) fn open(path: &Path, name: &Name) -> Result<Held, Bad> {
-        let file = File::open(path)?;
+        let file = descriptors::wait("a checkpoint", || File::open(path))?;
         let size = file.metadata()?.len();
         let start = size.checked_sub(FOOTER).ok_or(Bad::Footer)?;
         let mut footer = [0; FOOTER as usize];
@@ -198,13 +199,17 @@ impl Drop for Writing {
 impl Writing {
     /// Begins a file that goes away with its writer.
     pub(super) fn temporary(path: PathBuf) -> io::Result<Writing> {
-        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        let file = descriptors::wait("a checkpoint", || options.open(&path))?;
         Ok(Writing::new(file, path, None))
     }
 
     /// Begins, or goes on with what stands: at most the state's `length`.
     pub(super) fn resume(path: PathBuf, length: u64, claim: Claim) -> io::Result<Writing> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let file = descriptors::wait("a checkpoint", || options.open(&path))?;
         if file.metadata()?.len() > length {
             // The end of one that was complete but for its name.
             file.set_len(length)?;
@@ -315,7 +320,7 @@ pub(super) const DAMAGED: &str = "damaged";
 
 /// Makes the names in a folder durable.
 pub(super) fn sync(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
+    descriptors::wait("the directory", || File::open(dir))?.sync_all()
 }
 
 /// Removes a file; one that is gone is removed already.

@@ -2,7 +2,7 @@
 
 use super::Error;
 use super::file::{self, Bad, DAMAGED, Held, Name, PART, TEMPORARY, WHOLE, Writing, sync};
-use crate::space;
+use crate::{descriptors, space};
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
@@ -236,7 +236,7 @@ fn is_old(modified: Option<SystemTime>) -> bool {
 
 /// The files of a folder and when they were written last; a folder that is not there holds none.
 fn files(dir: &Path) -> Vec<(PathBuf, Option<SystemTime>)> {
-    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    let Ok(entries) = descriptors::wait("the checkpoints", || fs::read_dir(dir)) else { return Vec::new() };
     let file = |entry: fs::DirEntry| {
         let modified = entry.metadata().and_then(|metadata| metadata.modified()).ok();
         (entry.path(), modified)

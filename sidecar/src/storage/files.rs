@@ -1,6 +1,7 @@
 //! The files of a data directory: what the storage asks of a file system, and the real one.
 
 use super::StorageError;
+use crate::descriptors;
 use redb::StorageBackend;
 use std::fmt::Debug;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -71,7 +72,7 @@ impl Directory {
         std::fs::create_dir_all(&log).map_err(explain)?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
-        let lock = options.open(log.join(LOCK)).map_err(explain)?;
+        let lock = descriptors::wait("the lock", || options.open(log.join(LOCK))).map_err(explain)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(StorageError::InUse { dir: dir.to_owned() }),
@@ -112,7 +113,7 @@ impl Files for Directory {
 
     fn list(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        match std::fs::read_dir(self.dir.join(DIRECTORY)) {
+        match descriptors::wait("the directory", || std::fs::read_dir(self.dir.join(DIRECTORY))) {
             Ok(entries) => {
                 for entry in entries {
                     // A name that is no text is none of ours.
@@ -129,7 +130,8 @@ impl Files for Directory {
     }
 
     fn open(&self, name: &str, write: bool) -> io::Result<Box<dyn StorageBackend>> {
-        let file = OpenOptions::new().read(true).write(write).open(self.path(name))?;
+        let path = self.path(name);
+        let file = descriptors::wait(name, || OpenOptions::new().read(true).write(write).open(&path))?;
         if name == LEGACY {
             // Who runs a version that knows only this file holds its lock, not ours.
             file.try_lock().map_err(|error| match error {
@@ -143,7 +145,8 @@ impl Files for Directory {
     fn create(&self, name: &str) -> io::Result<Box<dyn StorageBackend>> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true);
-        Ok(Box::new(Stored(options.open(self.path(name))?)))
+        let path = self.path(name);
+        Ok(Box::new(Stored(descriptors::wait(name, || options.open(&path))?)))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -155,8 +158,9 @@ impl Files for Directory {
     }
 
     fn sync(&self) -> io::Result<()> {
-        File::open(self.dir.join(DIRECTORY))?.sync_all()?;
-        File::open(&self.dir)?.sync_all()
+        let open = |path: &Path| descriptors::wait("the directory", || File::open(path));
+        open(&self.dir.join(DIRECTORY))?.sync_all()?;
+        open(&self.dir)?.sync_all()
     }
 }
 
