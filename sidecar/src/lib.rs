@@ -4,6 +4,7 @@
 pub mod checkpoints;
 pub mod cli;
 pub mod clock;
+pub mod connections;
 pub mod descriptors;
 pub mod driver;
 pub mod member;
@@ -15,4 +16,5 @@ pub mod shared;
 pub mod space;
 pub mod storage;
 pub mod telemetry;
+pub mod tls;
 pub mod transport;

@@ -1,6 +1,7 @@
 //! One member: the disk, the core's driver, the transport and the servers, put together.
 
 use crate::checkpoints::{Checkpoints, Keeper, PeerCheckpointsService};
+use crate::connections::{Accept, Incoming, Known, Limits, Shares};
 use crate::descriptors;
 use crate::driver::{Driver, Fatal};
 use crate::scrub::{self, Scrubber};
@@ -12,7 +13,7 @@ use crate::shared::Shared;
 use crate::space::{Room, Space};
 use crate::storage::{self, Opened, StorageError};
 use crate::telemetry::Metrics;
-use crate::transport::tls::{Tls, TlsError};
+use crate::tls::{Tls, TlsError};
 use crate::transport::{Context, Dialer, Identity, PeerService, PeerSource};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -92,9 +93,6 @@ pub enum StartError {
     /// Certificates.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// gRPC could not be set up.
-    #[error("cannot set up the servers: {0}")]
-    Transport(#[from] tonic::transport::Error),
     /// The admin port would be open to everybody.
     #[error(
         "the admin port would be open to everybody on {address}: give --tls-dir, listen on 127.0.0.1, \
@@ -125,6 +123,7 @@ struct Services {
     admin: AdminService,
     guard: Guard,
     checkpoints: Checkpoints,
+    shares: Shares,
 }
 
 async fn open_disk(config: &Config) -> Result<Opened, StorageError> {
@@ -164,11 +163,12 @@ impl Member {
         {
             return Err(StartError::OpenAdmin { address });
         }
-        descriptors::raise();
+        let shares = Shares::of(descriptors::for_connections(descriptors::raise()));
         let mut tasks = Vec::new();
         let health = Health::default();
         if let Some(address) = config.health_listen {
-            tasks.push(tokio::spawn(health::serve(listen::tcp(address).await?, health.clone())));
+            let incoming = Incoming::new(listen::tcp(address).await?, shares.health, None, Known::default());
+            tasks.push(tokio::spawn(health::serve(incoming, health.clone())));
         }
         let peer_listener = listen::tcp(config.peer_listen).await?;
         let peer_address = peer_listener
@@ -202,7 +202,7 @@ impl Member {
         };
         let supervisor = tokio::spawn(supervisor.run(driver, renewal_queue).in_current_span());
         let admin = AdminService::new(shared.clone(), renewals);
-        let services = Services { admin, guard: Guard::new(space), checkpoints };
+        let services = Services { admin, guard: Guard::new(space), checkpoints, shares };
         let (servers, bound) = (Vec::new(), Vec::new());
         let mut member = Member { shared, supervisor, tasks, servers, bound, config, peer_address };
         if let Err(error) = member.listen(&context, peer_listener, &services).await {
@@ -210,7 +210,7 @@ impl Member {
             return Err(error);
         }
         member.background(&context, services, metrics.clone());
-        health.started(member.shared.clone(), metrics, context.dropped.clone());
+        health.started(&context, metrics);
         Ok(member)
     }
 
@@ -220,66 +220,67 @@ impl Member {
         peer_listener: TcpListener,
         services: &Services,
     ) -> Result<(), StartError> {
-        let Services { admin, guard, checkpoints } = services;
-        let secure = |server: Server| match &context.tls {
-            Some(tls) => server.tls_config(tls.server().timeout(KEEP_ALIVE)),
-            None => Ok(server),
-        };
-        let peer = secure(server())?
+        let Services { admin, guard, checkpoints, shares } = services;
+        let secured =
+            |listener, limits| Incoming::new(listener, limits, context.tls.clone(), context.known.clone());
+        let peer = server()
             .add_service(PeerService::server(context.clone()))
             .add_service(PeerCheckpointsService::server(checkpoints.clone()));
         let shared = self.shared.clone();
-        self.tasks.push(serve_tcp(peer, peer_listener, async move { shared.closed().await }));
+        let incoming = secured(peer_listener, shares.peer);
+        self.tasks.push(serve(peer, incoming, async move { shared.closed().await }));
         if let Some(address) = self.config.admin_listen {
             let access = match &context.tls {
                 Some(tls) => Access::Operator(Box::new(tls.clone())),
                 None => Access::Listener,
             };
-            let router = secure(server())?.add_service(admin.server(access));
+            let router = server().add_service(admin.server(access));
             let shared = self.shared.clone();
             let stopped = async move { shared.stopped().await };
-            self.servers.push(serve_tcp(router, listen::tcp(address).await?, stopped));
+            let incoming = secured(listen::tcp(address).await?, shares.admin);
+            self.servers.push(serve(router, incoming, stopped));
         }
-        let path = self.config.data_dir.join(ADMIN_SOCKET);
-        let router = server()
+        let clients = |callers: &Callers| {
+            let log = LogService::server(self.shared.clone(), guard.clone());
+            let consumers = ConsumersService::server(self.shared.clone(), guard.clone());
+            let checkpoints = CheckpointsService::server(checkpoints.clone());
+            let cluster = ClusterService::server(self.shared.clone());
+            server()
+                .add_service(InterceptedService::new(log, callers.clone()))
+                .add_service(InterceptedService::new(consumers, callers.clone()))
+                .add_service(InterceptedService::new(checkpoints, callers.clone()))
+                .add_service(InterceptedService::new(cluster, callers.clone()))
+        };
+        // Only the sidecar's own user can open the file.
+        let anyone = Callers::new(&[]);
+        let router = clients(&anyone)
             .add_service(admin.server(Access::Listener))
-            .add_service(admin.local_server())
-            .add_service(LogService::server(self.shared.clone(), guard.clone()))
-            .add_service(ConsumersService::server(self.shared.clone(), guard.clone()))
-            .add_service(CheckpointsService::server(checkpoints.clone()))
-            .add_service(ClusterService::server(self.shared.clone()));
-        self.serve_unix(router, path, ADMIN_MODE).await?;
+            .add_service(InterceptedService::new(admin.local_server(), anyone));
+        let applications = clients(&Callers::new(&self.config.allowed_uids));
+        let path = self.config.data_dir.join(ADMIN_SOCKET);
+        self.serve_unix(router, path, ADMIN_MODE, shares.admin_socket).await?;
         // Last: an application that can connect can be served.
-        let callers = Callers::new(&self.config.allowed_uids);
-        let log = LogService::server(self.shared.clone(), guard.clone());
-        let consumers = ConsumersService::server(self.shared.clone(), guard.clone());
-        let checkpoints = CheckpointsService::server(checkpoints.clone());
-        let cluster = ClusterService::server(self.shared.clone());
-        let router = server()
-            .add_service(InterceptedService::new(log, callers.clone()))
-            .add_service(InterceptedService::new(consumers, callers.clone()))
-            .add_service(InterceptedService::new(checkpoints, callers.clone()))
-            .add_service(InterceptedService::new(cluster, callers));
         let (path, mode) = (self.config.socket.clone(), self.config.socket_mode);
-        self.serve_unix(router, path, mode).await
+        self.serve_unix(applications, path, mode, shares.socket).await
     }
 
-    async fn serve_unix(&mut self, router: Router, path: PathBuf, mode: u32) -> Result<(), StartError> {
+    async fn serve_unix(
+        &mut self,
+        router: Router,
+        path: PathBuf,
+        mode: u32,
+        limits: Limits,
+    ) -> Result<(), StartError> {
         let listener = listen::unix(&path, mode).await?;
         self.bound.push(path);
         let shared = self.shared.clone();
-        self.servers.push(tokio::spawn(async move {
-            let incoming = listen::connections(listener);
-            let stopped = async { shared.stopped().await };
-            if let Err(error) = router.serve_with_incoming_shutdown(incoming, stopped).await {
-                tracing::error!(%error, "a listener ended");
-            }
-        }));
+        let incoming = Incoming::new(listener, limits, None, Known::default());
+        self.servers.push(serve(router, incoming, async move { shared.stopped().await }));
         Ok(())
     }
 
     fn background(&mut self, context: &Context, services: Services, metrics: Arc<Metrics>) {
-        let Services { checkpoints, guard: _, admin: _ } = services;
+        let Services { checkpoints, guard: _, admin: _, shares: _ } = services;
         let keeper = Keeper::new(checkpoints);
         self.tasks.push(tokio::spawn(keeper.run().in_current_span()));
         let scrubber = Scrubber {
@@ -289,6 +290,11 @@ impl Member {
             options: self.config.scrub,
         };
         self.tasks.push(tokio::spawn(scrubber.run().in_current_span()));
+        if let Some(tls) = context.tls.clone() {
+            let shared = self.shared.clone();
+            let end = async move { shared.closed().await };
+            self.tasks.push(tokio::spawn(tls.keep_current(end).in_current_span()));
+        }
         let dialer = Dialer::new(context.clone(), self.config.peers.clone());
         self.tasks.push(tokio::spawn(dialer.run().in_current_span()));
         self.shared.space().look();
@@ -378,14 +384,13 @@ async fn watch_space(shared: Arc<Shared>) {
     }
 }
 
-fn serve_tcp(
+fn serve<L: Accept>(
     router: Router,
-    listener: TcpListener,
+    incoming: Incoming<L>,
     end: impl Future<Output = ()> + Send + 'static,
 ) -> JoinHandle<()> {
     tokio::spawn(async move {
-        let incoming = listen::connections(listener);
-        if let Err(error) = router.serve_with_incoming_shutdown(incoming, end).await {
+        if let Err(error) = router.serve_with_incoming_shutdown(incoming.stream(), end).await {
             tracing::error!(%error, "a listener ended");
         }
     })

@@ -2,7 +2,8 @@
 
 use super::file::BLOCK;
 use super::{Checkpoints, Error, named};
-use crate::transport::tls::Holder;
+use crate::connections::Caller;
+use crate::tls::Holder;
 use futures::Stream;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -39,11 +40,11 @@ impl PeerCheckpointsService {
     /// Who asks: a member of this cluster that means this member.
     fn judge<T>(&self, request: &Request<T>, between: Option<&Between>) -> Result<MemberId, Status> {
         let context = &self.checkpoints.0.context;
-        if let Some(tls) = &context.tls {
-            let certificates = request.peer_certs();
-            if tls.holder(certificates.as_deref().map(Vec::as_slice)) != Holder::Member {
-                return Err(Status::permission_denied("this port is for members of this cluster"));
-            }
+        let caller = Caller::of(request.extensions())?;
+        if let Some(tls) = &context.tls
+            && tls.holder(caller.certificates()) != Holder::Member
+        {
+            return Err(Status::permission_denied("this port is for members of this cluster"));
         }
         let identity = self.checkpoints.0.shared.identity().borrow().clone();
         let meant = between.is_some_and(|between| {
@@ -52,7 +53,10 @@ impl PeerCheckpointsService {
             cluster && between.to == identity.member.0
         });
         match between {
-            Some(between) if meant => Ok(MemberId(between.from)),
+            Some(between) if meant => {
+                caller.admit().map_err(|error| Status::resource_exhausted(error.to_string()))?;
+                Ok(MemberId(between.from))
+            }
             _ => Err(Status::failed_precondition("this is another member than the one that was meant")),
         }
     }

@@ -4,8 +4,9 @@
 //! open, and on the admin port, where only this cluster's operator gets in. Every call passes one check.
 
 use super::{cluster, convert, deadline, failure};
+use crate::connections::Caller;
 use crate::shared::Shared;
-use crate::transport::tls::{Holder, Tls};
+use crate::tls::{Holder, Tls};
 use crate::transport::wire;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -43,10 +44,11 @@ pub enum Access {
 impl Access {
     /// The one check; it denies unless it knows better.
     fn check(&self, request: &Request<()>) -> Result<(), Status> {
-        let Access::Operator(tls) = self else { return Ok(()) };
-        let certificates = request.peer_certs();
-        match tls.holder(certificates.as_deref().map(Vec::as_slice)) {
-            Holder::Operator => Ok(()),
+        let caller = Caller::of(request.extensions())?;
+        let admit = || caller.admit().map_err(super::crowded);
+        let Access::Operator(tls) = self else { return admit() };
+        match tls.holder(caller.certificates()) {
+            Holder::Operator => admit(),
             Holder::Member | Holder::Stranger => {
                 let message = "the admin service is for this cluster's operator only";
                 Err(failure::status(failure::refused(Code::PermissionDenied, "not-the-operator", message)))

@@ -1,15 +1,21 @@
 //! The health port: /startupz, /readyz, /livez and /metrics.
 
-use super::{CONNECTIONS, convert};
+use super::convert;
+use crate::connections::{Connection, Incoming};
+use crate::descriptors;
 use crate::driver::Report;
 use crate::shared::Shared;
 use crate::space::{Room, Space};
 use crate::telemetry::Metrics;
+use crate::tls::{Tls, Validity};
+use crate::transport::Context;
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::Listener;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -18,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use synod_paxos::status::Role;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 /// How long the driver's loop may take for a turn before the member counts as hung.
 const LOOP_PATIENCE: Duration = Duration::from_secs(5);
@@ -34,13 +40,15 @@ struct Running {
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
     dropped: Arc<AtomicU64>,
+    tls: Option<Tls>,
 }
 
 impl Health {
     /// The disk is recovered and the socket open.
-    pub(crate) fn started(&self, shared: Arc<Shared>, metrics: Arc<Metrics>, dropped: Arc<AtomicU64>) {
+    pub(crate) fn started(&self, context: &Context, metrics: Arc<Metrics>) {
+        let Context { shared, tls, dropped, .. } = context.clone();
         // Told once; a second telling would change nothing.
-        drop(self.running.set(Running { shared, metrics, dropped }));
+        drop(self.running.set(Running { shared, metrics, dropped, tls }));
     }
 
     async fn report(&self) -> Option<Report> {
@@ -50,15 +58,34 @@ impl Health {
     }
 }
 
+impl Listener for Incoming<TcpListener> {
+    type Io = Connection<TcpStream>;
+    type Addr = ();
+
+    async fn accept(&mut self) -> (Connection<TcpStream>, ()) {
+        (self.next().await, ())
+    }
+
+    fn local_addr(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A connection is for one request: none stays open, and one that asks nothing is closed.
+async fn close(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
 /// Serves until the process ends.
-pub async fn serve(listener: TcpListener, health: Health) {
+pub async fn serve(listener: Incoming<TcpListener>, health: Health) {
     let router = Router::new()
         .route("/startupz", get(startup))
         .route("/readyz", get(ready))
         .route("/livez", get(live))
         .route("/metrics", get(metrics))
         .with_state(health);
-    let router = router.layer(axum::extract::DefaultBodyLimit::max(CONNECTIONS));
+    let router = router.layer(axum::extract::DefaultBodyLimit::max(0)).layer(map_response(close));
     if let Err(error) = axum::serve(listener, router).await {
         tracing::error!(%error, "the health port ended");
     }
@@ -179,7 +206,44 @@ fn registry(running: &Running, report: &Report) -> Registry {
     rows(&mut registry, metrics, status.damaged.len());
     checkpoints(&mut registry, metrics);
     disk(&mut registry, running.shared.space());
+    descriptors(&mut registry);
+    if let Some(tls) = &running.tls {
+        certificates(&mut registry, tls.validity());
+    }
     registry
+}
+
+fn certificates(registry: &mut Registry, validity: Validity) {
+    let Validity { expires, ca_expires, loads, is_stale } = validity;
+    let mut gauge = |name: &str, help: &str, value: i64| {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(value);
+        registry.register(name, help, gauge);
+    };
+    gauge("certificate_expires_seconds", "Seconds until this member's certificate expires", expires);
+    gauge(
+        "ca_certificate_expires_seconds",
+        "Seconds until the last authority of the bundle expires",
+        ca_expires,
+    );
+    gauge(
+        "certificate_stale",
+        "Whether the certificate files cannot be used and older ones stay in use",
+        i64::from(is_stale),
+    );
+    counter(registry, "certificate_reloads", "Renewed certificate files taken over while running", loads);
+}
+
+fn descriptors(registry: &mut Registry) {
+    let gauge = Gauge::<i64>::default();
+    gauge.set(i64::try_from(descriptors::limit()).unwrap_or(i64::MAX));
+    registry.register("open_files_limit", "Open files that this process may have", gauge);
+    counter(
+        registry,
+        "descriptor_waits",
+        "Times that a file or a connection had to wait for a descriptor",
+        descriptors::waited(),
+    );
 }
 
 fn disk(registry: &mut Registry, space: &Space) {

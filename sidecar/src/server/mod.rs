@@ -20,17 +20,15 @@ pub use cluster::ClusterService;
 pub use consumers::ConsumersService;
 pub use log::LogService;
 
+use crate::connections::{Caller, Crowded};
 use crate::space::Space;
 use std::sync::Arc;
 use synod_proto::v1::Failure;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tonic::transport::server::UdsConnectInfo;
 use tonic::{Code, Request, Status};
 
 /// Subscribers of one member (docs: socket-api.md).
 pub const SUBSCRIBERS: usize = 1_024;
-/// Connections to one listener (docs: socket-api.md).
-pub const CONNECTIONS: usize = 1_024;
 
 /// What may be taken on.
 #[derive(Clone, Debug)]
@@ -58,6 +56,11 @@ impl Guard {
     }
 }
 
+/// A connection that finds no place among those that stay.
+fn crowded(error: Crowded) -> Status {
+    failure::status(failure::refused(Code::ResourceExhausted, "connections", error.to_string()))
+}
+
 /// Which users may use the socket (docs: socket-api.md, "Errors": `uid`).
 #[derive(Clone, Debug)]
 pub struct Callers {
@@ -74,12 +77,14 @@ impl Callers {
 
 impl tonic::service::Interceptor for Callers {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        if self.allowed.is_empty() {
-            return Ok(request);
-        }
-        let caller = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
-        match caller.map(|credentials| credentials.uid()) {
-            Some(uid) if self.allowed.contains(&uid) => Ok(request),
+        let caller = Caller::of(request.extensions())?;
+        let is_allowed =
+            self.allowed.is_empty() || caller.uid().is_some_and(|uid| self.allowed.contains(&uid));
+        match caller.uid() {
+            _ if is_allowed => {
+                caller.admit().map_err(crowded)?;
+                Ok(request)
+            }
             Some(uid) => {
                 let message = format!("user {uid} may not use this socket: add it to the allowed ones");
                 Err(failure::status(failure::refused(Code::PermissionDenied, "uid", message)))

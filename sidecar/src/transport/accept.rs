@@ -1,8 +1,8 @@
 //! The incoming side: streams that peers have opened to this member.
 
-use super::tls::Holder;
-use super::{Contact, Context, GreetingError, check_greeting, wire};
-use crate::transport::LARGEST_MESSAGE;
+use super::{Contact, Context, GreetingError, LARGEST_MESSAGE, check_greeting, wire};
+use crate::connections::Caller;
+use crate::tls::Holder;
 use futures::Stream;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -32,13 +32,13 @@ impl PeerService {
     }
 
     async fn accept(&self, request: Request<Streaming<PeerFrame>>) -> Result<Response<Greetings>, Status> {
-        if let Some(tls) = &self.context.tls {
-            let certificates = request.peer_certs();
-            if tls.holder(certificates.as_deref().map(Vec::as_slice)) != Holder::Member {
-                return Err(Status::permission_denied("this port is for members of this cluster"));
-            }
+        let caller = Caller::of(request.extensions())?.clone();
+        if let Some(tls) = &self.context.tls
+            && tls.holder(caller.certificates()) != Holder::Member
+        {
+            return Err(Status::permission_denied("this port is for members of this cluster"));
         }
-        let remote = request.remote_addr();
+        let remote = caller.remote();
         let mut frames = request.into_inner();
         let first = tokio::time::timeout(GREETING_PATIENCE, frames.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no greeting came"))??;
@@ -49,6 +49,7 @@ impl PeerService {
         };
         let member = check_greeting(&own, &greeting)
             .map_err(|error| Status::failed_precondition(format!("the dialling member {error}")))?;
+        caller.admit().map_err(|error| Status::resource_exhausted(error.to_string()))?;
         let (answer, answers) = mpsc::channel(1);
         // The channel has room for one.
         drop(answer.try_send(Ok(own.greeting())));

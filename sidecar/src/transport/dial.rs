@@ -5,16 +5,22 @@ use super::{
     CONNECTION_WINDOW, Contact, Context, GreetingError, Identity, PeerSource, STREAM_WINDOW, check_greeting,
 };
 use crate::driver::Command;
+use crate::tls::Tls;
 use futures::Stream;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioIo;
 use std::collections::btree_map::Entry;
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use synod_paxos::MemberId;
 use synod_proto::v1::peer_client::PeerClient;
 use synod_proto::v1::{Greeting, PeerFrame, peer_frame::Frame};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinHandle;
+use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 use tracing::Instrument;
@@ -30,7 +36,7 @@ const PING_EVERY: Duration = Duration::from_millis(500);
 const PING_PATIENCE: Duration = Duration::from_secs(1);
 /// The same on a connection that carries values: a ping waits there behind what a slow link has not carried yet. Whether
 /// the peer is gone tells the control stream's connection.
-const BULKY_PING_PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const BULKY_PING_PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks at the list of peers.
 const LIST_PAUSE: Duration = Duration::from_secs(1);
 /// Different reasons that are told while a peer is out of reach.
@@ -141,7 +147,7 @@ async fn keep(context: Context, address: String, patience: Option<Duration>) {
     let mut reached = Instant::now();
     loop {
         let began = Instant::now();
-        let ended = connect(&context, &address).await;
+        let ended = connect(&context, &address, patience.is_none()).await;
         let wait = match ended {
             Ok(()) => {
                 reached = Instant::now();
@@ -211,23 +217,51 @@ fn describe(error: &dyn std::error::Error) -> String {
     text
 }
 
-pub(super) fn endpoint(context: &Context, address: &str) -> Result<Endpoint, tonic::transport::Error> {
-    let scheme = if context.tls.is_some() { "https" } else { "http" };
-    let endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))?
-        .connect_timeout(CONNECT_PATIENCE)
-        .tcp_nodelay(true)
+fn endpoint(tls: Option<&Tls>, address: &str) -> Result<Endpoint, tonic::transport::Error> {
+    // The connector below secures the connection: tonic is not to do it again.
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?
+        .connect_timeout(CONNECT_PATIENCE * 2)
         .http2_keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_PATIENCE)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
-    match &context.tls {
-        Some(tls) => {
-            let (config, verifier) = tls.client();
-            endpoint.tls_config_with_verifier(config.timeout(CONNECT_PATIENCE), verifier)
-        }
-        None => Ok(endpoint),
+    match (tls, Uri::try_from(format!("https://{address}"))) {
+        (Some(_), Ok(origin)) => Ok(endpoint.origin(origin)),
+        _ => Ok(endpoint),
     }
+}
+
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
+
+/// A new connection to the host at `address`, secured with the certificates in force. An address that is `listed` is
+/// a member's: what comes from there goes first.
+pub(super) async fn connect_to(
+    context: &Context,
+    address: &str,
+    listed: bool,
+    ping_patience: Duration,
+) -> Result<Channel, tonic::transport::Error> {
+    let (tls, known) = (context.tls.clone(), context.known.clone());
+    let mut tcp = HttpConnector::new();
+    tcp.set_nodelay(true);
+    let connector = tower::service_fn(move |uri: Uri| {
+        let (tcp, tls, known) = (tcp.clone(), tls.clone(), known.clone());
+        async move {
+            let stream = tower::ServiceExt::oneshot(tcp, uri).await.map_err(io::Error::other)?.into_inner();
+            if listed && let Ok(remote) = stream.peer_addr() {
+                known.add(remote.ip());
+            }
+            let stream: Box<dyn Duplex> = match tls {
+                Some(tls) => Box::new(tls.connect(stream).await?),
+                None => Box::new(stream),
+            };
+            Ok::<_, io::Error>(TokioIo::new(stream))
+        }
+    });
+    let endpoint = endpoint(context.tls.as_ref(), address)?.keep_alive_timeout(ping_patience);
+    endpoint.connect_with_connector(connector).await
 }
 
 /// The greeting, then whatever is queued.
@@ -248,12 +282,17 @@ enum Which {
 
 /// Opens one stream on a connection of its own, so that neither HTTP/2 nor TCP makes one wait for another.
 async fn open(
-    endpoint: &Endpoint,
+    context: &Context,
+    (address, listed): (&str, bool),
     which: Which,
     own: &Identity,
     frames: Frames,
 ) -> Result<(MemberId, String, Streaming<Greeting>), DialError> {
-    let channel: Channel = endpoint.connect().await?;
+    let ping_patience = match which {
+        Which::Control => PING_PATIENCE,
+        Which::Data | Which::Bulk => BULKY_PING_PATIENCE,
+    };
+    let channel = connect_to(context, address, listed, ping_patience).await?;
     let mut client = PeerClient::new(channel);
     let frames = outgoing(own.greeting(), frames);
     let opening = async {
@@ -302,22 +341,21 @@ impl Drop for Claim<'_> {
 }
 
 /// Connects, and stays until the connection ends. `Ok`: it stood.
-async fn connect(context: &Context, address: &str) -> Result<(), DialError> {
+async fn connect(context: &Context, address: &str, listed: bool) -> Result<(), DialError> {
     let mut identity = context.identity();
     let own = identity.borrow_and_update().clone();
-    // Made anew each time: the name is resolved anew, and the certificate is that of now.
-    let endpoint = endpoint(context, address)?;
+    // Each connection resolves the name again, and uses the certificates of its moment.
+    let place = (address, listed);
     let (dropped, space) = (context.dropped.clone(), context.shared.space().clone());
     let (link, Lanes { control, data, bulk }) =
         Link::new(NEXT_LINK.fetch_add(1, Ordering::Relaxed), dropped, space);
-    let (member, name, mut control) = open(&endpoint, Which::Control, &own, control).await?;
+    let (member, name, mut control) = open(context, place, Which::Control, &own, control).await?;
     if member == own.member {
         return Err(DialError::Own);
     }
     let _claim = Claim::take(context, member, address).ok_or(DialError::Linked)?;
-    let bulky = endpoint.keep_alive_timeout(BULKY_PING_PATIENCE);
-    let (on_data, _, mut data) = open(&bulky, Which::Data, &own, data).await?;
-    let (on_bulk, _, mut bulk) = open(&bulky, Which::Bulk, &own, bulk).await?;
+    let (on_data, _, mut data) = open(context, place, Which::Data, &own, data).await?;
+    let (on_bulk, _, mut bulk) = open(context, place, Which::Bulk, &own, bulk).await?;
     if on_data != member || on_bulk != member {
         return Err(DialError::Mixed);
     }

@@ -8,7 +8,6 @@ mod accept;
 mod dial;
 mod link;
 mod peers;
-pub mod tls;
 pub mod wire;
 
 pub use accept::PeerService;
@@ -16,8 +15,10 @@ pub use dial::Dialer;
 pub use link::Link;
 pub use peers::{PeerSource, parse_peers};
 
+use crate::connections::Known;
 use crate::driver::Handle;
 use crate::shared::Shared;
+use crate::tls::Tls;
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -127,7 +128,9 @@ struct Contact {
 #[derive(Clone)]
 pub struct Context {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) tls: Option<tls::Tls>,
+    pub(crate) tls: Option<Tls>,
+    /// Where members were reached: their connections go first.
+    pub(crate) known: Known,
     contacts: broadcast::Sender<Contact>,
     /// Members to which a connection stands that was dialled from here, and at which address.
     linked: Arc<Mutex<BTreeMap<MemberId, String>>>,
@@ -137,9 +140,10 @@ pub struct Context {
 
 impl Context {
     /// A context around the running core.
-    pub fn new(shared: Arc<Shared>, tls: Option<tls::Tls>) -> Context {
+    pub fn new(shared: Arc<Shared>, tls: Option<Tls>) -> Context {
         let contacts = broadcast::Sender::new(64);
-        Context { shared, tls, contacts, linked: Arc::default(), dropped: Arc::default() }
+        let known = Known::default();
+        Context { shared, tls, known, contacts, linked: Arc::default(), dropped: Arc::default() }
     }
 
     fn linked(&self) -> MutexGuard<'_, BTreeMap<MemberId, String>> {
@@ -159,8 +163,7 @@ impl Context {
     pub(crate) async fn channel(&self, member: MemberId) -> Result<Channel, Status> {
         let address = self.linked().get(&member).cloned();
         let address = address.ok_or_else(|| Status::unavailable(format!("{member} is not connected")))?;
-        let failed = |error: tonic::transport::Error| Status::unavailable(error.to_string());
-        dial::endpoint(self, &address).map_err(failed)?.connect().await.map_err(failed)
+        dial::connect_to(self, &address, false, dial::BULKY_PING_PATIENCE).await.map_err(|error| Status::unavailable(error.to_string()))
     }
 
     fn identity(&self) -> watch::Receiver<Identity> {

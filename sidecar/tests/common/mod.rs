@@ -237,12 +237,18 @@ impl Member {
         binary().args(["admin", command, "--data-dir", dir]).args(rest).output().unwrap()
     }
 
-    /// One of the numbers on the health port.
-    pub fn metric(&self, name: &str) -> u64 {
+    /// All that the health port tells.
+    pub fn metrics(&self) -> String {
         let mut stream = TcpStream::connect(self.health).unwrap();
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n").unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    /// One of the numbers on the health port.
+    pub fn metric(&self, name: &str) -> u64 {
+        let text = self.metrics();
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("{name} is missing: {text}")).parse().unwrap()
     }

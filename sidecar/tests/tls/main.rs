@@ -1,66 +1,18 @@
 //! Mutual TLS between members and on the admin port (docs: operator.md, "TLS").
 #![allow(clippy::unwrap_used)]
 
+mod authority;
+#[path = "../common/mod.rs"]
 mod common;
+mod renewal;
 
+use authority::Authority;
 use common::{Cluster, free_address, id, stderr, until};
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
-use std::path::Path;
 use synod_proto::v1::admin_client::AdminClient;
 use synod_proto::v1::peer_checkpoints_client::PeerCheckpointsClient;
 use synod_proto::v1::{Between, Checkpoint, ReadCheckpointRequest, RenewRequest, StatusRequest};
 use tonic::Code;
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
-
-/// What a server's certificate says beside its role: members listen on many addresses here.
-const SERVER: &str = "member.synod.test";
-
-/// A cluster's certificate authority.
-struct Authority {
-    pem: String,
-    issuer: Issuer<'static, KeyPair>,
-    prefix: String,
-}
-
-impl Authority {
-    fn new(uid: &str) -> Authority {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).unwrap().pem();
-        let prefix = format!("spiffe://synod.dev/ns/test/cluster/{uid}");
-        Authority { pem, issuer: Issuer::new(params, key), prefix }
-    }
-
-    fn pair(&self, role: &str) -> (String, String) {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        let uri = format!("{}/{role}", self.prefix);
-        params.subject_alt_names =
-            vec![SanType::URI(uri.try_into().unwrap()), SanType::DnsName(SERVER.try_into().unwrap())];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        (certificate.pem(), key.serialize_pem())
-    }
-
-    /// How somebody of that role connects.
-    fn client(&self, role: &str) -> ClientTlsConfig {
-        let (certificate, key) = self.pair(role);
-        ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(&self.pem))
-            .domain_name(SERVER)
-            .identity(Identity::from_pem(certificate, key))
-    }
-
-    fn write(&self, dir: &Path, name: &str) {
-        std::fs::create_dir_all(dir).unwrap();
-        let (certificate, key) = self.pair(&format!("member/{name}"));
-        std::fs::write(dir.join("ca.crt"), &self.pem).unwrap();
-        std::fs::write(dir.join(format!("{name}.crt")), certificate).unwrap();
-        std::fs::write(dir.join(format!("{name}.key")), key).unwrap();
-    }
-}
+use tonic::transport::Endpoint;
 
 async fn secure(cluster: &mut Cluster, authorities: &[&Authority]) -> Vec<std::net::SocketAddr> {
     let mut addresses = Vec::new();
