@@ -9,7 +9,7 @@ use futures::TryStreamExt;
 use std::time::Duration;
 use synod_client::{AppendError, AppendOptions, Client, Consistency, ReadOptions, channel};
 use synod_proto::v1::log_client::LogClient;
-use synod_proto::v1::{AppendRequest, MemberState};
+use synod_proto::v1::{AppendRequest, MemberState, Role};
 
 fn patient() -> AppendOptions {
     AppendOptions { timeout: Duration::from_secs(30), ..AppendOptions::default() }
@@ -208,6 +208,25 @@ async fn a_lone_member_still_reads() {
     cluster.members[2].start();
     cluster.members[1].ready().await;
     append(&client, "again").await;
+}
+
+/// docs: reliability.md, fault 47: a leader that is told to stop hands over before it ends. No election timeout passes:
+/// when its process has ended, another member leads.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_stopped_hands_over() {
+    let mut cluster = Cluster::of(3).await;
+    for _ in 0..3 {
+        let leader = cluster.leader().await;
+        append(&cluster.members[leader].client(), "before").await;
+        assert_eq!(cluster.members[leader].terminate(), Some(0));
+        let mut roles = Vec::new();
+        for other in (0..3).filter(|other| *other != leader) {
+            roles.push(cluster.members[other].client().status().await.unwrap().role());
+        }
+        assert!(roles.contains(&Role::Leader), "{roles:?}");
+        cluster.members[leader].start();
+        cluster.members[leader].ready().await;
+    }
 }
 
 /// Calls without a key that come while there is no leader wait for one, and each stands once.

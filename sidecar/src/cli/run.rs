@@ -134,6 +134,7 @@ pub(super) async fn run(options: Options) -> anyhow::Result<()> {
         signal = &mut stop => signal?,
     }
     tracing::info!("stopping");
+    member.hand_over().await;
     member.stop().await;
     Ok(())
 }
