@@ -253,6 +253,10 @@ impl Director {
     fn drain(&mut self, victim: MemberId) -> Result<(), Violation> {
         self.world.met(Fault::Drain);
         self.admin(victim, Command::PrepareStop)?;
+        // A drain may be called off: the member stays, and must not wait for a stop for ever.
+        if self.random.chance(250) {
+            return Ok(());
+        }
         let boot = self.world.members.get(&victim).map_or(0, |m| m.boot);
         let grace = self.random.between(self.swarm.timeout / 10, self.swarm.timeout * 2);
         self.schedule(grace, Event::Crash(victim, boot, false));
