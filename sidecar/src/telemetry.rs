@@ -58,6 +58,8 @@ pub struct Metrics {
     pub rows_damaged: Counter,
     /// Those of them that were written again, from memory or from a peer's.
     pub rows_healed: Counter,
+    /// Proposals that got no vote here because this version cannot read them.
+    pub proposals_unreadable: Counter,
     /// Snapshots on this disk that were damaged, and written again from memory.
     pub snapshots_healed: Counter,
     /// Passes of the scrubber through the whole log.
@@ -96,6 +98,7 @@ impl Default for Metrics {
             turns: Counter::default(),
             rows_damaged: Counter::default(),
             rows_healed: Counter::default(),
+            proposals_unreadable: Counter::default(),
             snapshots_healed: Counter::default(),
             scrub_passes: Counter::default(),
             scrub_rows: Counter::default(),
@@ -116,6 +119,7 @@ impl Metrics {
     pub(crate) fn count_notice(&self, notice: &Notice) {
         match notice {
             Notice::Damaged { from: None, .. } => drop(self.rows_damaged.inc()),
+            Notice::Unreadable { .. } => drop(self.proposals_unreadable.inc()),
             Notice::Healed { .. } => drop(self.rows_healed.inc()),
             Notice::DamagedSnapshot { healed: true, .. } => drop(self.snapshots_healed.inc()),
             _ => {}

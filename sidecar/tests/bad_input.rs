@@ -271,6 +271,35 @@ async fn admin_calls() {
     assert_eq!(status.configuration.map(|configuration| configuration.version), Some(1));
 }
 
+/// A name that no member could read back is refused, and costs nothing: the log goes on, after a restart too.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_are_refused_before_the_log() {
+    let mut cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let long = "x".repeat(254);
+    for (name, why) in [
+        (long.as_str(), "254 bytes is too long"),
+        ("", "must not be empty"),
+        ("two\nlines", "control character"),
+    ] {
+        let member = &cluster.members[leader];
+        let add = ["add-learner", "--member", "00000000000000aa", "--name", name, "--timeout", "10"];
+        let output = member.admin(&add);
+        assert!(!output.status.success() && stderr(&output).contains(why), "{}", stderr(&output));
+        let refused = member.client().consumers().register_at(name, 0).await.unwrap_err();
+        assert!(refused.to_string().contains(why), "{refused}");
+    }
+    cluster.members[leader].client().append("after").await.unwrap();
+    for member in &mut cluster.members {
+        assert_eq!(member.terminate(), Some(0));
+        member.start();
+    }
+    for member in &cluster.members {
+        member.ready().await;
+        assert_eq!(member.client().tail(Consistency::Linearizable).await.unwrap(), 1);
+    }
+}
+
 /// A member answers before it belongs to a cluster, and says what to do.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_uninitialized_member_says_so() {

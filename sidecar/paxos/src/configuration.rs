@@ -3,6 +3,7 @@
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::genesis::Genesis;
 use crate::limits;
+use crate::names::{self, NameError};
 use crate::types::{MemberId, Slot};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
@@ -104,6 +105,19 @@ pub struct ConfigurationEntry {
     pub change: Change,
 }
 
+impl ConfigurationEntry {
+    /// Checks what is asked for before it is proposed: the rule for names.
+    ///
+    /// # Errors
+    /// Where the name of a new member is refused.
+    pub fn validate(&self) -> Result<(), ChangeRefused> {
+        match &self.change {
+            Change::AddLearner { name, .. } if !planted!(UndecodableProposed) => Ok(names::check(name)?),
+            Change::AddLearner { .. } | Change::Promote { .. } | Change::Remove { .. } => Ok(()),
+        }
+    }
+}
+
 /// Why a configuration entry has no effect.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeRefused {
@@ -131,6 +145,9 @@ pub enum ChangeRefused {
     /// A cluster keeps one voter at least.
     #[error("{0} is the last voter: a cluster keeps at least one")]
     LastVoter(MemberId),
+    /// A new member's name that breaks the rule for names.
+    #[error("the member's name is refused: {0}")]
+    Name(#[from] NameError),
     /// Too many members.
     #[error("a cluster has at most {} members", limits::MEMBERS)]
     TooMany,

@@ -2,6 +2,7 @@
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::limits;
+use crate::names::{self, NameError};
 use crate::settings::{Settings, SettingsError};
 use crate::types::{ClusterId, Digest, MemberId};
 use alloc::collections::BTreeMap;
@@ -34,9 +35,9 @@ pub enum GenesisError {
     /// Settings beyond their bounds.
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    /// A name too long.
-    #[error("a member's name must be at most {} bytes", limits::NAME_BYTES)]
-    Name,
+    /// A member's name that breaks the rule for names.
+    #[error("a member's name is refused: {0}")]
+    Name(#[from] NameError),
 }
 
 impl Genesis {
@@ -48,23 +49,36 @@ impl Genesis {
         Genesis { cluster, members, alpha: Self::DEFAULT_ALPHA, settings: Settings::default() }
     }
 
-    /// Checks the bounds.
+    /// Checks a genesis that is asked for: every bound, and the rule for names.
     ///
     /// # Errors
     /// The first bound that does not hold.
     pub fn validate(&self) -> Result<(), GenesisError> {
+        self.check_readable()?;
+        self.members.values().try_for_each(|name| names::check(name))?;
+        Ok(self.settings.validate()?)
+    }
+
+    /// The bounds of every version: within them a genesis is read back.
+    fn check_readable(&self) -> Result<(), GenesisError> {
         let count = self.members.len();
         if count == 0 || count > limits::MEMBERS || self.members.contains_key(&MemberId::NONE) {
             return Err(GenesisError::Members);
         }
-        if self.members.values().any(|name| name.len() > limits::NAME_BYTES) {
-            return Err(GenesisError::Name);
+        if let Some(name) = self.members.values().find(|name| name.len() > limits::NAME_BYTES) {
+            return Err(NameError::TooLong { bytes: name.len() }.into());
         }
         if !limits::ALPHA.contains(&self.alpha) {
             return Err(GenesisError::Alpha);
         }
-        self.settings.validate()?;
-        Ok(())
+        Ok(self.settings.check_readable()?)
+    }
+
+    /// Whether both found the same cluster. The first format level is left out: the program that takes the request
+    /// chooses it, and a repeat may come to a newer one.
+    pub(crate) fn founds_the_same(&self, other: &Genesis) -> bool {
+        let settings = Settings { format_level: other.settings.format_level, ..self.settings };
+        Genesis { settings, ..self.clone() } == *other
     }
 
     /// The bytes that are stored, sent and digested.
@@ -98,7 +112,7 @@ impl Genesis {
         }
         r.end()?;
         let genesis = Genesis { cluster, members, alpha, settings };
-        if genesis.members.len() != count || genesis.validate().is_err() {
+        if genesis.members.len() != count || genesis.check_readable().is_err() {
             return Err(DecodeError::OutOfBounds { what: "genesis", found: count as u64 });
         }
         Ok(genesis)

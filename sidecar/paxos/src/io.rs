@@ -199,6 +199,11 @@ pub enum Refusal {
     /// A genesis beyond its bounds.
     #[error(transparent)]
     Genesis(#[from] GenesisError),
+    /// Not appended: no member would read it back as it is.
+    #[error(
+        "no member could read this back from the log, so nothing was appended: this is a fault of Synod's"
+    )]
+    Unreadable,
     /// Nobody took leadership over in time.
     #[error("nobody took leadership over in time: this member may lead on")]
     NotTransferred,
@@ -357,6 +362,26 @@ pub enum Notice {
         slot: Slot,
         /// It is written again; else it was not read when this member started, and stays as it is until a trim.
         healed: bool,
+    },
+    /// A peer's proposal gets no vote here: this member could not apply it.
+    Unreadable {
+        /// Where.
+        slot: Slot,
+        /// The leader.
+        from: MemberId,
+        /// It came before: it is counted, and told once.
+        again: bool,
+    },
+    /// A call was refused right before it was proposed: its bytes would not be read back as it is.
+    NotProposed {
+        /// Where it would have been.
+        slot: Slot,
+    },
+    /// What others accepted in a slot cannot be read here, and may be chosen: this leader proposes nothing from there
+    /// on until enough members tell.
+    Withheld {
+        /// Where.
+        slot: Slot,
     },
     /// A value that cannot be decoded was chosen: this member halts rather than guess.
     Undecodable {

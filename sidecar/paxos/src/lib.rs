@@ -35,6 +35,7 @@ pub mod genesis;
 pub mod io;
 pub mod limits;
 pub mod message;
+pub mod names;
 mod node;
 #[cfg(synod_planted)]
 pub mod planted;

@@ -9,8 +9,8 @@ pub const ENTRY_BYTES: usize = 1 << 20;
 pub const BATCH_BYTES: usize = 1 << 20;
 /// Entries of one call, and of one slot's batch.
 pub const BATCH_ENTRIES: usize = 4_096;
-/// An encoded value: a full batch and what stands around its entries.
-pub const VALUE_BYTES: usize = BATCH_BYTES + BATCH_ENTRIES * 64 + 1_024;
+/// An encoded value: a full batch, and around each of its entries a call with the longest name or key.
+pub const VALUE_BYTES: usize = BATCH_BYTES + BATCH_ENTRIES * 320 + 1_024;
 /// Rows of the session table.
 pub const SESSION_ROWS: usize = 1_000_000;
 /// Calls of one session whose outcomes are remembered until the client says that it has them.

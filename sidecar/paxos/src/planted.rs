@@ -82,6 +82,7 @@ bugs! {
     BacklogUnbounded = "accepts-that-wait-for-a-disk-unbounded",
     StopBarsForEver = "announced-stop-bars-campaigns-for-ever",
     ForwardedToTheDead = "calls-forwarded-to-a-leader-that-is-gone",
+    UndecodableProposed = "undecodable-proposal-accepted",
 }
 
 static PLANTED: AtomicUsize = AtomicUsize::new(usize::MAX);

@@ -5,6 +5,9 @@ use crate::codec::{DecodeError, Reader, Writer};
 use crate::limits;
 use core::time::Duration;
 
+/// The longest span that settings may name: 100 years. In nanoseconds it takes less than 64 bits.
+const LONGEST_SPAN: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
+
 /// Election timing; replicated, so that no two members judge by different settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ElectionSettings {
@@ -101,12 +104,17 @@ pub enum SettingsError {
     /// A limit of zero or above what any version of this program bears.
     #[error(
         "entries may have 1 to {} bytes, calls at least as many and at most {}; the session table 16 to {} rows; \
-         sessions at least 1 s of idle time",
+         sessions 1 s to 100 years of idle time",
         limits::ENTRY_BYTES,
         limits::BATCH_BYTES,
         limits::SESSION_ROWS
     )]
     Limits,
+    /// A retention that is stored as none.
+    #[error(
+        "a retention keeps fewer than 2^64 - 1 entries and bytes, and what is younger than 100 years at most"
+    )]
+    Retention,
     /// A drift that no lease survives.
     #[error("clocks may differ by 0 to 20 hundredths of their rates")]
     ClockDrift,
@@ -131,11 +139,26 @@ impl Settings {
     /// The newest format level that this program reads.
     pub const FORMAT_LEVEL: u32 = 1;
 
-    /// Checks the bounds.
+    /// Checks settings that are asked for. What passes is read back by every member as it was meant.
     ///
     /// # Errors
     /// The first bound that does not hold.
     pub fn validate(&self) -> Result<(), SettingsError> {
+        self.check_readable()?;
+        // The largest number of each is stored for "no bound", and spans are stored in nanoseconds.
+        let Retention { entries, bytes, age } = self.retention;
+        let counts = [entries, bytes].into_iter().flatten();
+        if counts.max() == Some(u64::MAX) || age.is_some_and(|age| age > LONGEST_SPAN) {
+            return Err(SettingsError::Retention);
+        }
+        if self.limits.session_idle > LONGEST_SPAN {
+            return Err(SettingsError::Limits);
+        }
+        Ok(())
+    }
+
+    /// The bounds of every version: within them settings are read back, and decided alike by every version.
+    pub(crate) fn check_readable(&self) -> Result<(), SettingsError> {
         let ElectionSettings { heartbeat, timeout } = self.election;
         let spans = Duration::from_millis(1)..=Duration::from_secs(3_600);
         if !spans.contains(&heartbeat) || !spans.contains(&timeout) || timeout < heartbeat * 5 {
@@ -170,7 +193,7 @@ impl Settings {
         if expected_version != self.version {
             return Err(SettingsError::VersionMoved { actual: self.version });
         }
-        next.validate()?;
+        next.check_readable()?;
         if next.format_level != self.format_level && next.format_level != self.format_level + 1 {
             return Err(SettingsError::FormatLevel { actual: self.format_level });
         }
@@ -223,7 +246,7 @@ impl Settings {
             },
             chain_interval: r.u32()?,
         };
-        match settings.validate() {
+        match settings.check_readable() {
             Ok(()) => Ok(settings),
             Err(_) => Err(DecodeError::OutOfBounds { what: "settings", found: version }),
         }

@@ -71,6 +71,11 @@ pub(super) fn parse_member(text: &str) -> Result<u64, String> {
     id.map(|id| id.0).ok_or_else(|| "a member id has 16 hexadecimal digits; `status` shows it".to_owned())
 }
 
+/// A name for people.
+pub(super) fn parse_name(text: &str) -> Result<String, synod_paxos::names::NameError> {
+    synod_paxos::names::check(text).map(|()| text.to_owned())
+}
+
 /// A cluster id: a UUID.
 pub(super) fn parse_cluster(text: &str) -> Result<synod_paxos::ClusterId, String> {
     let id =

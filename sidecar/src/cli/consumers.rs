@@ -46,7 +46,7 @@ pub(super) struct List {
 pub(super) struct Register {
     #[command(flatten)]
     at: At,
-    /// The consumer's name, 1 to 253 bytes.
+    /// The consumer's name, 1 to 253 bytes, no control characters.
     #[arg(value_name = "NAME")]
     name: String,
     /// It is done with every entry up to this one; 0: it wants the whole log. Without it a new consumer begins

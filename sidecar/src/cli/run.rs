@@ -1,6 +1,6 @@
 //! `synod-sidecar run`.
 
-use super::connect::parse_cluster;
+use super::connect::{parse_cluster, parse_name};
 use super::stop_signal;
 use crate::member::{Config, Member, StartError};
 use crate::scrub;
@@ -41,7 +41,7 @@ pub(super) struct Options {
     #[arg(long, env = "SYNOD_HEALTH_LISTEN", value_name = "ADDRESS")]
     health_listen: Option<SocketAddr>,
     /// This member's name, for people and for its certificate: the pod's name.
-    #[arg(long, env = "SYNOD_NAME", default_value = "synod", value_name = "NAME")]
+    #[arg(long, env = "SYNOD_NAME", default_value = "synod", value_parser = parse_name, value_name = "NAME")]
     name: String,
     /// Where peers can dial this member; by default where it listens.
     #[arg(

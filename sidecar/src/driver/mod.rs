@@ -57,7 +57,10 @@ pub enum Fatal {
     #[error("cannot start: {0}")]
     Start(#[from] std::io::Error),
     /// A value was chosen that this version cannot read.
-    #[error("slot {slot} holds an entry that this version does not know: use a newer version")]
+    #[error(
+        "slot {slot} holds an entry that this version does not know: use the version that wrote it, or a newer one; \
+         where no version reads it, `synod-sidecar recover` leaves it out of a new log (docs/lost-quorum.md)"
+    )]
     Undecodable {
         /// Where.
         slot: Slot,

@@ -41,6 +41,20 @@ pub(super) fn tell(notice: Notice) -> Result<(), Fatal> {
             slot = slot.0,
             "a snapshot is damaged: this member does not serve it, and removes it with a trim behind it"
         ),
+        Notice::Unreadable { slot, from, again: false } => tracing::error!(
+            slot = slot.0,
+            %from,
+            "a proposal gets no vote here, because this version cannot read it: does the leader run another version?"
+        ),
+        Notice::Unreadable { again: true, .. } => {}
+        Notice::NotProposed { slot } => tracing::error!(
+            slot = slot.0,
+            "a call was refused, because no member would read it back: this is a fault of Synod's"
+        ),
+        Notice::Withheld { slot } => tracing::error!(
+            slot = slot.0,
+            "an accepted entry cannot be read here and may be chosen: start the members that are down, or the version that wrote it"
+        ),
         Notice::Undecodable { slot } => return Err(Fatal::Undecodable { slot }),
     }
     Ok(())

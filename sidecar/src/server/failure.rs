@@ -64,7 +64,7 @@ pub fn disk_full(why: NoRoom) -> Failure {
 fn call(error: &CallError) -> Failure {
     match error {
         CallError::Empty => refused(Code::InvalidArgument, "empty-call", error),
-        CallError::Key { .. } | CallError::Sequence | CallError::Name { .. } => {
+        CallError::Key { .. } | CallError::Sequence | CallError::Name(_) => {
             refused(Code::InvalidArgument, "invalid", error)
         }
         CallError::Settings(_) => refused(Code::InvalidArgument, "invalid-settings", error),
@@ -81,6 +81,7 @@ fn change(error: &ChangeRefused) -> Failure {
         ChangeRefused::UsedMember(_) => (Code::AlreadyExists, "used-member"),
         ChangeRefused::AlreadyVoter(_) => (Code::FailedPrecondition, "already-voter"),
         ChangeRefused::LastVoter(_) => (Code::FailedPrecondition, "last-voter"),
+        ChangeRefused::Name(_) => (Code::InvalidArgument, "invalid-name"),
         ChangeRefused::TooMany => (Code::FailedPrecondition, "too-many-members"),
     };
     refused(code, reason, error)
@@ -144,6 +145,7 @@ pub fn refusal(refusal: &Refusal) -> Failure {
         Refusal::OtherGenesis => plain(Code::FailedPrecondition, "other-genesis"),
         Refusal::NotListed(_) => plain(Code::InvalidArgument, "not-listed"),
         Refusal::Genesis(_) => plain(Code::InvalidArgument, "invalid-genesis"),
+        Refusal::Unreadable => plain(Code::Internal, "unreadable"),
         Refusal::NotTransferred => plain(Code::Unavailable, "not-transferred"),
     }
 }

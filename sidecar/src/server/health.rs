@@ -277,6 +277,8 @@ fn rows(registry: &mut Registry, metrics: &Metrics, waiting: usize) {
     };
     counter("rows_damaged", "Rows of this disk found damaged or missing", &metrics.rows_damaged);
     counter("rows_healed", "Damaged rows that were written again", &metrics.rows_healed);
+    let unreadable = "Proposals that got no vote because this version cannot read them";
+    counter("proposals_unreadable", unreadable, &metrics.proposals_unreadable);
     let healed = "Damaged snapshots that were written again";
     counter("snapshots_healed", healed, &metrics.snapshots_healed);
     counter("scrub_passes", "Passes of the scrubber through the whole log", &metrics.scrub_passes);

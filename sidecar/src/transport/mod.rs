@@ -163,7 +163,9 @@ impl Context {
     pub(crate) async fn channel(&self, member: MemberId) -> Result<Channel, Status> {
         let address = self.linked().get(&member).cloned();
         let address = address.ok_or_else(|| Status::unavailable(format!("{member} is not connected")))?;
-        dial::connect_to(self, &address, false, dial::BULKY_PING_PATIENCE).await.map_err(|error| Status::unavailable(error.to_string()))
+        dial::connect_to(self, &address, false, dial::BULKY_PING_PATIENCE)
+            .await
+            .map_err(|error| Status::unavailable(error.to_string()))
     }
 
     fn identity(&self) -> watch::Receiver<Identity> {

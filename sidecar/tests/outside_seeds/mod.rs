@@ -47,6 +47,12 @@ pub(crate) fn all() -> Vec<Seed> {
     for (name, length) in [("number", 8), ("pair", 16), ("joined", 48)] {
         seeds.push(("stored_row", format!("seed-{name}"), (1..=length).collect()));
     }
+    for at in 0..24_u64 {
+        // Any bytes make requests.
+        let mix = |n: u64| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8;
+        let bytes = (1..40 + at * 23).map(|n| mix(n ^ n.rotate_left(17) ^ (at << 32)));
+        seeds.push(("accepted", format!("seed-{at:02}"), bytes.collect()));
+    }
     seeds.extend(requests());
     seeds.extend(rare_messages(&state.encode()));
     seeds.extend(Talk::default().run());

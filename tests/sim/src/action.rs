@@ -326,6 +326,9 @@ pub enum Command {
         change: Change,
         /// Whom it is about.
         subject: u64,
+        /// Bytes of a new member's name; none: a usual name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<u32>,
     },
     /// Hand leadership over.
     Transfer {

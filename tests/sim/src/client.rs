@@ -10,7 +10,7 @@ use bytes::Bytes;
 use std::time::Duration;
 use synod_paxos::sessions::IdentityRefused;
 use synod_paxos::value::{self, Append};
-use synod_paxos::{Consistency, Digest, Index, Input, MemberId, Refusal, RequestId, SessionId};
+use synod_paxos::{Consistency, Digest, Index, Input, MemberId, Refusal, RequestId, SessionId, limits};
 
 /// An operation that is not answered.
 #[derive(Clone, Debug)]
@@ -53,7 +53,9 @@ impl Open {
             }
             Operation::OpenSession => value::Operation::OpenSession,
             Operation::SetCursor { index } => {
-                value::Operation::SetCursor { name: format!("c{client}"), index: Index(*index) }
+                // Some have the longest name that there may be.
+                let long = if client % 3 == 1 { limits::NAME_BYTES } else { 0 };
+                value::Operation::SetCursor { name: format!("{client:0>long$}"), index: Index(*index) }
             }
             Operation::SaveCheckpoint { index } => value::Operation::SaveCheckpoint(value::Checkpoint {
                 index: Index(*index),
@@ -278,6 +280,7 @@ impl World {
             Outcome::Checkpoint => Rule::CheckpointSaved,
             Outcome::Settings(_) => Rule::SettingsChanged,
             Outcome::Refused(Refusal::Settings(_)) => Rule::SettingsMoved,
+            Outcome::Refused(Refusal::Call(_)) => Rule::OutOfBounds,
             Outcome::Refused(_) | Outcome::Unknown if read => Rule::ReadRefused,
             Outcome::Refused(Refusal::UnexpectedIndex { .. }) => Rule::AppendUnexpected,
             Outcome::Refused(Refusal::NotActive(_)) => Rule::AppendNotActive,

@@ -186,6 +186,8 @@ kinds! {
         SettingsChanged = "settings_changed",
         /// Settings: a change was planned from a version that had passed.
         SettingsMoved = "settings_change_refused",
+        /// Settings: one beyond its bounds was refused.
+        OutOfBounds = "out_of_bounds_refused",
         /// Integrity: a member found that its state differs, and stopped.
         DivergenceFound = "divergence_found",
         /// Leases: a leader had one.

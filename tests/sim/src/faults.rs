@@ -61,6 +61,10 @@ kinds! {
         ClockOffset = "clock_offset",
         /// 28 to 30: a member was added as a learner.
         AddLearner = "add_learner",
+        /// 53: a name of a length at its bounds, one below or one above was asked for.
+        NameAtBound = "name_at_bound",
+        /// 53: a setting at one of its bounds, one below or one above was asked for.
+        SettingAtBound = "setting_at_bound",
         /// A learner was promoted.
         Promote = "promote",
         /// 31, 46: a member was removed, the leader included.

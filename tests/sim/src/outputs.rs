@@ -254,6 +254,13 @@ impl World {
         match notice {
             Notice::Leading { ballot, .. } => leases::check(&self.members, self.now, *ballot),
             Notice::Removed => self.check_retired(id),
+            // All members run one version here: what one proposes, every other reads.
+            Notice::Undecodable { .. }
+            | Notice::Unreadable { .. }
+            | Notice::NotProposed { .. }
+            | Notice::Withheld { .. } => {
+                violation("whatever is proposed can be read", format!("{id:?}: {notice:?}"))
+            }
             _ => Ok(()),
         }
     }
@@ -310,6 +317,9 @@ impl World {
             | Notice::Healed { .. }
             | Notice::DamagedSnapshot { .. }
             | Notice::Undecodable { .. }
+            | Notice::Unreadable { .. }
+            | Notice::NotProposed { .. }
+            | Notice::Withheld { .. }
             | Notice::Installed { .. } => return,
         };
         self.coverage.rule(rule);

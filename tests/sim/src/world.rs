@@ -405,13 +405,19 @@ impl World {
         let command = match command {
             Command::Initialize => AdminCommand::Initialize(self.genesis.clone()),
             Command::Join => AdminCommand::Join { cluster, digest: self.genesis.digest() },
-            Command::Change { version, operation, change, subject } => {
+            Command::Change { version, operation, change, subject, name: length } => {
                 self.planned.insert(request, *version);
                 let member = MemberId(*subject);
                 let mut name = [0; 16];
                 name[..8].copy_from_slice(&operation.to_le_bytes());
                 let change = match change {
-                    action::Change::AddLearner => Change::AddLearner { member, name: format!("m{subject}") },
+                    action::Change::AddLearner => {
+                        let name = match length {
+                            Some(bytes) => "x".repeat(*bytes as usize),
+                            None => format!("m{subject}"),
+                        };
+                        Change::AddLearner { member, name }
+                    }
                     action::Change::Promote => Change::Promote { member },
                     action::Change::Remove => Change::Remove { member },
                 };

@@ -6,6 +6,7 @@ use crate::message::{Message, ViewId};
 use crate::row::Row;
 use crate::storage::{Gated, Write};
 use crate::types::{Ballot, Instant, MemberId, Slot};
+use crate::value::Value;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use xxhash_rust::xxh3::xxh3_128;
@@ -328,7 +329,7 @@ impl Node {
         if self.is_swamped(&row) {
             return self.note_chosen_by_leader(ballot, chosen_through);
         }
-        if slot <= self.chosen_through.plus(self.window()) {
+        if slot <= self.chosen_through.plus(self.window()) && self.can_read(from, &row) {
             if ballot > self.promised {
                 self.promise(now, ballot);
             }
@@ -347,6 +348,18 @@ impl Node {
             && backlog > 0
             && backlog + row.value.len() > self.bounds.accept_backlog
             && !planted!(BacklogUnbounded)
+    }
+
+    /// A value that this member could not apply gets no vote: were it chosen, every member would halt at it.
+    fn can_read(&mut self, from: MemberId, row: &Row) -> bool {
+        if Value::decode(row.value.clone()).is_ok() || planted!(UndecodableProposed) {
+            return true;
+        }
+        let (slot, place) = (row.slot, Some((row.ballot, row.slot)));
+        let again = self.unreadable == place;
+        self.unreadable = place;
+        self.notice(Notice::Unreadable { slot, from, again });
+        false
     }
 
     /// An Accept in a slot that is applied here. A new leader that proposes the chosen value again gets its vote:

@@ -18,12 +18,12 @@ pub(super) use forwarding::Taken;
 
 use super::Node;
 use super::proposer::QueuedCall;
-use crate::io::{Output, Refusal};
+use crate::io::{Notice, Output, Refusal};
 use crate::message::{ForwardOutcome, Message};
 use crate::settings::SettingsError;
 use crate::status::MemberState;
 use crate::system::{CallOutcome, CallRefused, Reply};
-use crate::types::{Ballot, Instant, MemberId, RequestId};
+use crate::types::{Ballot, Instant, MemberId, RequestId, Slot};
 use crate::value::{Call, Operation, Origin};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
@@ -139,10 +139,10 @@ impl Node {
     pub(super) fn handle_call(&mut self, request: RequestId, operation: Operation) {
         let origin = Origin { member: self.me, incarnation: self.incarnation, request };
         let call = Call { origin, operation };
-        let within = call.validate().and_then(|()| match &self.system {
-            Some(system) => system.check_limits(&call),
-            None => Ok(()),
-        });
+        let within = match &self.system {
+            Some(system) => system.check_call(&call),
+            None => call.validate(),
+        };
         if let Err(error) = within {
             return self.answer_call(request, Err(Refusal::Call(error)));
         }
@@ -246,6 +246,19 @@ impl Node {
         proposer.queue_bytes += bytes;
         proposer.queue.push_back(queued);
         true
+    }
+
+    /// Calls that would not be read back from a batch as they are: none of them reaches the log.
+    pub(super) fn refuse_unreadable(&mut self, slot: Slot, calls: Vec<Call>) {
+        for Call { origin, .. } in calls {
+            self.notice(Notice::NotProposed { slot });
+            if origin.member != self.me {
+                let ballot = self.proposer.as_ref().map_or(Ballot::ZERO, |proposer| proposer.ballot);
+                self.refuse_forward(origin, ballot, "no member could read it back");
+            } else if self.appends.calls.remove(&origin.request).is_some() {
+                self.answer_call(origin.request, Err(Refusal::Unreadable));
+            }
+        }
     }
 
     /// A call was applied: whoever took it from its client answers; the leader tells it to a follower at

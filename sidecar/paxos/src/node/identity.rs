@@ -83,8 +83,8 @@ impl Node {
     pub(super) fn initialize(&mut self, request: RequestId, genesis: Genesis) {
         let digest = genesis.digest();
         let outcome = match (&self.genesis, genesis.validate()) {
+            (Some(held), _) if held.founds_the_same(&genesis) => Ok(AdminOutcome::Initialized(held.digest())),
             (_, Err(error)) => Err(Refusal::Genesis(error)),
-            (Some(held), Ok(())) if *held == genesis => Ok(AdminOutcome::Initialized(digest)),
             (Some(_), Ok(())) => Err(Refusal::OtherGenesis),
             (None, Ok(())) if !genesis.members.contains_key(&self.me) => Err(Refusal::NotListed(self.me)),
             (None, Ok(())) if self.joined.is_some_and(|j| j != (genesis.cluster, digest)) => {

@@ -81,6 +81,7 @@ impl Node {
             let version = system.configurations.latest().version + 1;
             return Err(Some(Refusal::Change(ChangeRefused::Pending { version })));
         }
+        entry.validate().map_err(|why| Some(Refusal::Change(why)))?;
         system
             .configurations
             .judge(next.max(proposer.next_slot), &entry)
@@ -98,6 +99,14 @@ impl Node {
             proposer.pending_change = Some(PendingChange { entry, slot: None, request });
         }
         Ok(())
+    }
+
+    /// The change that waits would not be read back as it is: it never reaches the log.
+    pub(super) fn refuse_unreadable_change(&mut self, slot: Slot) {
+        let pending = self.proposer.as_mut().and_then(|proposer| proposer.pending_change.take());
+        let Some(PendingChange { request, .. }) = pending else { return };
+        self.notice(Notice::NotProposed { slot });
+        self.outputs.push_back(Output::AdminReply { request, outcome: Err(Refusal::Unreadable) });
     }
 
     fn changed(&self, configuration: Configuration) -> AdminOutcome {

@@ -94,6 +94,8 @@ pub struct Node {
 
     chosen_through: Slot,
     system: Option<SystemState>,
+    /// The newest proposal that got no vote because this member could not apply it.
+    unreadable: Option<(Ballot, Slot)>,
     /// A chosen value that cannot be decoded ends all taking part.
     halted: bool,
 
@@ -145,6 +147,7 @@ impl Node {
             snapshots: snapshots::Snapshots::new(disk.snapshots, disk.fetched),
             chosen_through: applied,
             system,
+            unreadable: None,
             halted: false,
             election: election::Election::new(now, disk.incarnation),
             proposer: None,

@@ -104,7 +104,7 @@ impl Node {
             Start::Proposed(_) | Start::Serving(_) => planted!(LateReport),
         };
         if recovers {
-            proposer.report(rows);
+            proposer.report(from, rows);
         }
         proposer.progress.entry(from).or_default().answered(now);
         self.note_chosen_elsewhere(from, chosen_through);

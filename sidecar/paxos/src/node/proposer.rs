@@ -6,6 +6,7 @@ use super::heartbeat::PeerProgress;
 use super::phase_one::PartialPromise;
 use super::pipeline::Pipeline;
 use super::reads::LeaderReads;
+use crate::io::Notice;
 use crate::limits;
 use crate::message::Message;
 use crate::row::{self, Row};
@@ -60,8 +61,12 @@ pub(super) struct Proposer {
     pub(super) promised: BTreeMap<MemberId, Slot>,
     /// Of complete promises: the row with the highest ballot for each slot.
     pub(super) reports: BTreeMap<Slot, Row>,
+    /// Members that reported a value that cannot be read here, for each slot.
+    pub(super) unreadable: BTreeMap<Slot, BTreeSet<MemberId>>,
     /// The highest chosen prefix that a complete promise reported: no no-op at or below it.
     pub(super) reported_chosen: Slot,
+    /// The slot that was last said to be withheld.
+    pub(super) withheld: Slot,
     /// The next slot to propose in. Invariant: `chosen_through < next_slot` once recovery began.
     pub(super) next_slot: Slot,
     pub(super) in_flight: BTreeMap<Slot, InFlight>,
@@ -98,6 +103,8 @@ impl Proposer {
             partial: BTreeMap::new(),
             promised: BTreeMap::new(),
             reports: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
+            withheld: Slot(0),
             reported_chosen: Slot(0),
             next_slot: from,
             in_flight: BTreeMap::new(),
@@ -149,8 +156,11 @@ impl Proposer {
         self.promised.contains_key(&member)
     }
 
-    pub(super) fn report(&mut self, rows: impl IntoIterator<Item = Row>) {
+    pub(super) fn report(&mut self, from: MemberId, rows: impl IntoIterator<Item = Row>) {
         for row in rows {
+            if Value::decode(row.value.clone()).is_err() {
+                self.unreadable.entry(row.slot).or_default().insert(from);
+            }
             let better = self.reports.get(&row.slot).is_none_or(|held| {
                 !held.chosen && (row.chosen || row.ballot > held.ballot || planted!(LowestBallotAdopted))
             });
@@ -222,9 +232,10 @@ impl Node {
         if let Some(report) = proposer.reports.get(&slot).cloned() {
             if report.chosen {
                 self.learn(report);
-            } else {
-                self.propose(now, report.value);
+                return true;
             }
+            let Some(value) = self.adopted(slot, report.value) else { return false };
+            self.propose(now, value);
             return true;
         }
         if slot <= proposer.reported_chosen && !planted!(NoOpBelowChosen) {
@@ -254,6 +265,7 @@ impl Node {
                 }
                 proposer.start = Start::Proposed(slot);
                 proposer.reports.clear();
+                proposer.unreadable.clear();
                 let ballot = proposer.ballot;
                 self.propose(now, Value::LeaderStart { ballot }.encode());
                 true
@@ -271,9 +283,14 @@ impl Node {
             return false;
         }
         if let Some(change) = proposer.pending_change.as_mut().filter(|c| c.slot.is_none()) {
-            change.slot = Some(slot);
-            let value = Value::Configuration(change.entry.clone()).encode();
-            self.propose(now, value);
+            let value = Value::Configuration(change.entry.clone()).encode_checked();
+            if value.is_some() {
+                change.slot = Some(slot);
+            }
+            match value {
+                Some(value) => self.propose(now, value),
+                None => self.refuse_unreadable_change(slot),
+            }
             return true;
         }
         if !handing_over && let Some(value) = proposer.housekeeping.take() {
@@ -287,8 +304,9 @@ impl Node {
         }
         let room = proposer.in_flight_bytes < self.bounds.proposed;
         if !proposer.queue.is_empty() && self.disk.is_idle() && room && !handing_over {
-            let value = self.form_batch(now);
-            self.propose(now, value);
+            if let Some(value) = self.form_batch(now, slot) {
+                self.propose(now, value);
+            }
             // One batch for each write of this member's own disk: the next forms while this one is written.
             return false;
         }
@@ -299,9 +317,63 @@ impl Node {
         false
     }
 
-    /// Takes whatever waits, up to one slot's bounds.
-    fn form_batch(&mut self, now: Instant) -> Bytes {
-        let Some(proposer) = self.proposer.as_mut() else { return Value::NoOp.encode() };
+    /// What is proposed in a slot in which `value` was accepted: that very value. One that cannot be read here gets no
+    /// votes; while it may be chosen, nothing is proposed in its place (`None`). The slot is free once others' promises
+    /// leave too few members that may have voted for it.
+    fn adopted(&mut self, slot: Slot, value: Bytes) -> Option<Bytes> {
+        if Value::decode(value.clone()).is_ok() || planted!(UndecodableProposed) {
+            return Some(value);
+        }
+        let (chosen_through, system) = (self.chosen_through, self.system.as_ref()?);
+        let proposer = self.proposer.as_mut()?;
+        // Were it chosen under some ballot, every later one would have proposed it too: whoever voted for it then
+        // reports it now.
+        let promisers = proposer.promisers(chosen_through);
+        let reported =
+            |member: &MemberId| proposer.unreadable.get(&slot).is_some_and(|by| by.contains(member));
+        let conf = system.configurations.at(slot);
+        let may_hold = conf.voters().filter(|voter| reported(voter) || !promisers.contains(voter)).collect();
+        if !conf.has_quorum(&may_hold) && slot > proposer.reported_chosen {
+            return Some(Value::NoOp.encode());
+        }
+        if core::mem::replace(&mut proposer.withheld, slot) != slot {
+            self.notice(Notice::Withheld { slot });
+        }
+        None
+    }
+
+    /// Takes whatever waits, up to one slot's bounds. None: nothing is left of it that may be proposed.
+    fn form_batch(&mut self, now: Instant, slot: Slot) -> Option<Bytes> {
+        let (ballot, advance, calls) = self.take_calls(now)?;
+        let mut batch = Value::Batch { ballot, advance, calls };
+        let mut encoded = batch.encode_checked();
+        if encoded.is_none()
+            && let Value::Batch { calls, .. } = &mut batch
+        {
+            // What takes calls in should have refused one of them: only that one is lost.
+            let (good, bad) = core::mem::take(calls).into_iter().partition(Call::is_readable);
+            *calls = good;
+            self.refuse_unreadable(slot, bad);
+            encoded = batch.encode_checked();
+        }
+        let Value::Batch { calls, .. } = &batch else { return None };
+        if calls.is_empty() {
+            return None;
+        }
+        for call in calls.iter().filter(|call| call.origin.member == self.me) {
+            self.appends.note_proposed(call.origin.request, ballot);
+            if planted!(AcknowledgedEarly) {
+                let tail = self.system.as_ref().map(|s| s.last_index).unwrap_or_default();
+                let (first, last) = (tail.next(), tail.plus(call.entry_count() as u64));
+                let outcome = Ok(crate::Reply::Appended { first, last, repeat: false });
+                self.outputs.push_back(crate::Output::CallReply { request: call.origin.request, outcome });
+            }
+        }
+        encoded
+    }
+
+    fn take_calls(&mut self, now: Instant) -> Option<(Ballot, Duration, Vec<Call>)> {
+        let proposer = self.proposer.as_mut()?;
         let (mut calls, mut bytes, mut entries) = (Vec::new(), 0, 0);
         while let Some(queued) = proposer.queue.front() {
             bytes += queued.call.payload_bytes();
@@ -313,20 +385,10 @@ impl Node {
             proposer.queue_bytes -= queued.call.payload_bytes();
             calls.push(queued.call);
         }
-        let ballot = proposer.ballot;
         // A new leader's first batch adds nothing: no clock has seen the time before it.
         let advance = proposer.stamped.map_or(Duration::ZERO, |stamped| now.since(stamped));
         proposer.stamped = Some(now);
-        for call in calls.iter().filter(|call| call.origin.member == self.me) {
-            self.appends.note_proposed(call.origin.request, ballot);
-            if planted!(AcknowledgedEarly) {
-                let tail = self.system.as_ref().map(|s| s.last_index).unwrap_or_default();
-                let (first, last) = (tail.next(), tail.plus(call.entry_count() as u64));
-                let outcome = Ok(crate::Reply::Appended { first, last, repeat: false });
-                self.outputs.push_back(crate::Output::CallReply { request: call.origin.request, outcome });
-            }
-        }
-        Value::Batch { ballot, advance, calls }.encode()
+        Some((proposer.ballot, advance, calls))
     }
 
     /// Phase 2a in the next slot: the sends run beside this member's own write.

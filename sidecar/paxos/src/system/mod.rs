@@ -329,15 +329,19 @@ impl SystemState {
         hash.digest128()
     }
 
-    /// Judges a call by what is applied now, without changing anything: what would certainly be refused need
-    /// not be proposed.
+    /// Judges a call by what is applied now, without changing anything: what is out of bounds, or would certainly be
+    /// refused, need not be proposed. A consumer keeps the name that it is registered under.
     ///
     /// # Errors
-    /// Where it is over the limits in force.
-    pub fn check_limits(&self, call: &Call) -> Result<(), CallError> {
+    /// Where it is out of bounds, or over the limits in force.
+    pub fn check_call(&self, call: &Call) -> Result<(), CallError> {
         match &call.operation {
-            Operation::Append(append) => check_limits(append, &self.settings).map(|_| ()),
-            _ => Ok(()),
+            Operation::SetCursor { name, .. } if self.cursors.contains_key(name) => Ok(()),
+            Operation::Append(append) => {
+                call.validate()?;
+                check_limits(append, &self.settings).map(|_| ())
+            }
+            _ => call.validate(),
         }
     }
 

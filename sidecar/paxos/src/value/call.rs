@@ -2,6 +2,7 @@
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::limits;
+use crate::names::{self, NameError};
 use crate::settings::{Settings, SettingsError};
 use crate::types::{Digest, Incarnation, Index, MemberId, RequestId, SessionId};
 use alloc::string::String;
@@ -266,24 +267,45 @@ impl Call {
         192 + name + self.payload_bytes() + 4 * self.entry_count()
     }
 
-    /// Checks the bounds that no settings can pass.
+    /// Checks what a caller asks for: every bound that no settings can pass, and the rule for names. What passes is
+    /// read back by every member as it was meant.
     ///
     /// # Errors
-    /// What is too large, or that there is no entry at all.
+    /// What is out of bounds, or that there is no entry at all.
     pub fn validate(&self) -> Result<(), CallError> {
+        match &self.operation {
+            Operation::SetCursor { name, .. } => names::check(name)?,
+            Operation::ChangeSettings { settings, .. } => settings.validate()?,
+            Operation::Append(_)
+            | Operation::OpenSession
+            | Operation::CloseSession { .. }
+            | Operation::AdvanceCursor { .. }
+            | Operation::RemoveCursor { .. }
+            | Operation::SaveCheckpoint(_) => {}
+        }
+        self.check_readable()
+    }
+
+    /// The bounds of every version: within them a call is read back. A consumer that was registered under a name that
+    /// the rule refuses now can still be moved on and removed.
+    fn check_readable(&self) -> Result<(), CallError> {
         match &self.operation {
             Operation::Append(append) => append.validate(),
             Operation::SetCursor { name, .. }
             | Operation::AdvanceCursor { name, .. }
-            | Operation::RemoveCursor { name }
-                if name.is_empty() || name.len() > limits::NAME_BYTES =>
-            {
-                Err(CallError::Name { bytes: name.len() })
-            }
-            // What no member could read back must never be proposed: all of them would halt at it.
-            Operation::ChangeSettings { settings, .. } => Ok(settings.validate()?),
-            _ => Ok(()),
+            | Operation::RemoveCursor { name } => match name.len() {
+                0 => Err(NameError::Empty.into()),
+                1..=limits::NAME_BYTES => Ok(()),
+                bytes => Err(NameError::TooLong { bytes }.into()),
+            },
+            Operation::ChangeSettings { settings, .. } => Ok(settings.check_readable()?),
+            Operation::OpenSession | Operation::CloseSession { .. } | Operation::SaveCheckpoint(_) => Ok(()),
         }
+    }
+
+    /// Whether every member reads this very call back from its bytes.
+    pub(crate) fn is_readable(&self) -> bool {
+        Call::decode(self.encode()).is_ok_and(|read| read == *self)
     }
 
     /// The call alone, as a forwarded one travels.
@@ -370,7 +392,7 @@ impl Call {
             found => return Err(DecodeError::Unknown { what: "operation", found: u64::from(found) }),
         };
         let call = Call { origin, operation };
-        match call.validate() {
+        match call.check_readable() {
             Ok(()) => Ok(call),
             Err(_) => Err(DecodeError::OutOfBounds { what: "call", found: call.payload_bytes() as u64 }),
         }
@@ -418,10 +440,7 @@ pub enum CallError {
     /// Settings beyond their bounds.
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    /// A cursor's name out of its bounds.
-    #[error("a cursor's name has 1 to {} bytes, not {bytes}", limits::NAME_BYTES)]
-    Name {
-        /// Its size.
-        bytes: usize,
-    },
+    /// A consumer's name that breaks the rule for names.
+    #[error(transparent)]
+    Name(#[from] NameError),
 }

@@ -122,6 +122,13 @@ impl Value {
         w.finish()
     }
 
+    /// The bytes, if every member reads this very value back from them; `None`: it must not be proposed.
+    pub fn encode_checked(&self) -> Option<Bytes> {
+        let bytes = self.encode();
+        let same = || Value::decode(bytes.clone()).is_ok_and(|read| read == *self);
+        (bytes.len() <= limits::VALUE_BYTES && same() || planted!(UndecodableProposed)).then_some(bytes)
+    }
+
     /// Reads what [`Value::encode`] wrote; payloads share the bytes.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ mod show;
 mod slow_disks;
 mod slow_links;
 mod snapshots;
+mod unreadable;
 
 use bytes::Bytes;
 use lab::{Lab, accepted, ballot, m};

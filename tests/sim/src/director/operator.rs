@@ -7,6 +7,7 @@ use crate::oracle::Violation;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use synod_paxos::MemberId;
+use synod_paxos::limits;
 use synod_paxos::status::Role;
 
 /// What the operator does next. It decides from statuses that it can see, as a real one does.
@@ -113,7 +114,8 @@ impl Director {
         if change == Change::Remove {
             self.operator.removals.insert(subject);
         }
-        let command = Command::Change { version, operation, change, subject: subject.0 };
+        let name = self.odd_name(change);
+        let command = Command::Change { version, operation, change, subject: subject.0, name };
         self.operator.last = Some(command.clone());
         let competes = self.random.chance(80);
         self.admin(leader, command)?;
@@ -136,7 +138,18 @@ impl Director {
         self.operator.removals.insert(subject);
         self.operator.operations += 1;
         let operation = self.operator.operations;
-        self.admin(at, Command::Change { version, operation, change: Change::Remove, subject: subject.0 })
+        let (change, subject) = (Change::Remove, subject.0);
+        self.admin(at, Command::Change { version, operation, change, subject, name: None })
+    }
+
+    /// Now and then a new member's name has as many bytes as a name may have, one less, or one more.
+    fn odd_name(&mut self, change: Change) -> Option<u32> {
+        if change != Change::AddLearner || !self.random.chance(250) {
+            return None;
+        }
+        self.world.met(Fault::NameAtBound);
+        let bound = u32::try_from(limits::NAME_BYTES).unwrap_or(u32::MAX);
+        self.random.pick(&[0, 1, bound - 1, bound, bound + 1, bound * 300]).copied()
     }
 
     /// A careful operator removes no member while the rest would lack a live quorum.

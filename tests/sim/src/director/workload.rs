@@ -4,9 +4,10 @@ use super::swarm::Trouble;
 use super::{Director, Event};
 use crate::action::{Action, Identity, Operation, Wanted};
 use crate::coverage::Rule;
+use crate::faults::Fault;
 use crate::oracle::Violation;
 use std::time::Duration;
-use synod_paxos::MemberId;
+use synod_paxos::{MemberId, Settings, limits};
 
 impl Director {
     pub(crate) fn think(&mut self, client: usize) {
@@ -107,7 +108,7 @@ impl Director {
     fn new_settings(&mut self, at: MemberId) -> Option<Operation> {
         let held = self.world.node(at)?.system()?.settings;
         let mut wanted = Wanted::of(&held);
-        match self.random.below(4) {
+        match self.random.below(5) {
             0 => {
                 let (heartbeat, timeout) = *self.random.pick(&[(20, 120), (50, 300), (100, 1_000)])?;
                 (wanted.heartbeat, wanted.timeout) = (heartbeat * 1_000_000, timeout * 1_000_000);
@@ -118,10 +119,31 @@ impl Director {
             2 if self.swarm.weights[Trouble::Diverge as usize] == 0 => {
                 wanted.retention = *self.random.pick(&[None, Some(8), Some(40)])?;
             }
+            3 => {
+                self.world.met(Fault::SettingAtBound);
+                return self.setting_at_bound(&held);
+            }
             _ => wanted.session_rows = *self.random.pick(&[16, 200, 100_000])?,
         }
         let version = if self.random.chance(100) { held.version.saturating_sub(1) } else { held.version };
         Some(Operation::ChangeSettings { version, wanted })
+    }
+
+    /// One of the settings at a bound, one below or one above it. Those that a run could not go on with are not asked for.
+    fn setting_at_bound(&mut self, held: &Settings) -> Option<Operation> {
+        let mut wanted = Wanted::of(held);
+        let rows = u32::try_from(limits::SESSION_ROWS).unwrap_or(u32::MAX);
+        match self.random.below(5) {
+            0 => wanted.heartbeat = *self.random.pick(&[0, 1, 999_999])?,
+            1 => {
+                wanted.timeout =
+                    *self.random.pick(&[0, wanted.heartbeat * 5 - 1, 3_600_000_000_001, u64::MAX])?
+            }
+            2 => wanted.session_rows = *self.random.pick(&[0, 15, 16, 17, rows - 1, rows, rows + 1])?,
+            3 => wanted.session_idle = *self.random.pick(&[999_999_999, u64::MAX - 1, u64::MAX])?,
+            _ => wanted.chain_interval = *self.random.pick(&[0, 1 << 20, (1 << 20) + 1, u32::MAX])?,
+        }
+        Some(Operation::ChangeSettings { version: held.version, wanted })
     }
 
     fn new_read(&mut self) -> Operation {
