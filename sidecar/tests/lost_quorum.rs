@@ -14,6 +14,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use synod_client::ReadOptions;
+use synod_paxos::configuration::{Change, ConfigurationEntry};
+use synod_paxos::value::Value as Entry;
+use synod_paxos::{MemberId, Row, row};
 
 fn shown(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(output)))
@@ -98,5 +101,51 @@ async fn a_lost_quorum_takes_the_applications_state_along() {
     let behind: Vec<_> = client.read(4, ReadOptions::default()).try_collect().await.unwrap();
     assert_eq!(behind[0].payload, Bytes::from("four"));
     assert_eq!(client.append(Bytes::from("five")).await.unwrap().first_index, 5);
+    new.terminate();
+}
+
+/// A log that holds a chosen entry which no version reads: no member starts on it, and `recover` leaves it out where a
+/// person names its slot and digest.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_nobody_reads_is_left_out_by_an_explicit_act() {
+    let cluster = stopped(b"state").await;
+    let old = synod_sidecar::storage::Offline::open(&cluster.members[0].data_dir, None).unwrap();
+    let mut disk = old.whole_state(synod_sidecar::storage::Rows::All).unwrap();
+    drop(old);
+    // What a leader of an earlier version could put there: a learner with a name of 254 bytes.
+    let change = Change::AddLearner { member: MemberId(0xaa), name: "x".repeat(254) };
+    let entry = ConfigurationEntry { expected_version: 1, operation: [1; 16], change };
+    let slot = disk.rows.keys().next_back().unwrap().next();
+    let (ballot, value) = (disk.promised, Entry::Configuration(entry).encode());
+    let checksum = row::checksum(disk.genesis.as_ref().unwrap().cluster, slot, ballot, &value);
+    disk.rows.insert(slot, Row { slot, ballot, chosen: true, value, checksum });
+    disk.chosen_through = slot;
+    let dir = cluster.dir.path().join("held");
+    synod_sidecar::storage::create(&dir, &disk).unwrap();
+
+    let to = cluster.dir.path().join("new");
+    let recover = |more: &[&str]| {
+        let base = ["recover", "--from", dir.to_str().unwrap(), "--to", to.to_str().unwrap()];
+        command(&[&base[..], &["--name", "new", "-o", "json"], more].concat())
+    };
+    let refused = recover(&[]);
+    assert!(!refused.status.success());
+    let told = stderr(&refused);
+    let option = told.split("add --skip ").nth(1).unwrap_or_else(|| panic!("{told}"));
+    let named = option.split_whitespace().next().unwrap().trim_end_matches(':').to_owned();
+    assert!(named.starts_with(&format!("{}:", slot.0)), "{told}");
+    let other = recover(&["--skip", &format!("{}:{}", slot.0, "0".repeat(64))]);
+    assert!(stderr(&other).contains("holds no entry that can be left out"), "{}", stderr(&other));
+
+    let plan = shown(&recover(&["--skip", &named]));
+    assert_eq!((&plan["done"], &plan["skipped_slots"][0]["slot"]), (&json!(false), &json!(slot.0)));
+    let lost: Vec<&str> =
+        plan["must_be_destroyed"].as_array().unwrap().iter().map(|member| member.as_str().unwrap()).collect();
+    let attested = ["--skip", &named, "--destroyed", lost[0], "--destroyed", lost[1]];
+    assert_eq!(shown(&recover(&attested))["done"], json!(true));
+    let mut new = Member::new(cluster.dir.path(), "new");
+    new.start();
+    new.ready().await;
+    assert_eq!(new.client().append(Bytes::from("five")).await.unwrap().first_index, 5);
     new.terminate();
 }

@@ -6,6 +6,7 @@
 
 use crate::genesis::Genesis;
 use crate::limits;
+use crate::names::{self, NameError};
 use crate::row::{self, Row};
 use crate::storage::DurableState;
 use crate::system::SystemState;
@@ -14,6 +15,7 @@ use crate::value::{Checkpoint, Value};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
+use sha2::{Digest as _, Sha256};
 
 /// Why the survivors cannot be recovered from.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,8 +41,24 @@ pub enum RecoveryError {
     #[error("the snapshot at slot {0} that the log begins with is missing or damaged on every survivor")]
     NoSnapshot(Slot),
     /// A value that this program does not know.
-    #[error("slot {0} holds an entry that this version does not know: use a newer version")]
-    Undecodable(Slot),
+    #[error(
+        "slot {slot} holds an entry that this version does not know: use the version that wrote it, or a newer one. \
+         If no version reads it, name it to leave it out: SHA-256 {digest}"
+    )]
+    Undecodable {
+        /// Which.
+        slot: Slot,
+        /// Of the value's bytes.
+        digest: Digest,
+    },
+    /// An entry to be left out that this program reads, or that is another.
+    #[error(
+        "slot {0} holds no entry that can be left out: only the named one may be, and only where it cannot be read"
+    )]
+    NotSkipped(Slot),
+    /// A new member's name that breaks the rule for names.
+    #[error("the new member's name is refused: {0}")]
+    Name(#[from] NameError),
     /// The new members are none, too many, or old ones.
     #[error("the new cluster needs 1 to {} members with new ids", limits::MEMBERS)]
     Members,
@@ -76,6 +94,8 @@ pub struct Plan {
     pub last_index: Index,
     /// The application's checkpoints that the kept log names, by index: their files are copied beside the disk.
     pub checkpoints: Vec<Checkpoint>,
+    /// Entries that no version reads and that are left out, as a person asked: their slots decide nothing.
+    pub skipped: BTreeMap<Slot, Digest>,
     /// Slots behind the first hole, and the hole itself where something lies behind it.
     pub lost: Vec<LostSlot>,
     /// Voters of the newest configuration whose disks were not given: they must be destroyed.
@@ -87,6 +107,18 @@ pub struct Plan {
 /// # Errors
 /// See [`RecoveryError`].
 pub fn plan(survivors: &[DurableState]) -> Result<Plan, RecoveryError> {
+    plan_without(survivors, &BTreeMap::new())
+}
+
+/// The same, where entries that cannot be read are left out: each is named by its slot and the SHA-256 of its value, so
+/// that nothing else is left out by mistake.
+///
+/// # Errors
+/// See [`RecoveryError`].
+pub fn plan_without(
+    survivors: &[DurableState],
+    skipped: &BTreeMap<Slot, Digest>,
+) -> Result<Plan, RecoveryError> {
     let genesis = common_genesis(survivors)?;
     let cluster = genesis.cluster;
     // The base knows the most to be chosen; between equals the one whose log begins first.
@@ -99,12 +131,23 @@ pub fn plan(survivors: &[DurableState]) -> Result<Plan, RecoveryError> {
     let top = top.copied().unwrap_or(trim_through).max(base.chosen_through);
     let mut slot = trim_through.next();
     while slot <= top {
-        let Some(row) = best_row(survivors, cluster, slot) else { break };
-        state.apply(slot, &row.value).map_err(|_| RecoveryError::Undecodable(slot))?;
+        let Some(mut row) = best_row(survivors, cluster, slot) else { break };
+        match (Value::decode(row.value.clone()), skipped.get(&slot)) {
+            (Ok(_), None) => {}
+            (Err(_), Some(named)) if *named == digest(&row.value) => row.value = Value::NoOp.encode(),
+            (_, Some(_)) => return Err(RecoveryError::NotSkipped(slot)),
+            (Err(_), None) => return Err(RecoveryError::Undecodable { slot, digest: digest(&row.value) }),
+        }
+        state
+            .apply(slot, &row.value)
+            .map_err(|_| RecoveryError::Undecodable { slot, digest: digest(&row.value) })?;
         kept.push(row);
         slot = slot.next();
     }
     let kept_through = slot.previous();
+    if let Some(beyond) = skipped.keys().find(|slot| **slot <= trim_through || **slot > kept_through) {
+        return Err(RecoveryError::NotSkipped(*beyond));
+    }
     let mut lost = Vec::new();
     while slot <= top {
         let chosen = survivors.iter().any(|disk| disk.chosen_through >= slot);
@@ -122,6 +165,7 @@ pub fn plan(survivors: &[DurableState]) -> Result<Plan, RecoveryError> {
         chosen_through: base.chosen_through.min(kept_through),
         last_index: state.last_index,
         checkpoints: state.checkpoints.clone(),
+        skipped: skipped.clone(),
         lost,
         missing: state.configurations.latest().voters().filter(|voter| !given(voter)).collect(),
         rows: kept,
@@ -144,6 +188,7 @@ impl Plan {
         if members.is_empty() || members.len() > limits::MEMBERS || members.keys().any(used) {
             return Err(RecoveryError::Members);
         }
+        members.values().try_for_each(|name| names::check(name))?;
         let slot = self.kept_through.next();
         let recovered = Value::Recovered { members: members.clone() }.encode();
         let mut rows = BTreeMap::new();
@@ -206,6 +251,10 @@ fn starting_state(
     held.filter_map(|bytes| Some((bytes.clone(), SystemState::decode(bytes.clone()).ok()?)))
         .find(|(_, state)| state.applied == trim_through)
         .ok_or(RecoveryError::NoSnapshot(trim_through))
+}
+
+fn digest(value: &[u8]) -> Digest {
+    Digest(Sha256::digest(value).into())
 }
 
 /// The value that is kept in a slot: one known chosen, else the one accepted under the highest ballot.

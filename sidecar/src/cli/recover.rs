@@ -9,9 +9,9 @@ use clap::Args;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use synod_paxos::recovery::{self, Plan};
+use synod_paxos::recovery::{self, Plan, RecoveryError};
 use synod_paxos::value::Checkpoint;
-use synod_paxos::{ClusterId, DurableState, MemberId, Slot};
+use synod_paxos::{ClusterId, Digest, DurableState, MemberId, Slot};
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct RecoverOptions {
@@ -28,6 +28,10 @@ pub(super) struct RecoverOptions {
     /// whose directory is not given; without it nothing is done.
     #[arg(long, value_name = "MEMBER")]
     destroyed: Vec<String>,
+    /// Leave out an entry that no version can read. Without it the command names such an entry's slot and digest; its
+    /// slot then decides nothing in the new log, and what it meant is lost.
+    #[arg(long, value_parser = parse_skip, value_name = "SLOT:DIGEST")]
+    skip: Vec<(Slot, Digest)>,
     /// text for people, json for programs.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
@@ -41,6 +45,7 @@ struct Recovered {
     of_which_known_chosen: u64,
     last_index: u64,
     lost_slots: Vec<Lost>,
+    skipped_slots: Vec<Skipped>,
     checkpoints: Vec<Kept>,
     must_be_destroyed: Vec<String>,
     new_cluster_id: Option<String>,
@@ -54,6 +59,20 @@ struct Kept {
     bytes: u64,
     /// The directory that has every byte of it; none: it is lost.
     from: Option<String>,
+}
+
+/// An entry that is left out because no version reads it.
+#[derive(Debug, Serialize)]
+struct Skipped {
+    slot: u64,
+    /// SHA-256 of the entry.
+    digest: String,
+}
+
+fn parse_skip(text: &str) -> Result<(Slot, Digest), String> {
+    let (slot, digest) = text.split_once(':').ok_or("write it as SLOT:DIGEST")?;
+    let slot = slot.parse().map_err(|_| format!("{slot} is not a slot's number"))?;
+    Ok((Slot(slot), Digest::parse(digest).ok_or("a digest has 64 hexadecimal digits")?))
 }
 
 #[derive(Debug, Serialize)]
@@ -70,7 +89,8 @@ pub(super) fn recover(options: &RecoverOptions) -> anyhow::Result<()> {
         .iter()
         .map(|dir| Ok(Offline::open(dir, None)?.whole_state(Rows::All)?))
         .collect::<anyhow::Result<Vec<DurableState>>>()?;
-    let plan = recovery::plan(&survivors)?;
+    let plan =
+        recovery::plan_without(&survivors, &options.skip.iter().copied().collect()).map_err(explain)?;
     let sources = sources(&plan.checkpoints, &options.from)?;
     let mut told = Recovered {
         done: false,
@@ -82,6 +102,11 @@ pub(super) fn recover(options: &RecoverOptions) -> anyhow::Result<()> {
             .lost
             .iter()
             .map(|lost| Lost { slot: lost.slot.0, known_chosen: lost.chosen, held: lost.held })
+            .collect(),
+        skipped_slots: plan
+            .skipped
+            .iter()
+            .map(|(slot, digest)| Skipped { slot: slot.0, digest: digest.to_string() })
             .collect(),
         checkpoints: kept(&sources),
         must_be_destroyed: plan.missing.iter().map(MemberId::to_string).collect(),
@@ -96,6 +121,13 @@ pub(super) fn recover(options: &RecoverOptions) -> anyhow::Result<()> {
     (told.done, told.new_cluster_id, told.new_member) =
         (true, Some(cluster.to_string()), Some(member.to_string()));
     tell(&told, options.output)
+}
+
+/// Names the option that leads on.
+fn explain(error: RecoveryError) -> anyhow::Error {
+    let RecoveryError::Undecodable { slot, digest } = error else { return error.into() };
+    let option = format!("--skip {slot}:{digest}");
+    anyhow::Error::from(error).context(format!("to leave the entry out for good, add {option}"))
 }
 
 /// Exactly the missing voters must be attested: a typing error must not bring back a member that votes.
@@ -185,6 +217,9 @@ fn tell(told: &Recovered, output: Format) -> anyhow::Result<()> {
         0 => format!("{} slots, none of them known to be chosen", told.lost_slots.len()),
         chosen => format!("{} slots, {chosen} of them CHOSEN", told.lost_slots.len()),
     };
+    let skipped = told.skipped_slots.iter();
+    let skipped: Vec<String> =
+        skipped.map(|skipped| format!("slot {}, the entry {}", skipped.slot, skipped.digest)).collect();
     let checkpoints = told.checkpoints.iter().map(|kept| match &kept.from {
         Some(dir) => format!("{}, {} MiB, from {dir}", kept.index, kept.bytes >> 20),
         None => format!("{}: LOST, no directory has the whole of it", kept.index),
@@ -195,6 +230,7 @@ fn tell(told: &Recovered, output: Format) -> anyhow::Result<()> {
         ("Kept", format!("entries up to {}, slots up to {}", told.last_index, told.kept_through_slot)),
         ("Kept, unsure", format!("{unsure} slots that may never have been acknowledged")),
         ("Lost", lost),
+        ("Left out", skipped.join("\n")),
         ("Checkpoints", checkpoints),
         ("Must be destroyed", told.must_be_destroyed.join(", ")),
     ];

@@ -5,11 +5,11 @@ use crate::{append, batch, texts};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use synod_paxos::configuration::Change;
-use synod_paxos::recovery::{LostSlot, Plan, RecoveryError, plan};
+use synod_paxos::recovery::{LostSlot, Plan, RecoveryError, plan, plan_without};
 use synod_paxos::status::Role;
 use synod_paxos::value::{Append, Identity, Operation};
 use synod_paxos::{
-    AdminCommand, ClusterId, DurableState, Index, Input, Output, Reply, RequestId, SessionId, Slot,
+    AdminCommand, ClusterId, Digest, DurableState, Index, Input, Output, Reply, RequestId, SessionId, Slot,
 };
 
 const NEW: ClusterId = ClusterId([8; 16]);
@@ -136,6 +136,36 @@ fn a_damaged_row_is_taken_from_another_survivor_or_reported() {
     assert_eq!(alone.kept_through, slot.previous());
 }
 
+/// An entry that no version reads was chosen: it is named, and left out only where a person names that very one.
+#[test]
+fn an_entry_that_nobody_reads_is_left_out_where_it_is_named() {
+    let mut disks = survivors();
+    let slot = disks[0].chosen_through.next();
+    let value = bytes::Bytes::from_static(&[1, 99]);
+    let by = ballot(3, 1);
+    for disk in &mut disks {
+        let checksum = synod_paxos::row::checksum(crate::lab::CLUSTER, slot, by, &value);
+        let row = synod_paxos::Row { slot, ballot: by, chosen: true, value: value.clone(), checksum };
+        disk.rows.insert(slot, row);
+        disk.rows.insert(slot.next(), accepted(slot.next().0, by, &batch("behind", 3, 1)));
+        disk.chosen_through = slot.next();
+    }
+    let Err(RecoveryError::Undecodable { slot: named, digest }) = plan(&disks) else { panic!("it is named") };
+    assert_eq!(named, slot);
+    let other = Digest([7; 32]);
+    for wrong in [(slot, other), (slot.next(), digest), (Slot(900), digest)] {
+        let refused = plan_without(&disks, &BTreeMap::from([(slot, digest), wrong]));
+        assert_eq!(refused, Err(RecoveryError::NotSkipped(wrong.0)));
+    }
+    let found = plan_without(&disks, &BTreeMap::from([(slot, digest)])).unwrap();
+    assert_eq!(found.skipped, BTreeMap::from([(slot, digest)]));
+    assert_eq!((found.kept_through, found.last_index), (slot.next(), Index(3)));
+    let mut lab = lab_of(&found);
+    lab.input(11, append(9, None, "after"));
+    lab.settle();
+    assert_eq!(texts(&mut lab, 11), ["a", "b", "behind", "after"]);
+}
+
 #[test]
 fn what_cannot_be_recovered_from_is_refused() {
     let disks = survivors();
@@ -149,6 +179,8 @@ fn what_cannot_be_recovered_from_is_refused() {
     let refused = Err(RecoveryError::OtherCluster { one: m(1), other: m(2) });
     assert_eq!(plan(&[disks[0].clone(), other]), refused);
     let found = plan(&disks).unwrap();
+    let long = BTreeMap::from([(m(11), "x".repeat(254))]);
+    assert!(matches!(found.found(NEW, &long), Err(RecoveryError::Name(_))));
     let old = BTreeMap::from([(m(1), "log-0".to_owned())]);
     assert_eq!(found.found(NEW, &old), Err(RecoveryError::Members));
 }
