@@ -9,7 +9,7 @@ use crate::world::{Effect, World};
 use synod_paxos::message::Message;
 use synod_paxos::status::MemberState;
 use synod_paxos::value::Value;
-use synod_paxos::{Applied, MemberId, Node, Notice, Output, Refusal, Reply, Slot};
+use synod_paxos::{Applied, MemberId, Node, Notice, Output, Refusal, Reply, Slot, Write};
 
 impl World {
     /// Takes a member's outputs, then checks what must hold.
@@ -73,6 +73,11 @@ impl World {
                     self.snapshots.written(id, write)?;
                 }
                 if let Some(member) = self.members.get_mut(&id) {
+                    for write in batch.writes() {
+                        if let Write::Row(row) = write {
+                            self.recovery.proposed(id, &member.disk, row)?;
+                        }
+                    }
                     member.disk.pending.push_back(batch);
                 }
                 self.start_sync(id);
@@ -167,7 +172,6 @@ impl World {
         }
         self.whole_promises.check(id, &member.disk, message)?;
         self.proposals.sent(id, message)?;
-        self.recovery.sent(id, &member.disk, message)?;
         self.trims.sent(id, &self.members, &self.rolled_back, message)?;
         match message {
             Message::Promise { chunk, rows, .. } => {

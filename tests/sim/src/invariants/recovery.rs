@@ -69,12 +69,16 @@ impl Recovery {
         }
     }
 
-    /// Checks an Accept as it leaves for the first time under its ballot.
+    /// Checks a proposal when the leader writes its own vote: its Accepts may leave later, when other promises have come
+    /// that a quorum did not need.
     ///
     /// # Errors
     /// Where recovery passes over the value that it must propose again.
-    pub fn sent(&mut self, member: MemberId, disk: &SimDisk, message: &Message) -> Result<(), Violation> {
-        let Message::Accept { ballot, slot, value, .. } = message else { return Ok(()) };
+    pub fn proposed(&mut self, member: MemberId, disk: &SimDisk, row: &Row) -> Result<(), Violation> {
+        let Row { slot, ballot, value, .. } = row;
+        if row.chosen || ballot.member != member {
+            return Ok(());
+        }
         let newest = self.proposed.entry(*ballot).or_default();
         if *slot <= *newest {
             return Ok(());
@@ -93,7 +97,8 @@ impl Recovery {
             Some((_, under, hash)) if hash != xxh3_64(value) => violation(
                 "recovery proposes what was accepted last",
                 format!(
-                    "{member:?} proposes {value:?} in {slot:?} under {ballot:?}; another was accepted under {under:?}"
+                    "{member:?} proposes {:?} in {slot:?} under {ballot:?}; another was accepted under {under:?}",
+                    &value[..value.len().min(80)]
                 ),
             ),
             _ => Ok(()),
