@@ -65,28 +65,46 @@ pub(crate) fn count_wait() {
 pub fn wait<T>(what: &str, mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     let mut waited = false;
     loop {
-        match open() {
-            Err(error) if is_shortage(&error) => {
-                if !waited {
-                    count_wait();
-                    tracing::warn!(
-                        what,
-                        %error,
-                        limit = limit(),
-                        "no descriptor is left: waiting; close connections or raise the limit of open files"
-                    );
-                    waited = true;
-                }
-                std::thread::sleep(PAUSE);
-            }
-            other => {
-                if waited {
-                    tracing::warn!(what, "a descriptor was free again");
-                }
-                return other;
-            }
+        match told(what, open(), &mut waited) {
+            Some(opened) => return opened,
+            None => std::thread::sleep(PAUSE),
         }
     }
+}
+
+/// Runs `open` until it does not fail for want of a descriptor, on a runtime.
+///
+/// # Errors
+/// Whatever else `open` returns.
+pub async fn wait_in_task<T, F: Future<Output = io::Result<T>>>(
+    what: &str,
+    mut open: impl FnMut() -> F,
+) -> io::Result<T> {
+    let mut waited = false;
+    loop {
+        match told(what, open().await, &mut waited) {
+            Some(opened) => return opened,
+            None => tokio::time::sleep(PAUSE).await,
+        }
+    }
+}
+
+/// Tells of a wait when it begins and when it is over. None: there was no descriptor.
+fn told<T>(what: &str, opened: io::Result<T>, waited: &mut bool) -> Option<io::Result<T>> {
+    let is_short = opened.as_ref().is_err_and(is_shortage);
+    if is_short && !*waited {
+        count_wait();
+        let limit = limit();
+        tracing::warn!(
+            what,
+            limit,
+            "no descriptor is left: waiting; close connections or raise the limit of open files"
+        );
+    } else if !is_short && *waited {
+        tracing::warn!(what, "a descriptor was free again");
+    }
+    *waited = is_short;
+    (!is_short).then_some(opened)
 }
 
 #[cfg(test)]

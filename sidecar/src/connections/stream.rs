@@ -21,7 +21,7 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 use tonic::{Extensions, Status};
 
-/// After a failed accept: its cause, too many open files for instance, may pass.
+/// After an accept that failed for want of a descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Who is at the other end of a connection: an extension of every request that comes through it.
@@ -94,7 +94,8 @@ impl Accept for TcpListener {
 
     async fn next(&self) -> io::Result<TcpStream> {
         let (stream, _) = self.accept().await?;
-        stream.set_nodelay(true)?;
+        // One that was reset already ends by itself.
+        drop(stream.set_nodelay(true));
         Ok(stream)
     }
 
@@ -348,7 +349,8 @@ impl<L: Accept> Incoming<L> {
             }
             tracing::warn!(%error, limit = descriptors::limit(), "a connection could not be accepted; trying on");
         }
-        tokio::time::sleep(ACCEPT_PAUSE).await;
+        // Whoever resets connections before they are accepted must not hold up the others.
+        tokio::time::sleep(if is_shortage { ACCEPT_PAUSE } else { Duration::from_millis(1) }).await;
     }
 
     /// As a stream for a gRPC server.

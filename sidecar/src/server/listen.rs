@@ -1,5 +1,6 @@
 //! Listeners: Unix sockets that appear ready or not at all, and TCP ports.
 
+use crate::descriptors;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -63,7 +64,8 @@ pub async fn unix(path: &Path, mode: u32) -> Result<UnixListener, ListenError> {
         if !found.file_type().is_socket() {
             return Err(ListenError::NotASocket { path: path.to_owned() });
         }
-        if UnixStream::connect(path).await.is_ok() {
+        // Without a descriptor nothing is known of who listens there.
+        if descriptors::wait_in_task("a socket", || UnixStream::connect(path)).await.is_ok() {
             return Err(ListenError::InUse { path: path.to_owned() });
         }
     }
@@ -75,7 +77,8 @@ pub async fn unix(path: &Path, mode: u32) -> Result<UnixListener, ListenError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    let listener = UnixListener::bind(&temporary).map_err(failed)?;
+    let bound = descriptors::wait_in_task("a socket", || std::future::ready(UnixListener::bind(&temporary)));
+    let listener = bound.await.map_err(failed)?;
     std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
     std::fs::rename(&temporary, path).map_err(failed)?;
     Ok(listener)
@@ -86,5 +89,6 @@ pub async fn unix(path: &Path, mode: u32) -> Result<UnixListener, ListenError> {
 /// # Errors
 /// See [`ListenError`].
 pub async fn tcp(address: SocketAddr) -> Result<TcpListener, ListenError> {
-    TcpListener::bind(address).await.map_err(|source| system(address, source))
+    let bound = descriptors::wait_in_task("a listener", || TcpListener::bind(address)).await;
+    bound.map_err(|source| system(address, source))
 }
