@@ -49,6 +49,9 @@ impl Life {
         let disk = Disk::default();
         let opened = open(&disk).unwrap();
         let acknowledged = shown(&opened);
+        let mut opened = opened;
+        // A log whose rows are covered whole.
+        opened.storage.note_level(2);
         let mut life = Life { disk, opened, acknowledged };
         life.commit(vec![Write::Promised(BALLOT)]).unwrap();
         (1..=ROWS).for_each(|slot| life.append(slot).unwrap());
@@ -130,15 +133,20 @@ fn place_of(image: &Image, slot: u64) -> (usize, usize) {
 fn damaged(damage: impl Fn(&mut Image)) {
     let life = Life::start();
     let disk = life.disk.clone();
+    let acknowledged = life.acknowledged.clone();
     // Closed cleanly: the database itself does not look any more.
     drop(life.opened);
     let mut image = std::mem::take(&mut disk.medium().image);
     damage(&mut image);
     match found(image) {
         Ok(state) => {
-            let broken: Vec<_> =
-                state.rows.values().filter(|row| !is_whole(row)).map(|row| row.slot).collect();
-            assert_eq!(broken, [Slot(2)]);
+            // With it, slots of which nothing is known may show as damaged: a row may have stood there.
+            let acknowledged = acknowledged.rows;
+            assert!(state.rows.get(&Slot(2)).is_some_and(|row| !is_whole(row)), "{state:?}");
+            for row in state.rows.values().filter(|row| is_whole(row)) {
+                assert_eq!(acknowledged.get(&row.slot), Some(row));
+            }
+            assert!(acknowledged.keys().all(|slot| state.rows.contains_key(slot)), "a row is not shown");
         }
         Err(StorageError::File { .. }) => {}
         Err(error) => panic!("{error}"),
@@ -179,6 +187,17 @@ fn inflict(fault: DiskFault) {
         DiskFault::FlippedRow => damaged(|image| {
             let (file, offset) = place_of(image, 2);
             image.files.get_mut(&file).unwrap()[offset + 300] ^= 1;
+        }),
+        DiskFault::FlippedFlag => damaged(|image| {
+            // In front of the value: its chosen byte, and the checksum.
+            let (file, offset) = place_of(image, 2);
+            image.files.get_mut(&file).unwrap()[offset - 9] ^= 1;
+        }),
+        DiskFault::LostRow => damaged(|image| {
+            // The page that holds the value says that it holds none.
+            let (file, offset) = place_of(image, 2);
+            let page = offset / 4_096 * 4_096;
+            image.files.get_mut(&file).unwrap()[page..page + 4_096].fill(0);
         }),
         DiskFault::MisdirectedWrite => damaged(|image| {
             let ((file, from), (over, to)) = (place_of(image, 5), place_of(image, 2));

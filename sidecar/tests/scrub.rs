@@ -121,6 +121,92 @@ async fn a_flipped_bit_is_found_and_healed() {
     verify(cluster, follower);
 }
 
+/// Blocks of 4 KiB of a file in which `wanted` stands first become zeros, or all but the first block; says how many.
+fn zero(path: &Path, wanted: Option<&str>) -> usize {
+    let mut file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).unwrap();
+    let blocks = text.chunks(4_096).enumerate().skip(1).filter(|(_, block)| match wanted {
+        Some(wanted) => block.windows(wanted.len()).any(|at| at == wanted.as_bytes()),
+        None => block.iter().any(|byte| *byte != 0),
+    });
+    let blocks: Vec<usize> = blocks.map(|(number, _)| number).collect();
+    for number in &blocks {
+        file.write_all_at(&[0; 4_096], *number as u64 * 4_096).unwrap();
+    }
+    file.sync_all().unwrap();
+    blocks.len()
+}
+
+async fn reads_all(client: &Client) {
+    let options = ReadOptions { consistency: Consistency::Sequential, ..ReadOptions::default() };
+    let entries: Vec<_> = client.read(1, options).try_collect().await.unwrap();
+    assert_eq!(entries.len(), ENTRIES);
+    assert!(entries.iter().enumerate().all(|(number, entry)| entry.payload == payload(number)));
+}
+
+/// Property: pages of an old segment that make no sense end no member and no read: who reads waits while their rows
+/// heal from peers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_of_lost_pages_waits_while_they_heal() {
+    let cluster = Cluster::of(3).await;
+    let follower = (cluster.leader().await + 1) % 3;
+    let victim = &cluster.members[follower];
+    victim.ready().await;
+    let client = victim.client();
+    append_all(&client).await;
+    let segments = segments(victim);
+    assert!(segments.len() > 2, "more than one closed segment");
+    until("the oldest segments are closed", || async {
+        let sums = |path: &PathBuf| path.with_extension("redb.sums").exists();
+        if segments[..1].iter().all(sums) { Ok(()) } else { Err("not yet") }
+    })
+    .await;
+    assert!(zero(&segments[0], Some("payload 0003 ")) > 0);
+    reads_all(&client).await;
+    assert!(victim.metric("synod_rows_healed_total") > 0);
+    verify(cluster, follower);
+}
+
+/// Property: the same where nothing is left of a segment but its first block, across a start, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_of_which_nothing_is_left_heals() {
+    let mut cluster = Cluster::of(3).await;
+    let follower = (cluster.leader().await + 1) % 3;
+    let victim = &mut cluster.members[follower];
+    victim.ready().await;
+    append_all(&victim.client()).await;
+    assert_eq!(victim.terminate(), Some(0));
+    assert!(zero(&segments(victim)[0], None) > 0);
+    victim.start();
+    victim.ready().await;
+    reads_all(&victim.client()).await;
+    assert!(victim.metric("synod_rows_healed_total") > 0);
+}
+
+/// Property: a segment that is damaged while its member is down is left for the next one, and what it lost heals.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_on_a_damaged_newest_segment_goes_on_in_the_next() {
+    let mut cluster = Cluster::of(3).await;
+    let follower = (cluster.leader().await + 1) % 3;
+    let client = cluster.members[follower].client();
+    for number in 0..200 {
+        client.append(Bytes::from(format!("small {number:04}"))).await.unwrap();
+    }
+    let victim = &mut cluster.members[follower];
+    victim.ready().await;
+    assert_eq!(victim.terminate(), Some(0));
+    let newest = segments(victim).into_iter().rfind(|path| path.with_extension("redb.sums").exists());
+    assert!(zero(&newest.unwrap(), Some("small 0100")) > 0);
+    victim.start();
+    victim.ready().await;
+    let options = ReadOptions { consistency: Consistency::Linearizable, ..ReadOptions::default() };
+    let entries: Vec<_> = victim.client().read(1, options).try_collect().await.unwrap();
+    assert_eq!(entries.len(), 200);
+    assert!(entries.iter().enumerate().all(|(n, entry)| entry.payload == format!("small {n:04}").as_bytes()));
+    verify(cluster, follower);
+}
+
 /// Property: so is one in a snapshot, from memory; the log may come to begin with any of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flipped_bit_in_a_snapshot_is_found_and_healed() {

@@ -197,8 +197,7 @@ fn a_damaged_row_is_never_served() {
     opened.storage.commit(WriteCounter(9), &mut [Write::Row(damaged)].iter()).unwrap();
     assert_eq!(opened.reader.entries((Index(1), Index(3)), 99, 99).unwrap().len(), 3);
     let error = opened.reader.entries((Index(4), Index(4)), 99, 99).unwrap_err();
-    assert!(matches!(error, StorageError::File { .. }), "{error}");
-    assert!(error.to_string().contains("slot 5 fails its checksum"), "{error}");
+    assert!(matches!(error, StorageError::DamagedRow { slot: Slot(5) }), "{error}");
 }
 
 /// A view shows the rows of the moment it was opened (docs: protocol.md, "Acceptor").

@@ -76,6 +76,8 @@ bugs! {
     ChainNotCompared = "chain-not-compared",
     LongPromiseOvertaken = "long-promise-overtaken-by-its-own-sender",
     LongPromiseInterrupted = "long-promise-interrupted-for-another-candidate",
+    FlagTrusted = "flag-outside-the-checksum-trusted",
+    MissingPromised = "missing-row-promised-over",
     GivenUpBlocks = "call-given-up-holds-up-those-behind-it",
     PromiseStartedOver = "promise-started-over-on-resend",
     PipelineUnbounded = "accepts-under-way-to-a-slow-link-unbounded",

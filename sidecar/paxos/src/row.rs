@@ -11,7 +11,7 @@ pub struct Row {
     pub slot: Slot,
     /// The ballot it was accepted under; for a value learnt chosen, the ballot it was reported with.
     pub ballot: Ballot,
-    /// Learnt chosen, not merely accepted.
+    /// Learnt chosen, not merely accepted. [`checksum`] does not cover it, [`cover`] does where the row is stored.
     pub chosen: bool,
     /// An encoded [`crate::value::Value`].
     pub value: Bytes,
@@ -43,4 +43,22 @@ pub fn checksum(cluster: ClusterId, slot: Slot, ballot: Ballot, value: &[u8]) ->
     hash.update(&ballot.member.0.to_le_bytes());
     hash.update(value);
     hash.digest()
+}
+
+/// Odd, so that no two bytes change a checksum in the same way.
+const CHOSEN_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The checksum that a row is stored with: it covers the byte that says whether the row is chosen, too. A flipped bit
+/// there must not show a vote as a chosen value.
+pub fn cover(checksum: u64, chosen: u8) -> u64 {
+    if planted!(FlagTrusted) {
+        return checksum;
+    }
+    checksum ^ CHOSEN_FACTOR.wrapping_mul(u64::from(chosen))
+}
+
+/// Reads what [`cover`] wrote: whether the row is chosen, and its [`checksum`], which does not fit where the byte is
+/// not the one that was written.
+pub fn uncover(stored: u64, chosen: u8) -> (bool, u64) {
+    (chosen != 0, cover(stored, chosen))
 }

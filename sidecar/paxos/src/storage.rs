@@ -257,6 +257,8 @@ pub(crate) enum Gated {
         ballot: Ballot,
         /// First slot reported.
         from: Slot,
+        /// The chosen prefix when it was made: each of its rows is on disk before the promise is.
+        chosen: Slot,
     },
     /// The candidate's promise to itself.
     OwnPromise(Ballot),

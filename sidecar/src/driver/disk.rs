@@ -10,12 +10,14 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use synod_paxos::message::ViewId;
 use synod_paxos::{Completed, Row, Slot, WriteBatch, storage};
 
 /// Values in one transaction, in bytes: what is above waits for the next one.
 const TRANSACTION_BYTES: usize = 16 << 20;
+/// A view that could not be read says so after this long: it is asked again at once.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// What the writer is handed.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub(super) struct Job {
     pub(super) marks: Vec<Mark>,
     /// Every slot up to it that added entries has its mark here or in an earlier job.
     pub(super) noted: Slot,
+    /// The log's format level.
+    pub(super) level: u32,
 }
 
 /// What a thread answers.
@@ -79,8 +83,9 @@ fn next_group(jobs: &Receiver<Job>, storage: &mut RedbStorage) -> Option<Vec<Wri
     let mut batches = Vec::new();
     let mut bytes = 0;
     let mut next = jobs.recv().ok();
-    while let Some(Job { batch, marks, noted }) = next {
+    while let Some(Job { batch, marks, noted, level }) = next {
         storage.add_marks(marks, noted);
+        storage.note_level(level);
         bytes += batch.value_bytes();
         batches.push(batch);
         next = if bytes < TRANSACTION_BYTES { jobs.try_recv().ok() } else { None };
@@ -100,14 +105,18 @@ pub(super) fn start_viewer(
                 ViewJob::Open(id, view) => drop(views.insert(id, view)),
                 ViewJob::Close(id) => drop(views.remove(&id)),
                 ViewJob::Read { view: id, from, bytes } => {
-                    let Some(view) = views.get(&id) else { continue };
-                    match view.read(from, bytes) {
-                        Ok((rows, end)) => answer(Done::ViewRows { view: id, rows, end }),
-                        Err(error) => {
-                            answer(Done::Failed(error));
-                            return;
+                    // Damaged rows are shown as such. What cannot be looked at now is asked for again, here or elsewhere:
+                    // no member ends over what only a peer wants to read.
+                    let (rows, end) = match views.get(&id).map(|view| view.read(from, bytes)) {
+                        Some(Ok(read)) => read,
+                        Some(Err(error)) => {
+                            tracing::error!(%error, from = from.0, "a peer wants rows that cannot be read now");
+                            thread::sleep(AGAIN);
+                            (Vec::new(), false)
                         }
-                    }
+                        None => (Vec::new(), false),
+                    };
+                    answer(Done::ViewRows { view: id, rows, end });
                 }
             }
         }

@@ -59,6 +59,11 @@ pub struct Report {
     pub configuration: Option<(Configuration, bool)>,
 }
 
+/// Bytes of rows behind a damaged one that are looked at for others.
+const LOOK_AHEAD: u64 = 16 << 20;
+/// How long a reader waits for a damaged row to be healed from peers.
+const HEALING: Duration = Duration::from_secs(30);
+
 /// Configurations and leaderships so far.
 #[derive(Clone, Debug, Default)]
 pub struct History {
@@ -133,6 +138,8 @@ pub struct Handle {
     pub(super) window: Arc<Window>,
     pub(super) checkpoints: watch::Receiver<Vec<Checkpoint>>,
     pub(super) reader: LogReader,
+    /// Changes when rows that were healed are on the disk.
+    pub(super) healed: watch::Receiver<u64>,
 }
 
 /// Tells the driver that nobody waits for a request any more, unless its answer came.
@@ -325,10 +332,11 @@ impl Handle {
     }
 
     /// Entries `from ..= through`, where `through` is applied: from memory, or else from the disk on a thread
-    /// that may block. At most `entries` and about `bytes`, one at least.
+    /// that may block. At most `entries` and about `bytes`, one at least. Where the first one's row is damaged, peers
+    /// are asked for it, and the caller waits.
     ///
     /// # Errors
-    /// If the disk cannot be read.
+    /// If the disk cannot be read, or no peer has given the row within [`HEALING`].
     pub async fn entries(
         &self,
         from: Index,
@@ -339,9 +347,26 @@ impl Handle {
             Ok(found) => return Ok(found),
             Err(stored) => stored,
         };
-        let reader = self.reader.clone();
-        let reading = tokio::task::spawn_blocking(move || reader.entries((from, stored), entries, bytes));
-        reading.await.map_err(|e| StorageError::Damaged { what: "the log", why: e.to_string() })?
+        let mut healed = self.healed.clone();
+        let until = Instant::now() + HEALING;
+        loop {
+            // Before the disk is looked at: a row that is healed meanwhile is noticed.
+            healed.mark_unchanged();
+            let reader = self.reader.clone();
+            let reading = tokio::task::spawn_blocking(move || reader.entries((from, stored), entries, bytes));
+            let found =
+                reading.await.map_err(|e| StorageError::Damaged { what: "the log", why: e.to_string() })?;
+            let Err(StorageError::DamagedRow { slot }) = found else { return found };
+            // Whatever lies behind it is lost as well, mostly: all of it is asked for at once.
+            let more = self.scrub(Place::Row(slot), LOOK_AHEAD).await.map(|found| found.damaged);
+            self.damaged(slot);
+            more.unwrap_or_default().into_iter().for_each(|slot| self.damaged(slot));
+            match tokio::time::timeout_at(until, healed.changed()).await {
+                Ok(Ok(())) => {}
+                // No peer has it, or the driver has ended.
+                Ok(Err(_)) | Err(_) => return found,
+            }
+        }
     }
 
     /// Reads a piece of the log again, about `bytes`, on a thread that may block.

@@ -34,8 +34,8 @@ use synod_paxos::codec::DecodeError;
 use synod_paxos::system::SystemState;
 use synod_paxos::value::{Checkpoint, Operation};
 use synod_paxos::{
-    AdminOutcome, Applied, Incoming, Index, Input, Instant, MemberId, Node, Output, Refusal, RequestId, Slot,
-    Write, WriteBatch,
+    AdminOutcome, Applied, Incoming, Index, Input, Instant, MemberId, Node, Notice, Output, Refusal,
+    RequestId, Slot, Write, WriteBatch,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
@@ -43,6 +43,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 const INPUTS: usize = 1_024;
 /// How long a stop waits for a disk that takes its time.
 const CLOSING: Duration = Duration::from_secs(5);
+/// A row that is healed is in the write under way when that is told, or in the next one.
+const HEALING_WRITES: u32 = 3;
 
 /// Why the driver ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -129,6 +131,10 @@ pub struct Driver {
     marks: Marks,
     identity: watch::Sender<Identity>,
     metrics: Arc<Metrics>,
+    /// Raised when rows that were healed are on the disk.
+    healed: watch::Sender<u64>,
+    /// Writes to come that may be the one of a row that was healed.
+    healing: u32,
     /// The threads that touch the disk.
     threads: Vec<JoinHandle<()>>,
     stopping: bool,
@@ -158,6 +164,7 @@ impl Driver {
         let window = Arc::new(Window::new(position, node.status(clock::now()).first_index));
         let checkpoints = node.system().map(|system| system.checkpoints.clone()).unwrap_or_default();
         let checkpoints = watch::Sender::new(checkpoints);
+        let healed = watch::Sender::new(0);
         let (commands, command_queue) = mpsc::unbounded_channel();
         let (messages, message_queue) = mpsc::channel(INPUTS);
         let answer = {
@@ -177,6 +184,7 @@ impl Driver {
             window: window.clone(),
             checkpoints: checkpoints.subscribe(),
             reader: reader.clone(),
+            healed: healed.subscribe(),
         };
         let driver = Driver {
             node,
@@ -193,6 +201,8 @@ impl Driver {
             marks: Marks { noted: position.slot, durable: position.slot, ..Marks::default() },
             identity,
             metrics,
+            healed,
+            healing: 0,
             threads: vec![writing, viewing],
             stopping: false,
         };
@@ -301,6 +311,10 @@ impl Driver {
             Command::LinkDown(member, id) => self.link_down(member, id),
             Command::Disk(Done::Persisted(completed, marked)) => {
                 self.marks.durable = self.marks.durable.max(marked);
+                if self.healing > 0 {
+                    self.healing -= 1;
+                    self.healed.send_modify(|times| *times += 1);
+                }
                 self.handle(Input::Persisted(completed));
             }
             Command::Disk(Done::ViewRows { view, rows, end }) => {
@@ -335,7 +349,10 @@ impl Driver {
                     }
                 }
                 Output::Persist(batch) => batches.push(batch),
-                Output::OpenView { view } => self.view(ViewJob::Open(view, self.reader.view()?)),
+                Output::OpenView { view } => match self.reader.view() {
+                    Ok(open) => self.view(ViewJob::Open(view, open)),
+                    Err(error) => tracing::error!(%error, "the log cannot be read now"),
+                },
                 Output::ReadView { view, from, bytes } => self.view(ViewJob::Read { view, from, bytes }),
                 Output::CloseView(view) => self.view(ViewJob::Close(view)),
                 Output::Applied(slot) => {
@@ -358,6 +375,9 @@ impl Driver {
                 },
                 Output::Notice(notice) => {
                     self.metrics.count_notice(&notice);
+                    if matches!(notice, Notice::Healed { .. }) {
+                        self.healing = HEALING_WRITES;
+                    }
                     notices::tell(notice)?;
                 }
             }
@@ -384,6 +404,7 @@ impl Driver {
     /// Marks of a turn ride with its first write: a `Write::System` of this turn can only speak of slots whose
     /// marks are here or were handed over before. In a turn without a write they wait for the next.
     fn persist(&mut self, batches: Vec<WriteBatch>) {
+        let level = self.node.system().map_or(1, |system| system.settings.format_level);
         for batch in batches {
             for write in batch.writes() {
                 let cluster = match write {
@@ -397,7 +418,7 @@ impl Driver {
             }
             let marks = std::mem::take(&mut self.marks.new);
             // The writer ends only after it has said why; that answer is in the queue.
-            drop(self.writer.send(Job { batch, marks, noted: self.marks.noted }));
+            drop(self.writer.send(Job { batch, marks, noted: self.marks.noted, level }));
         }
     }
 

@@ -22,7 +22,7 @@ pub(super) fn tell(notice: Notice) -> Result<(), Fatal> {
         Notice::Fenced(why) => tracing::error!(why, "this disk shows less than its peers remember: fenced"),
         Notice::Damaged { slot, from } => {
             let from = from.map(|member| member.to_string());
-            tracing::error!(slot = slot.0, from, "a row fails its checksum");
+            tracing::error!(slot = slot.0, from, "a row is damaged or missing");
         }
         Notice::Healed { slot } => tracing::info!(slot = slot.0, "a damaged row is healed"),
         Notice::Diverged { slot } => {

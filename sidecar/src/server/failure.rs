@@ -184,5 +184,12 @@ pub fn compacted(first: Index, checkpoint: Option<Index>) -> Failure {
 
 /// The log could not be read.
 pub fn storage(error: &StorageError) -> Failure {
-    refused(Code::DataLoss, "damaged", error)
+    match error {
+        error if error.is_damage() => refused(Code::DataLoss, "damaged", error),
+        // It says nothing of what is on the disk: another member, or this one in a moment, can tell.
+        error => Failure {
+            retry_after_ms: RETRY_LEADER_MS,
+            ..refused(Code::Unavailable, "disk-unavailable", error)
+        },
+    }
 }

@@ -1,21 +1,25 @@
 //! Opening a data directory.
 
-use super::encoding::{self, META, OLD_PEERS, PEERS, SNAPSHOTS, Summary, name, peer_checksum, seal};
+use super::encoding::{
+    self, Format, META, OLD_PEERS, PEERS, ROWS, SNAPSHOTS, Summary, name, peer_checksum, seal,
+};
 use super::files::{DIRECTORY, Directory, Files, LEGACY, explain_io};
 use super::keeper::{Job, Keeper};
 use super::load::{Loaded, Rows, load};
 use super::read::LogReader;
+use super::rows::stored_format;
 use super::segment::{
-    Db, Layout, Segment, Standing, begin, file_name, in_file, is_unfinished, open_written, parse_name,
-    prepare, standing, summarize, values,
+    Db, Layout, Segment, Standing, Unsummed, begin, file_name, in_file, is_unfinished, open_read_only,
+    open_written, parse_name, prepare, standing, summarize, values,
 };
-use super::write::{Draft, RedbStorage, put};
+use super::sums::{self, summed};
+use super::write::{Draft, RedbStorage, carry_member, put};
 use super::{Options, StorageError};
-use redb::{ReadableDatabase, ReadableTable, WriteTransaction};
+use redb::{ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, WriteTransaction};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
-use synod_paxos::{ClusterId, DurableState, Genesis, Index, MemberId, Slot, Storage, Write};
+use synod_paxos::{ClusterId, DurableState, Genesis, Index, MemberId, Slot, Storage, SystemState, Write};
 
 /// Rows that one transaction of [`create`] writes.
 const CREATE_ROWS: usize = 256;
@@ -74,7 +78,7 @@ pub fn open_on(
     let found = find(&files, wanted)?;
     let segment = match found {
         Some(segment) => segment,
-        None => prepare(&*files, 1)?,
+        None => prepare(&files, 1)?,
     };
     boot(&segment).map_err(|error| explain(&*files, error))?;
     assemble(files, segment, options)
@@ -90,9 +94,13 @@ fn explain(files: &dyn Files, error: StorageError) -> StorageError {
 
 /// The numbers of the segments that are there, newest last; what a killed process left unfinished goes. A directory
 /// of format 1 is taken over: its file becomes the first segment.
-fn numbers(files: &dyn Files, wanted: Option<ClusterId>) -> Result<Vec<u64>, StorageError> {
+fn numbers(files: &Arc<dyn Files>, wanted: Option<ClusterId>) -> Result<Vec<u64>, StorageError> {
     let explain = |error| explain_io(files.place(), error);
     let names = files.list().map_err(explain)?;
+    // Checksums of a file that is gone.
+    for name in names.iter().filter(|name| summed(name).is_some_and(|of| !names.iter().any(|n| n == of))) {
+        files.remove(name).map_err(explain)?;
+    }
     for name in names.iter().filter(|name| is_unfinished(name)) {
         files.remove(name).map_err(explain)?;
     }
@@ -106,23 +114,27 @@ fn numbers(files: &dyn Files, wanted: Option<ClusterId>) -> Result<Vec<u64>, Sto
     }
     // Its file is open while it is renamed: whoever else had it open would have been found.
     let (database, _) = open_written(files, LEGACY)?;
-    let standing = standing(files, 1, &database.begin_read()?)?;
+    let standing = standing(&**files, 1, &database.begin_read()?)?;
     if !matches!(standing, Standing::Old) {
-        return Err(StorageError::file(files, LEGACY, "it is not of the format that has this file"));
+        return Err(StorageError::file(&**files, LEGACY, "it is not of the format that has this file"));
     }
-    check_cluster(files, values(&database.begin_read()?.open_table(META)?)?, wanted)?;
+    check_cluster(&**files, values(&database.begin_read()?.open_table(META)?)?, wanted)?;
     files.rename(LEGACY, &file_name(1)).map_err(explain)?;
     files.sync().map_err(explain)?;
     Ok(vec![1])
 }
 
 /// The segment that is written; none in an empty directory.
-fn find(files: &Arc<dyn Files>, wanted: Option<ClusterId>) -> Result<Option<Segment>, StorageError> {
-    let files = &**files;
-    let mut numbers = numbers(files, wanted)?;
+fn find(shared: &Arc<dyn Files>, wanted: Option<ClusterId>) -> Result<Option<Segment>, StorageError> {
+    let mut numbers = numbers(shared, wanted)?;
+    let files = &**shared;
     while let Some(number) = numbers.pop() {
         let file = file_name(number);
-        let (database, used) = open_written(files, &file)?;
+        let damaged = sums::damaged_blocks(files, &file).map_err(|error| explain_io(files.place(), error))?;
+        if !damaged.is_empty() {
+            return leave_damaged(shared, number, &damaged, wanted).map(Some);
+        }
+        let (database, watch) = open_written(shared, &file)?;
         let transaction = in_file(files, number, database.begin_read().map_err(StorageError::from))?;
         let meta = match in_file(files, number, standing(files, number, &transaction))? {
             Standing::Unborn => {
@@ -134,7 +146,7 @@ fn find(files: &Arc<dyn Files>, wanted: Option<ClusterId>) -> Result<Option<Segm
                 let meta = values(&transaction.open_table(META)?)?;
                 drop(transaction);
                 check_cluster(files, meta, wanted)?;
-                let segment = Segment { number, database, used };
+                let segment = Segment { number, database, watch };
                 upgrade(&segment).map_err(|error| explain(files, error))?;
                 return Ok(Some(segment));
             }
@@ -142,9 +154,88 @@ fn find(files: &Arc<dyn Files>, wanted: Option<ClusterId>) -> Result<Option<Segm
             Standing::Born(meta) => meta,
         };
         check_cluster(files, meta, wanted)?;
-        return Ok(Some(Segment { number, database, used }));
+        return Ok(Some(Segment { number, database, watch }));
     }
     Ok(None)
+}
+
+/// The newest segment was closed cleanly, and some blocks of it have changed since: it is only read from now on, and
+/// the log goes on in the next one. What says what the member is must be whole; rows that are lost heal from peers.
+fn leave_damaged(
+    shared: &Arc<dyn Files>,
+    number: u64,
+    blocks: &[usize],
+    wanted: Option<ClusterId>,
+) -> Result<Segment, StorageError> {
+    let files = &**shared;
+    let file = file_name(number);
+    tracing::error!(file, blocks = blocks.len(), "damaged on the disk: the log goes on in the next segment");
+    let db = open_read_only(files, &file, Unsummed::Take)?;
+    let before = in_file(files, number, db.begin_read().map_err(StorageError::from))?;
+    let Standing::Born(meta) = in_file(files, number, standing(files, number, &before))? else {
+        return Err(StorageError::file(files, &file, "it is damaged, and says nothing of a member"));
+    };
+    let level = meta.get(name::GENESIS).and_then(|genesis| Genesis::decode(genesis.clone().into()).ok());
+    let level = level.map_or(1, |genesis| genesis.settings.format_level);
+    let (closed, mut older, snapshots) = in_file(files, number, lists(&meta))?;
+    check_cluster(files, meta, wanted)?;
+    let left = in_file(files, number, left_of(number, &before, &older))?;
+    older.push(left);
+    let next = prepare(shared, number + 1)?;
+    let transaction = begin(&next.database)?;
+    let trim_through = super::segment::trim_through(&before)?;
+    let summary = Summary { number: next.number, ..Summary::default() };
+    let format = Format::Second;
+    let mut draft = Draft { summary, format, snapshots, older, trim_through };
+    carry_member(&before, &transaction, &mut draft, level)?;
+    draft.list(&mut transaction.open_table(META)?, closed)?;
+    transaction.commit()?;
+    Ok(next)
+}
+
+/// What stands in a segment that has damaged blocks, as far as it may: every slot in its span that no row is found of
+/// may have had one (docs: decisions/0016).
+pub(super) fn left_of(
+    number: u64,
+    transaction: &ReadTransaction,
+    older: &[Summary],
+) -> Result<Summary, StorageError> {
+    let mut summary = summarize(number, transaction)?;
+    let rows = transaction.open_table(ROWS)?;
+    let meta = transaction.open_table(META)?;
+    let get = |name: &'static str| -> Result<u64, StorageError> {
+        let sealed = meta.get(name)?;
+        let sealed = sealed.ok_or_else(|| StorageError::damaged("what the member is", "it lacks a value"))?;
+        encoding::read_number(name, encoding::unseal(name, sealed.value())?)
+    };
+    let chosen = get(name::CHOSEN_THROUGH)?;
+    // Rows of these slots were never in an older segment: those of them that are not found are lost.
+    let before = older.iter().map(|older| older.slots.1).max().unwrap_or(0).max(get(name::TRIM_THROUGH)?);
+    let (mut found, mut own) = (0, 0);
+    for row in rows.iter()? {
+        let slot = row?.0.value();
+        found += 1;
+        own += u64::from(slot > before && slot <= chosen);
+    }
+    let lost = rows.len()?.saturating_sub(found);
+    if lost > 0 {
+        summary.add_row(before + 1);
+        summary.add_row(chosen.max(before + 1));
+    }
+    if lost > chosen.saturating_sub(before).saturating_sub(own) {
+        // Votes above the watermark may be among what is lost: so far may they have gone.
+        let genesis = meta.get(name::GENESIS)?.map(|sealed| sealed.value().to_vec());
+        let alpha = match genesis {
+            Some(sealed) => {
+                Genesis::decode(encoding::unseal(name::GENESIS, &sealed)?.to_vec().into())
+                    .map_err(|error| StorageError::damaged("the genesis", error))?
+                    .alpha
+            }
+            None => 0,
+        };
+        summary.add_row(chosen + 2 * u64::from(alpha) + 64);
+    }
+    Ok(summary)
 }
 
 fn check_cluster(
@@ -196,7 +287,7 @@ fn upgrade(segment: &Segment) -> Result<(), StorageError> {
 
 /// What every born segment has, where it is missing.
 fn fill(meta: &mut redb::Table<'_, &'static str, &'static [u8]>) -> Result<(), StorageError> {
-    meta.insert(name::FORMAT, encoding::number(encoding::FORMAT).as_slice())?;
+    meta.insert(name::FORMAT, encoding::number(Format::Second.number()).as_slice())?;
     let zero = encoding::number(0);
     for name in name::ALWAYS {
         if meta.get(name)?.is_some() {
@@ -267,12 +358,18 @@ fn assemble(files: Arc<dyn Files>, segment: Segment, options: Options) -> Result
         return Err(StorageError::file(&*files, &file_name(number), "it is of no member after its start"));
     };
     let (closed, older, snapshots) = in_file(&*files, number, lists(&meta))?;
+    let format = in_file(&*files, number, transaction.open_table(META).map_err(Into::into))?;
+    let format = in_file(&*files, number, stored_format(&format))?;
     for name in trimmed_files(&*files, &older, number)? {
         files.remove(&name).map_err(|error| explain_io(files.place(), error))?;
     }
     let summary = in_file(&*files, number, summarize(number, &transaction))?;
     drop(transaction);
-    let layout = Layout::new(files.clone(), (number, Db::Written(segment.database.clone())), &older, true);
+    if format == Format::Third {
+        segment.watch.keep();
+    }
+    let db = Db::Written(segment.database.clone(), segment.watch.clone());
+    let layout = Layout::new(files.clone(), (number, db), &older, true);
     let Loaded { state, damaged } = load(&layout, Rows::AboveApplied)?;
     for error in damaged {
         tracing::warn!(%error, "a snapshot is not served any more; the log is trimmed past it as before");
@@ -282,7 +379,8 @@ fn assemble(files: Arc<dyn Files>, segment: Segment, options: Options) -> Result
         keeper.post(Job::Settle(older.clone()));
     }
     let layout = Arc::new(RwLock::new(Arc::new(layout)));
-    let draft = Draft { summary, snapshots, older, trim_through: state.trim_through };
+    let draft = Draft { summary, format, snapshots, older, trim_through: state.trim_through };
+    let level = state.genesis.as_ref().map_or(1, |genesis| genesis.settings.format_level);
     Ok(Opened {
         reader: LogReader::new(layout.clone()),
         storage: RedbStorage {
@@ -296,6 +394,7 @@ fn assemble(files: Arc<dyn Files>, segment: Segment, options: Options) -> Result
             marked: state.applied,
             leave: false,
             ask_at: 0,
+            level,
         },
         state,
     })
@@ -345,6 +444,9 @@ pub fn create(dir: &Path, state: &DurableState) -> Result<(), StorageError> {
     }
     let opened = open_on(Arc::new(files), None, Options::default())?;
     let mut storage = opened.storage;
+    if let Ok(system) = SystemState::decode(state.system.clone()) {
+        storage.note_level(system.settings.format_level);
+    }
     let mut writes: Vec<Write> = Vec::new();
     if let Some(snapshot) = state.snapshots.get(&state.trim_through) {
         writes.push(Write::Install { slot: state.trim_through, state: snapshot.clone() });

@@ -6,7 +6,7 @@ use redb::TableDefinition;
 use std::collections::BTreeMap;
 use synod_paxos::codec::{DecodeError, Reader, Writer};
 use synod_paxos::message::Counters;
-use synod_paxos::{Ballot, ClusterId, Digest, Incarnation, MemberId, Row, Slot, WriteCounter};
+use synod_paxos::{Ballot, ClusterId, Digest, Incarnation, MemberId, Row, Slot, WriteCounter, row};
 use xxhash_rust::xxh3::Xxh3;
 
 pub(super) const ROWS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("rows");
@@ -24,14 +24,46 @@ pub(super) const SNAPSHOTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::n
 /// Offset -> a part of the snapshot that is being fetched.
 pub(super) const FETCHED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("fetched");
 
-/// The version of everything in this file; the row `format` of the table `meta`, the only one that is stored bare.
-pub(super) const FORMAT: u64 = 2;
-/// One file with nothing sealed, and trimmed rows deleted one by one.
+/// One file with nothing sealed, and trimmed rows deleted one by one: the `format` of a directory without segments.
 pub(super) const OLD_FORMAT: u64 = 1;
+
+/// The version of everything in a segment. Its number is the row `format` of the table `meta`, the only one that is
+/// stored bare, so that any version can tell which it is; from the third on `layout` repeats it under a checksum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Format {
+    /// A row's checksum does not cover its chosen byte.
+    Second,
+    /// It does.
+    Third,
+}
+
+impl Format {
+    /// The newest one.
+    pub(super) const NEWEST: Format = Format::Third;
+
+    /// The one that a segment has which begins while the log is at this format level: the members that cannot read the
+    /// third one must find none of it as long as the log lets them take part (docs: decisions/0016).
+    pub(super) fn at_level(level: u32) -> Format {
+        if level >= 2 { Format::Third } else { Format::Second }
+    }
+
+    pub(super) fn number(self) -> u64 {
+        match self {
+            Format::Second => 2,
+            Format::Third => 3,
+        }
+    }
+
+    pub(super) fn from_number(number: u64) -> Option<Format> {
+        [Format::Second, Format::Third].into_iter().find(|format| format.number() == number)
+    }
+}
 
 /// Names of meta rows.
 pub(super) mod name {
     pub(crate) const FORMAT: &str = "format";
+    /// The format again, under a checksum; in no segment of the second one.
+    pub(crate) const LAYOUT: &str = "layout";
     pub(crate) const MEMBER: &str = "member";
     pub(crate) const INCARNATION: &str = "incarnation";
     pub(crate) const WRITTEN: &str = "written";
@@ -67,7 +99,8 @@ pub(super) mod name {
         SNAPSHOTS,
     ];
     /// Not in every one; a name in neither list is damage too.
-    pub(crate) const SOMETIMES: [&str; 7] = [FORMAT, SYSTEM, GENESIS, JOINED, CONFIRMED, TOMBSTONE, FENCED];
+    pub(crate) const SOMETIMES: [&str; 8] =
+        [FORMAT, LAYOUT, SYSTEM, GENESIS, JOINED, CONFIRMED, TOMBSTONE, FENCED];
 }
 
 /// A meta value with a checksum over its name and itself in front: a flipped bit must not change a promise.
@@ -207,33 +240,53 @@ pub(super) fn read_catalog(bytes: &[u8]) -> Result<BTreeMap<u64, u64>, StorageEr
 
 /// ballot (16), chosen (1), checksum (8).
 pub(super) const ROW_HEAD: usize = 25;
+/// Where in it the chosen byte is.
+const CHOSEN: usize = 16;
 
 /// Writes a row into space of `ROW_HEAD` bytes and its value's length.
-pub(super) fn write_row(row: &Row, space: &mut [u8]) {
+pub(super) fn write_row(format: Format, row: &Row, space: &mut [u8]) {
+    let checksum = match format {
+        Format::Second => row.checksum,
+        Format::Third => row::cover(row.checksum, u8::from(row.chosen)),
+    };
     space[0..8].copy_from_slice(&row.ballot.round.to_le_bytes());
-    space[8..16].copy_from_slice(&row.ballot.member.0.to_le_bytes());
-    space[16] = u8::from(row.chosen);
-    space[17..25].copy_from_slice(&row.checksum.to_le_bytes());
+    space[8..CHOSEN].copy_from_slice(&row.ballot.member.0.to_le_bytes());
+    space[CHOSEN] = u8::from(row.chosen);
+    space[CHOSEN + 1..ROW_HEAD].copy_from_slice(&checksum.to_le_bytes());
     space[ROW_HEAD..].copy_from_slice(&row.value);
 }
 
-pub(super) fn read_row(slot: u64, stored: &[u8]) -> Result<Row, StorageError> {
-    if stored.len() < ROW_HEAD {
-        return Err(StorageError::damaged("a row", format!("slot {slot} is cut short")));
-    }
-    let (head, value) = stored.split_at(ROW_HEAD);
+/// A row as it is stored. One that makes no sense is shown with a checksum that does not fit: every reader of rows
+/// looks at that, and knows what to do with a damaged one.
+pub(super) fn read_row(format: Format, slot: u64, stored: &[u8]) -> Row {
+    let Some((head, value)) = stored.split_at_checked(ROW_HEAD) else { return damaged_row(slot) };
     let number = |from: usize| {
         let mut bytes = [0; 8];
         bytes.copy_from_slice(&head[from..from + 8]);
         u64::from_le_bytes(bytes)
     };
-    Ok(Row {
-        slot: Slot(slot),
-        ballot: Ballot { round: number(0), member: MemberId(number(8)) },
-        chosen: head[16] != 0,
-        checksum: number(17),
-        value: Bytes::copy_from_slice(value),
-    })
+    let (chosen, stored) = (head[CHOSEN], number(CHOSEN + 1));
+    let (chosen, checksum) = match (format, chosen) {
+        (Format::Second, 0 | 1) => (chosen == 1, stored),
+        // In the second format, nobody writes another: it fails like one of the third.
+        (Format::Second | Format::Third, _) => row::uncover(stored, chosen),
+    };
+    let ballot = Ballot { round: number(0), member: MemberId(number(8)) };
+    Row { slot: Slot(slot), ballot, chosen, checksum, value: Bytes::copy_from_slice(value) }
+}
+
+/// What is shown in the place of a row that cannot be read: it fails its checksum.
+pub(super) fn damaged_row(slot: u64) -> Row {
+    Row { slot: Slot(slot), ballot: Ballot::ZERO, chosen: false, value: Bytes::new(), checksum: 0 }
+}
+
+/// The same row in a segment of another format. A damaged one stays damaged.
+pub(super) fn convert_row(from: Format, to: Format, slot: u64, stored: &[u8]) -> Vec<u8> {
+    let mut converted = stored.to_vec();
+    if from != to && matches!(stored.get(CHOSEN), Some(0 | 1)) && stored.len() >= ROW_HEAD {
+        write_row(to, &read_row(from, slot, stored), &mut converted);
+    }
+    converted
 }
 
 /// Over a whole mark, with the calls that it skips: a flipped bit must not serve an entry under another's index.

@@ -8,8 +8,6 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Where a data directory keeps its log. One rename of it moves all that a member is aside.
 pub const DIRECTORY: &str = "log";
@@ -190,59 +188,6 @@ impl StorageBackend for Stored {
     }
 }
 
-/// How far into its file a database has written, in bytes. The file itself is doubled by redb as it fills, and the
-/// rest of it takes no space.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Used(Arc<AtomicU64>);
-
-impl Used {
-    pub(super) fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// A file whose extent is followed.
-#[derive(Debug)]
-pub(super) struct Followed {
-    inner: Box<dyn StorageBackend>,
-    used: Used,
-}
-
-impl Followed {
-    /// A file that is doubled whenever it is full was written to more than half.
-    pub(super) fn new(inner: Box<dyn StorageBackend>) -> io::Result<(Followed, Used)> {
-        let used = Used(Arc::new(AtomicU64::new(inner.len()? / 2)));
-        Ok((Followed { inner, used: used.clone() }, used))
-    }
-}
-
-impl StorageBackend for Followed {
-    fn len(&self) -> io::Result<u64> {
-        self.inner.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.inner.read(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.inner.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.inner.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.used.0.fetch_max(offset + data.len() as u64, Ordering::Relaxed);
-        self.inner.write(offset, data)
-    }
-
-    fn close(&self) -> io::Result<()> {
-        self.inner.close()
-    }
-}
-
 /// What the system said, as what the user can do.
 pub(super) fn explain_io(dir: &Path, error: io::Error) -> StorageError {
     match error.kind() {
@@ -252,4 +197,12 @@ pub(super) fn explain_io(dir: &Path, error: io::Error) -> StorageError {
         io::ErrorKind::WouldBlock => StorageError::InUse { dir: dir.to_owned() },
         _ => StorageError::Unusable { dir: dir.to_owned(), error },
     }
+}
+
+/// Whether the system had too little of something for a moment: that says nothing of what is on the disk.
+pub(super) fn is_shortage(error: &io::Error) -> bool {
+    const ENOMEM: i32 = 12;
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    matches!(error.raw_os_error(), Some(ENOMEM | ENFILE | EMFILE))
 }

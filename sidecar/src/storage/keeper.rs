@@ -4,6 +4,7 @@
 use super::StorageError;
 use super::files::Files;
 use super::segment::{Older, Segment, file_name, give_up, prepare};
+use super::sums::sums_name;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -13,6 +14,8 @@ use std::time::Duration;
 
 /// Between two looks at files that somebody is reading in.
 const RETRY: Duration = Duration::from_millis(200);
+/// Between two looks at a segment that is being prepared.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// One thing to do.
 #[derive(Debug)]
@@ -110,6 +113,27 @@ impl Keeper {
         Some(next)
     }
 
+    /// The next segment at once: the current one must not be written to any more. One that is being prepared meanwhile
+    /// is waited for.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub(super) fn next_now(&mut self, number: u64) -> Result<Segment, StorageError> {
+        loop {
+            if let Some(next) = self.take_next() {
+                return Ok(next);
+            }
+            self.check()?;
+            if !self.is_asked() {
+                return prepare(&self.worker.files, number);
+            }
+            match self.thread {
+                Some(_) => thread::sleep(LOOK),
+                None => self.work(),
+            }
+        }
+    }
+
     /// Whether the next segment was asked for and has not been taken.
     pub(super) fn is_asked(&self) -> bool {
         locked(&self.house).asked
@@ -180,7 +204,7 @@ impl Worker {
     /// Gives the job back if it must wait for a reader.
     fn attempt(&self, job: Job) -> Result<Option<Job>, StorageError> {
         match job {
-            Job::Prepare(number) => match prepare(&*self.files, number) {
+            Job::Prepare(number) => match prepare(&self.files, number) {
                 Ok(next) => locked(&self.house).next = Some(next),
                 Err(StorageError::Full { .. }) => {
                     give_up(&*self.files, number);
@@ -192,10 +216,15 @@ impl Worker {
                 Err(error) => return Err(error),
             },
             Job::Settle(older) => {
-                if !older.settle()? {
-                    return Ok(Some(Job::Settle(older)));
+                match older.settle() {
+                    Ok(true) => drop(locked(&self.house).unsettled.remove(&older.summary.number)),
+                    Ok(false) => return Ok(Some(Job::Settle(older))),
+                    // It stays unsettled, and only its readers are told: nothing new depends on it.
+                    Err(error) if error.is_damage() => {
+                        tracing::error!(%error, "an older segment is damaged");
+                    }
+                    Err(error) => return Err(error),
                 }
-                locked(&self.house).unsettled.remove(&older.summary.number);
             }
             Job::Remove(older) => {
                 let number = older.summary.number;
@@ -212,11 +241,15 @@ impl Worker {
 
     /// A removal that a power cut undoes is repeated by the next start: it needs no sync.
     fn remove(&self, number: u64) -> Result<(), StorageError> {
-        match self.files.remove(&file_name(number)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(StorageError::Unusable { dir: self.files.place().to_owned(), error })
+        let file = file_name(number);
+        for name in [sums_name(&file), file] {
+            match self.files.remove(&name) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(StorageError::Unusable { dir: self.files.place().to_owned(), error });
+                }
+                _ => {}
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 }

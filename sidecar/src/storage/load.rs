@@ -43,8 +43,7 @@ pub(super) fn load(layout: &Layout, which: Rows) -> Result<Loaded, StorageError>
     };
     let mut rows = BTreeMap::new();
     let view = View::open(Arc::new(layout.clone()))?;
-    view.walk(from.next(), |_, slot, stored| {
-        let row = encoding::read_row(slot, stored)?;
+    view.walk(from.next(), |row| {
         rows.insert(row.slot, row);
         Ok(true)
     })?;
@@ -97,7 +96,8 @@ fn load_newest(layout: &Layout) -> Result<Loaded, StorageError> {
             Ok(snapshot) => {
                 state.snapshots.insert(Slot(slot), snapshot);
             }
-            Err(error) => damaged.push(error),
+            Err(error) if error.is_damage() => damaged.push(error),
+            Err(error) => return Err(error),
         }
     }
     Ok(Loaded { state, damaged })
@@ -109,7 +109,10 @@ pub(super) fn snapshot(layout: &Layout, slot: u64, segment: u64) -> Result<Bytes
         let db = layout.find(segment)?;
         let table = db.begin_read()?.open_table(SNAPSHOTS)?;
         let found = table.get(slot)?.ok_or_else(|| {
-            let why = format!("that of slot {slot} is missing in {}", file_name(segment));
+            let why = match db.is_damaged() {
+                true => format!("that of slot {slot} fails its checksum"),
+                false => format!("that of slot {slot} is missing in {}", file_name(segment)),
+            };
             StorageError::damaged("a snapshot", why)
         })?;
         Ok(Bytes::copy_from_slice(encoding::unseal_snapshot(slot, found.value())?))

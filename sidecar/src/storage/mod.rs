@@ -27,8 +27,10 @@ mod keeper;
 mod load;
 mod offline;
 mod read;
+mod rows;
 mod scrub;
 mod segment;
+mod sums;
 mod write;
 
 pub(crate) use check::check_stored;
@@ -165,12 +167,29 @@ pub enum StorageError {
         /// How it shows.
         why: String,
     },
+    /// One row cannot be read, or is not there: a peer's is as good.
+    #[error("the row of slot {slot} is damaged on this disk: peers are asked for it")]
+    DamagedRow {
+        /// Which.
+        slot: synod_paxos::Slot,
+    },
     /// The database failed.
     #[error("the database failed: {0}")]
     Database(#[from] redb::Error),
 }
 
 impl StorageError {
+    /// What is on the disk makes no sense; else it could not be looked at.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            StorageError::File { .. } | StorageError::Damaged { .. } | StorageError::DamagedRow { .. } => {
+                true
+            }
+            StorageError::Database(error) => matches!(error, redb::Error::Corrupted(_)),
+            _ => false,
+        }
+    }
+
     fn damaged(what: &'static str, why: impl ToString) -> StorageError {
         StorageError::Damaged { what, why: why.to_string() }
     }
@@ -200,6 +219,9 @@ fn advice(error: &std::io::Error) -> &'static str {
         std::io::ErrorKind::PermissionDenied => "; give it to the user that the sidecar runs as",
         std::io::ErrorKind::ReadOnlyFilesystem => "; mount its volume for writing",
         std::io::ErrorKind::NotADirectory => "; name a directory",
+        _ if files::is_shortage(error) => {
+            "; nothing is said of what is on the disk: raise what the process may have (`ulimit -n`, memory)"
+        }
         _ => "",
     }
 }

@@ -1,13 +1,16 @@
 //! Looking at a data directory that no process holds, without changing a byte of it.
 
 use super::disk::{lists, open_on, trimmed_files};
-use super::encoding::{self, MARKS, ROWS, SKIPPED, Summary};
+use super::encoding::{self, MARKS, ROW_HEAD, ROWS, SKIPPED, Summary};
 use super::files::{DIRECTORY, Directory, Files, LEGACY, explain_io};
 use super::load::{Loaded, Rows, load};
 use super::read::{LogReader, View};
+use super::rows::RowTable;
 use super::segment::{
-    Db, Layout, Standing, file_name, in_file, open_read_only, parse_name, repair, standing, summarize,
+    Db, Layout, Standing, Unsummed, file_name, in_file, open_read_only, parse_name, repair, standing,
+    summarize,
 };
+use super::sums::summed;
 use super::{Options, StorageError};
 use bytes::Bytes;
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
@@ -15,7 +18,7 @@ use std::path::Path;
 use std::sync::{Arc, RwLock};
 use synod_paxos::system::SystemState;
 use synod_paxos::value::{Value, entries_added};
-use synod_paxos::{ClusterId, DurableState, Index, Slot};
+use synod_paxos::{ClusterId, DurableState, Index, Row, Slot};
 
 /// A data directory opened for reading.
 #[derive(Clone)]
@@ -164,7 +167,9 @@ impl Offline {
                     break;
                 }
             }
-            if let (Some((first, place)), Some(span)) = (marks.last()?, &mut span) {
+            // Not redb's last: a page that was lost is an empty one.
+            if let (Some(last), Some(span)) = (marks.iter()?.next_back(), &mut span) {
+                let (first, place) = last?;
                 span.1 = span.1.max(first.value() + u64::from(place.value().1) - 1);
             }
             Ok(())
@@ -212,9 +217,24 @@ impl Offline {
             });
             note(read, &mut checked)?;
         }
+        let rows = self.check_shown(cluster, &mut checked);
+        note(rows, &mut checked)?;
         let entries = self.check_entries(&mut checked);
         note(entries, &mut checked)?;
         Ok(checked)
+    }
+
+    /// Rows as somebody is given them: what is lost with a damaged block stands elsewhere, or is named.
+    fn check_shown(&self, cluster: Option<ClusterId>, checked: &mut Checked) -> Result<(), StorageError> {
+        let named = !checked.damaged.is_empty();
+        self.view()?.walk(Slot(0), |row| {
+            let intact = cluster.is_some_and(|cluster| row.is_intact(cluster));
+            if !intact && !named {
+                checked.damaged.push(format!("slot {}: its row is lost", row.slot));
+            }
+            Ok(true)
+        })?;
+        Ok(())
     }
 
     /// Whether a segment behind `number` has a row of `slot`.
@@ -238,29 +258,17 @@ impl Offline {
                     checked.entries += found.len() as u64;
                     next = next.plus(found.len() as u64);
                 }
-                Err(error) => {
+                Err(error) if error.is_damage() => {
                     // Its row is named already, where that is what is damaged.
                     if checked.damaged.is_empty() {
                         checked.damaged.push(error.to_string());
                     }
-                    next = self.behind(next, last)?;
+                    next = reader.behind(next)?.unwrap_or(last.next());
                 }
+                Err(error) => return Err(error),
             }
         }
         Ok(())
-    }
-
-    /// The first index behind `from` that can be read, or the one behind `last`.
-    fn behind(&self, from: Index, last: Index) -> Result<Index, StorageError> {
-        let reader = self.reader();
-        let mut next = from;
-        while next <= last {
-            if reader.entries((next, last), 1, 1).is_ok() {
-                return Ok(next);
-            }
-            next = next.next();
-        }
-        Ok(next)
     }
 
     /// A view of every row that is not trimmed.
@@ -284,8 +292,7 @@ fn look(files: Arc<dyn Files>, names: Vec<String>) -> Result<Offline, StorageErr
     }
     numbers.sort_unstable();
     while let Some(number) = numbers.pop() {
-        let database = open_read_only(&*files, &file_name(number))?;
-        let db = Db::ReadOnly(database);
+        let db: Db = open_read_only(&*files, &file_name(number), Unsummed::Take)?;
         let transaction = in_file(&*files, number, db.begin_read().map_err(Into::into))?;
         let meta = match in_file(&*files, number, standing(&*files, number, &transaction))? {
             Standing::Unborn => continue,
@@ -318,13 +325,14 @@ fn check_rows(
     checked: &mut Checked,
 ) -> Result<Vec<(u64, String)>, StorageError> {
     let mut damaged = Vec::new();
-    for row in transaction.open_table(ROWS)?.range(trim_through.0 + 1..)? {
-        let (slot, stored) = row?;
+    for row in RowTable::open(transaction)?.from(trim_through.0 + 1)? {
+        let row = row?;
         step();
         checked.rows += 1;
-        checked.bytes += stored.value().len() as u64;
-        if let Err(why) = check_row(cluster, slot.value(), stored.value()) {
-            damaged.push((slot.value(), why));
+        checked.bytes += (ROW_HEAD + row.value.len()) as u64;
+        let slot = row.slot.0;
+        if let Err(why) = check_row(cluster, row) {
+            damaged.push((slot, why));
         }
     }
     Ok(damaged)
@@ -345,7 +353,7 @@ fn check_marks(
     file: &str,
     checked: &mut Checked,
 ) -> Result<(), StorageError> {
-    let (marks, rows) = (transaction.open_table(MARKS)?, transaction.open_table(ROWS)?);
+    let (marks, rows) = (transaction.open_table(MARKS)?, RowTable::open(transaction)?);
     let skipped = transaction.open_table(SKIPPED)?;
     for mark in marks.iter()? {
         let (first, place) = mark?;
@@ -362,7 +370,6 @@ fn check_marks(
             }
         };
         let Some(row) = rows.get(slot)? else { continue };
-        let Ok(row) = encoding::read_row(slot, row.value()) else { continue };
         let added = entries_added(row.value, &places).ok();
         if added.is_some_and(|added| added.len() as u64 != u64::from(count)) {
             checked
@@ -373,8 +380,7 @@ fn check_marks(
     Ok(())
 }
 
-fn check_row(cluster: Option<ClusterId>, slot: u64, stored: &[u8]) -> Result<(), String> {
-    let row = encoding::read_row(slot, stored).map_err(|error| error.to_string())?;
+fn check_row(cluster: Option<ClusterId>, row: Row) -> Result<(), String> {
     if !cluster.is_some_and(|cluster| row.is_intact(cluster)) {
         return Err("fails its checksum".to_owned());
     }
@@ -389,19 +395,27 @@ fn copy(source: &Directory, names: &[String], to: &Path) -> Result<(), StorageEr
         return Err(StorageError::NotEmpty { dir: to.to_owned() });
     }
     let target = Directory::open(to)?;
-    for name in names.iter().filter(|name| *name == LEGACY || parse_name(name).is_some()) {
+    let is_ours = |name: &str| {
+        name == LEGACY || parse_name(name).is_some() || summed(name).is_some_and(|n| parse_name(n).is_some())
+    };
+    for name in names.iter().filter(|name| is_ours(name)) {
         let place = |dir: &Path| match name == LEGACY {
             true => dir.join(name),
             false => dir.join(DIRECTORY).join(name),
         };
         std::fs::copy(place(source.place()), place(to)).map_err(unwritable)?;
     }
+    let target: Arc<dyn Files> = Arc::new(target);
     for number in names.iter().filter_map(|name| parse_name(name)) {
-        repair(&target, number)?;
+        match repair(&target, number) {
+            // It is looked at as it is.
+            Err(error) if error.is_damage() => tracing::warn!(%error, "a segment cannot be repaired"),
+            repaired => repaired?,
+        }
     }
     if names.iter().any(|name| name == LEGACY) {
         // A start of the copy: its number of starts is one higher than the original's.
-        drop(open_on(Arc::new(target), None, Options::default())?);
+        drop(open_on(target, None, Options::default())?);
     }
     Ok(())
 }

@@ -2,20 +2,20 @@
 //! that has its slot.
 
 use super::StorageError;
-use super::encoding::{self, MARKS, META, ROWS, SKIPPED, Summary, name};
+use super::encoding::{self, MARKS, META, SKIPPED, Summary, name};
+use super::rows::{RowTable, RowsFrom};
 use super::segment::{Current, Db, Layout, Older, in_file, layout, trim_through};
 use bytes::Bytes;
-use redb::{OwnedRange, ReadOnlyTable, ReadTransaction};
+use redb::{ReadOnlyTable, ReadTransaction};
 use std::iter::Peekable;
 use std::sync::Arc;
 use synod_paxos::value::entries_added;
 use synod_paxos::{ClusterId, Genesis, Index, Row, Slot};
 
-type RowTable = ReadOnlyTable<u64, &'static [u8]>;
+type SkippedTable = ReadOnlyTable<u64, &'static [u8]>;
 type MarkTable = ReadOnlyTable<u64, (u64, u32, u64)>;
 
 /// Rows as they were durable when the view was opened.
-#[derive(Debug)]
 pub struct View {
     rows: RowTable,
     /// Rows up to here are trimmed, whether they have been deleted yet or not.
@@ -24,29 +24,65 @@ pub struct View {
     layout: Arc<Layout>,
 }
 
-/// Rows of one segment from some slot on.
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "View of segments through {}", self.layout.current.0)
+    }
+}
+
+/// Rows of one segment from some slot on. In a segment with damaged blocks each slot that it may have held has a row:
+/// one that is not found is shown as damaged, since an older segment may have what it took the place of.
 struct Source {
     number: u64,
-    rows: Peekable<OwnedRange<u64, &'static [u8]>>,
-    /// Behind what is read from it.
-    _db: Db,
+    /// Behind what is read from it; none: it cannot be opened.
+    open: Option<(Peekable<RowsFrom>, Db)>,
+    /// The first slot that was not shown, and the last that may stand in it, where that is known.
+    next: u64,
+    last: Option<u64>,
 }
 
 impl Source {
-    fn new(number: u64, db: Db, table: &RowTable, from: u64) -> Result<Source, StorageError> {
-        Ok(Source { number, rows: table.range_owned(from..)?.peekable(), _db: db })
+    fn new(summary: &Summary, db: Db, table: &RowTable, from: u64) -> Result<Source, StorageError> {
+        let rows = table.from(from)?.peekable();
+        let last = (summary.slots.1 < u64::MAX).then_some(summary.slots.1);
+        Ok(Source { number: summary.number, open: Some((rows, db)), next: from.max(summary.slots.0), last })
+    }
+
+    /// A segment that cannot be opened.
+    fn lost(summary: &Summary, from: u64) -> Source {
+        let next = from.max(summary.slots.0);
+        Source { number: summary.number, open: None, next, last: Some(summary.slots.1) }
     }
 
     /// The next row's slot.
     fn slot(&mut self) -> Result<Option<u64>, StorageError> {
-        match self.rows.peek() {
-            Some(Ok((slot, _))) => Ok(Some(slot.value())),
-            Some(Err(_)) => match self.rows.next() {
-                Some(Err(error)) => Err(error.into()),
-                _ => Ok(None),
+        let last = self.last;
+        let absent = |next: u64| last.is_some_and(|last| next <= last).then_some(next);
+        let Some((rows, db)) = &mut self.open else { return Ok(absent(self.next)) };
+        let found = match rows.peek() {
+            Some(Ok(row)) => Some(row.slot.0),
+            Some(Err(_)) => match rows.next() {
+                Some(Err(error)) if !error.is_damage() => return Err(error),
+                _ => {
+                    self.open = None;
+                    return Ok(absent(self.next));
+                }
             },
-            None => Ok(None),
-        }
+            None => None,
+        };
+        let gap = found.is_none_or(|found| self.next < found);
+        // Asked after the row was looked for: so the block that it would be in has been read.
+        Ok(if gap && db.is_damaged() { absent(self.next).or(found) } else { found })
+    }
+
+    /// The row that [`Source::slot`] named.
+    fn take(&mut self, slot: u64) -> Result<Row, StorageError> {
+        self.next = slot + 1;
+        let found = self
+            .open
+            .as_mut()
+            .and_then(|(rows, _)| rows.next_if(|row| row.as_ref().is_ok_and(|row| row.slot.0 == slot)));
+        found.unwrap_or_else(|| Ok(encoding::damaged_row(slot)))
     }
 }
 
@@ -54,7 +90,7 @@ impl View {
     pub(super) fn open(layout: Arc<Layout>) -> Result<View, StorageError> {
         let transaction = layout.current.1.begin_read()?;
         let trim_through = trim_through(&transaction)?;
-        Ok(View { rows: transaction.open_table(ROWS)?, trim_through, layout })
+        Ok(View { rows: RowTable::open(&transaction)?, trim_through, layout })
     }
 
     /// Rows from `from` on, ascending: about `bytes` of values, one row at least if there is one. And
@@ -65,24 +101,23 @@ impl View {
     pub fn read(&self, from: Slot, bytes: usize) -> Result<(Vec<Row>, bool), StorageError> {
         let mut rows = Vec::new();
         let mut taken = 0;
-        let end = self.walk(from, |_, slot, stored| {
-            let size = stored.len().saturating_sub(encoding::ROW_HEAD);
+        let end = self.walk(from, |row| {
+            let size = row.value.len();
             if !rows.is_empty() && taken + size > bytes {
                 return Ok(false);
             }
             taken += size;
-            rows.push(encoding::read_row(slot, stored)?);
+            rows.push(row);
             Ok(true)
         })?;
         Ok((rows, end))
     }
 
-    /// Shows each row from `from` on, ascending, with the number of its segment, until `each` has enough: then
-    /// `false`. An older segment is opened when its first slot is reached.
+    /// Shows each row from `from` on, ascending, until `each` has enough: then `false`. An older segment is opened when its first slot is reached.
     pub(super) fn walk(
         &self,
         from: Slot,
-        mut each: impl FnMut(u64, u64, &[u8]) -> Result<bool, StorageError>,
+        mut each: impl FnMut(Row) -> Result<bool, StorageError>,
     ) -> Result<bool, StorageError> {
         let from = from.max(self.trim_through.next()).0;
         let (layout, files) = (&*self.layout, &*self.layout.files);
@@ -91,7 +126,8 @@ impl View {
         // The lowest at the end.
         waiting.sort_by_key(|older| std::cmp::Reverse(older.summary.slots.0));
         let (number, db) = layout.current.clone();
-        let mut open = vec![in_file(files, number, Source::new(number, db, &self.rows, from))?];
+        let current = Summary { number, slots: (0, u64::MAX), ..Summary::default() };
+        let mut open = vec![in_file(files, number, Source::new(&current, db, &self.rows, from))?];
         loop {
             let mut lowest: Option<u64> = None;
             for source in &mut open {
@@ -104,7 +140,13 @@ impl View {
                 && lowest.is_none_or(|lowest| older.summary.slots.0 <= lowest)
             {
                 let number = older.summary.number;
-                open.push(in_file(files, number, self.source(older, from))?);
+                open.push(match in_file(files, number, self.source(older, from)) {
+                    Err(error) if error.is_damage() => {
+                        tracing::error!(%error, "its rows are asked of peers");
+                        Source::lost(&older.summary, from)
+                    }
+                    source => source?,
+                });
                 waiting.pop();
                 continue;
             }
@@ -114,22 +156,28 @@ impl View {
             let mut newest = None;
             for source in &mut open {
                 if source.slot()? == Some(lowest) {
-                    newest = source.rows.next().transpose()?.map(|(_, row)| (source.number, row));
+                    newest = Some((source.number, source.take(lowest)?));
                 }
             }
             if let Some((number, row)) = newest
-                && !in_file(files, number, each(number, lowest, row.value()))?
+                && !in_file(files, number, each(row))?
             {
                 return Ok(false);
             }
-            open.retain_mut(|source| source.rows.peek().is_some());
+            let mut left = Vec::new();
+            for mut source in open {
+                if source.slot()?.is_some() {
+                    left.push(source);
+                }
+            }
+            open = left;
         }
     }
 
     fn source(&self, older: &Arc<Older>, from: u64) -> Result<Source, StorageError> {
         let db = self.layout.open(older)?;
-        let table = db.begin_read()?.open_table(ROWS)?;
-        Source::new(older.summary.number, db, &table, from)
+        let table = RowTable::open(&db.begin_read()?)?;
+        Source::new(&older.summary, db, &table, from)
     }
 }
 
@@ -144,9 +192,9 @@ struct Tables {
     summary: Summary,
     rows: RowTable,
     marks: MarkTable,
-    skipped: RowTable,
+    skipped: SkippedTable,
     /// Behind what is read from it.
-    _db: Db,
+    db: Db,
 }
 
 /// One moment of the log, for reading by index: the newest segment first, older ones opened when they are needed.
@@ -216,15 +264,32 @@ impl Moment {
         Ok(found.map(|(_, found)| found))
     }
 
+    /// The mark that index `wanted` lies in, or what is as good.
+    fn locate(&mut self, wanted: Index) -> Result<Found, StorageError> {
+        let found = match self.mark(wanted) {
+            Err(error) if error.is_damage() => None,
+            found => found?,
+        };
+        let found = match found {
+            None => self.derived_mark(wanted)?,
+            found => found,
+        };
+        found.ok_or_else(|| StorageError::damaged("the log", format!("entry {wanted} has no slot")))
+    }
+
     /// The entries that a mark's slot added.
     fn added(&mut self, (_, slot, count, skipped): &Found) -> Result<Vec<Bytes>, StorageError> {
         let slot = *slot;
         let cluster = self.cluster;
         let read = |tables: &Tables| {
-            let Some(row) = tables.rows.get(slot)? else { return Ok(None) };
-            let row = encoding::read_row(slot, row.value())?;
+            let row = match tables.rows.get(slot)? {
+                Some(row) => row,
+                // What an older segment has may be what was replaced by what is lost here.
+                None if tables.db.is_damaged() => return Err(StorageError::DamagedRow { slot: Slot(slot) }),
+                None => return Ok(None),
+            };
             if !cluster.is_some_and(|cluster| row.is_intact(cluster)) {
-                return Err(StorageError::damaged("a row", format!("slot {slot} fails its checksum")));
+                return Err(StorageError::DamagedRow { slot: Slot(slot) });
             }
             let added = entries_added(row.value, skipped);
             let added = added.map_err(|e| StorageError::damaged("a value", e))?;
@@ -234,11 +299,88 @@ impl Moment {
             }
             Ok(Some(added))
         };
-        let found = self.search(|summary| (summary.slots.0..=summary.slots.1).contains(&slot), read)?;
+        let found = self.search(|summary| (summary.slots.0..=summary.slots.1).contains(&slot), read);
+        let found = match found {
+            // A file that cannot be read: its rows are as good elsewhere.
+            Err(StorageError::File { .. }) => return Err(StorageError::DamagedRow { slot: Slot(slot) }),
+            found => found?,
+        };
         match found {
             Some((_, added)) => Ok(added),
-            None => Err(StorageError::damaged("the log", format!("slot {slot} is missing"))),
+            None => Err(StorageError::DamagedRow { slot: Slot(slot) }),
         }
+    }
+
+    /// The mark that index `wanted` lies in, found by its neighbours where its own is lost: the slots between theirs
+    /// added the entries between theirs. Only where no call among them can have been refused, and no entry is in doubt.
+    fn derived_mark(&mut self, wanted: Index) -> Result<Option<Found>, StorageError> {
+        let (mut below, mut above): (Option<Found>, Option<Found>) = (None, None);
+        let layout = self.layout.clone();
+        for older in std::iter::once(None).chain(layout.older.iter().map(Some)) {
+            let at = match older.map_or(Ok(0), |older| self.find(older)) {
+                Err(error) if error.is_damage() => continue,
+                at => at?,
+            };
+            let tables = &self.open[at];
+            for mark in tables.marks.range(..=wanted.0)?.rev().take(1) {
+                let (first, place) = mark?;
+                below = below.max_by_first(tables.mark(first.value(), place.value()).ok());
+            }
+            for mark in tables.marks.range(wanted.0 + 1..)?.take(1) {
+                let (first, place) = mark?;
+                above = above.min_by_first(tables.mark(first.value(), place.value()).ok());
+            }
+        }
+        if below.is_none() && trim_through(&self.layout.current.1.begin_read()?)? == Slot(0) {
+            // Before the first entry of a log that was never trimmed.
+            below = Some((Index(1), 0, 0, Vec::new()));
+        }
+        let (Some(below), Some(above)) = (below, above) else { return Ok(None) };
+        let mut next = below.0.plus(u64::from(below.2));
+        let mut found = None;
+        for slot in below.1 + 1..above.1 {
+            // Whether it added one, its batch tells.
+            let count = self.batch(slot)?.map_or(0, |added| added.len() as u64);
+            if count > 0 && wanted >= next && wanted < next.plus(count) {
+                found = Some((next, slot, u32::try_from(count).unwrap_or(u32::MAX), Vec::new()));
+            }
+            next = next.plus(count);
+        }
+        Ok(found.filter(|_| next == above.0))
+    }
+
+    /// All entries of a slot's batch.
+    fn batch(&mut self, slot: u64) -> Result<Option<Vec<Bytes>>, StorageError> {
+        let cluster = self.cluster;
+        let read = |tables: &Tables| {
+            let row = match tables.rows.get(slot)? {
+                Some(row) if cluster.is_some_and(|cluster| row.is_intact(cluster)) => row,
+                None if !tables.db.is_damaged() => return Ok(None),
+                _ => return Err(StorageError::DamagedRow { slot: Slot(slot) }),
+            };
+            Ok(Some(entries_added(row.value, &[]).map_err(|e| StorageError::damaged("a value", e))?))
+        };
+        let found = self.search(|summary| (summary.slots.0..=summary.slots.1).contains(&slot), read);
+        match found {
+            Err(StorageError::File { .. }) => Err(StorageError::DamagedRow { slot: Slot(slot) }),
+            found => Ok(found?.map(|(_, added)| added)),
+        }
+    }
+}
+
+/// The nearer of two marks.
+trait Nearer: Sized {
+    fn max_by_first(self, other: Self) -> Self;
+    fn min_by_first(self, other: Self) -> Self;
+}
+
+impl Nearer for Option<Found> {
+    fn max_by_first(self, other: Self) -> Self {
+        self.into_iter().chain(other).max_by_key(|mark| mark.0)
+    }
+
+    fn min_by_first(self, other: Self) -> Self {
+        self.into_iter().chain(other).min_by_key(|mark| mark.0)
     }
 }
 
@@ -253,16 +395,34 @@ impl Tables {
 fn tables(summary: Summary, db: Db, transaction: &ReadTransaction) -> Result<Tables, StorageError> {
     Ok(Tables {
         summary,
-        rows: transaction.open_table(ROWS)?,
+        rows: RowTable::open(transaction)?,
         marks: transaction.open_table(MARKS)?,
         skipped: transaction.open_table(SKIPPED)?,
-        _db: db,
+        db,
     })
 }
 
 impl LogReader {
     pub(super) fn new(layout: Current) -> LogReader {
         LogReader { layout }
+    }
+
+    /// The first index of the next mark behind `from` that can be read; none: there is none.
+    pub(super) fn behind(&self, from: Index) -> Result<Option<Index>, StorageError> {
+        let mut moment = Moment::new(layout(&self.layout))?;
+        let layout = moment.layout.clone();
+        let mut nearest: Option<u64> = None;
+        for older in std::iter::once(None).chain(layout.older.iter().map(Some)) {
+            let at = match older.map_or(Ok(0), |older| moment.find(older)) {
+                Err(error) if error.is_damage() => continue,
+                at => at?,
+            };
+            if let Some(mark) = moment.open[at].marks.range(from.0 + 1..)?.next() {
+                let first = mark?.0.value();
+                nearest = Some(nearest.map_or(first, |nearest| nearest.min(first)));
+            }
+        }
+        Ok(nearest.map(Index))
     }
 
     /// A view of the rows as they are durable now.
@@ -279,7 +439,7 @@ impl LogReader {
     /// marks are durable.
     ///
     /// # Errors
-    /// If the disk cannot be read, or a row is damaged or missing.
+    /// If the disk cannot be read, or the row of the first entry is damaged or missing: [`StorageError::DamagedRow`].
     pub fn entries(
         &self,
         (from, through): (Index, Index),
@@ -290,10 +450,13 @@ impl LogReader {
         let (mut found, mut taken) = (Vec::new(), 0);
         let mut next = from;
         while next <= through {
-            let Some(mark) = moment.mark(next)? else {
-                return Err(StorageError::damaged("the log", format!("entry {next} has no slot")));
+            let read = moment.locate(next).and_then(|mark| Ok((moment.added(&mark)?, mark)));
+            let (added, mark) = match read {
+                // What can be read is given before it is said what cannot.
+                Err(_) if !found.is_empty() => return Ok(found),
+                read => read?,
             };
-            for (offset, entry) in (0..).zip(moment.added(&mark)?) {
+            for (offset, entry) in (0..).zip(added) {
                 let index = mark.0.plus(offset);
                 if index < from {
                     continue;

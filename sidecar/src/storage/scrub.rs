@@ -2,12 +2,12 @@
 //! "The scrubber").
 
 use super::StorageError;
-use super::encoding::{self, MARKS, META, SKIPPED, name};
+use super::encoding::{self, MARKS, META, ROW_HEAD, SKIPPED, name};
 use super::load::snapshot;
 use super::read::{LogReader, View, cluster};
 use super::segment::{Layout, file_name, in_file, layout, trim_through};
 use std::sync::Arc;
-use synod_paxos::{ClusterId, Slot, SystemState};
+use synod_paxos::{Slot, SystemState};
 
 /// What a mark takes on the disk, its key included.
 const MARK_BYTES: u64 = 28;
@@ -80,16 +80,17 @@ fn scrub_rows(layout: Arc<Layout>, from: Slot, most: u64) -> Result<Scrubbed, St
     let view = View::open(layout.clone())?;
     let mut found = Scrubbed::default();
     let mut next = from.max(trim.next()).0;
-    let walked = view.walk(Slot(next), |_, slot, stored| {
+    let walked = view.walk(Slot(next), |row| {
         if found.bytes >= most {
             return Ok(false);
         }
+        let slot = row.slot.0;
         found.damaged.extend((next..slot.min(chosen + 1)).map(Slot));
         next = slot + 1;
         found.rows += 1;
-        found.bytes += stored.len() as u64;
-        if !is_intact(cluster, slot, stored) {
-            found.damaged.push(Slot(slot));
+        found.bytes += (ROW_HEAD + row.value.len()) as u64;
+        if !cluster.is_some_and(|cluster| row.is_intact(cluster)) {
+            found.damaged.push(row.slot);
         }
         Ok(true)
     });
@@ -108,11 +109,6 @@ fn scrub_rows(layout: Arc<Layout>, from: Slot, most: u64) -> Result<Scrubbed, St
         Err(error) => return Err(error),
     }
     Ok(found)
-}
-
-fn is_intact(cluster: Option<ClusterId>, slot: u64, stored: &[u8]) -> bool {
-    let row = encoding::read_row(slot, stored);
-    row.is_ok_and(|row| cluster.is_some_and(|cluster| row.is_intact(cluster)))
 }
 
 fn scrub_marks(layout: &Layout, from: u64) -> Result<Scrubbed, StorageError> {
@@ -139,6 +135,7 @@ fn scrub_marks(layout: &Layout, from: u64) -> Result<Scrubbed, StorageError> {
         Ok((damaged, bytes))
     };
     match in_file(&*layout.files, number, read()) {
+        // Marks that are lost are found by their neighbours, where those tell.
         Ok((damaged, bytes)) => (found.broken, found.bytes) = (damaged, bytes),
         Err(StorageError::File { file, why, .. }) => {
             found.broken.push(format!("{}: {why}", file.display()));
@@ -162,11 +159,15 @@ fn scrub_snapshot(layout: &Layout, from: u64) -> Result<Scrubbed, StorageError> 
     let mut listed = listed.range(from..);
     let Some((slot, segment)) = listed.next() else { return Ok(found) };
     found.next = listed.next().map(|(next, _)| Place::Snapshots(*next));
-    let intact = snapshot(layout, *slot, *segment).is_ok_and(|state| {
-        found.bytes = state.len() as u64;
-        // Those of earlier versions stand without a checksum.
-        SystemState::decode(state).is_ok()
-    });
+    let intact = match snapshot(layout, *slot, *segment) {
+        Ok(state) => {
+            found.bytes = state.len() as u64;
+            // Those of earlier versions stand without a checksum.
+            SystemState::decode(state).is_ok()
+        }
+        Err(error) if error.is_damage() => false,
+        Err(error) => return Err(error),
+    };
     if !intact {
         found.snapshots.push(Slot(*slot));
     }

@@ -4,11 +4,13 @@
 //! few are open at a time.
 
 use super::StorageError;
-use super::encoding::{self, META, PEERS, ROWS, Summary, name};
-use super::files::{Files, Followed, Used, explain_io};
+use super::encoding::{self, Format, META, PEERS, ROWS, Summary, name};
+use super::files::{Files, explain_io, is_shortage};
+use super::rows::format_of;
+use super::sums::{self, Watch, Watched};
 use redb::{
     Builder, Database, DatabaseError, ReadOnlyDatabase, ReadTransaction, ReadableDatabase, ReadableTable,
-    TransactionError, WriteTransaction,
+    StorageBackend, TransactionError, WriteTransaction,
 };
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
@@ -43,15 +45,15 @@ pub(super) fn is_unfinished(name: &str) -> bool {
 /// A database that is open, one way or the other.
 #[derive(Clone)]
 pub(super) enum Db {
-    Written(Arc<Database>),
-    ReadOnly(Arc<ReadOnlyDatabase>),
+    Written(Arc<Database>, Arc<Watch>),
+    ReadOnly(Arc<ReadOnlyDatabase>, Arc<Watch>),
 }
 
 impl std::fmt::Debug for Db {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Db::Written(_) => "Written",
-            Db::ReadOnly(_) => "ReadOnly",
+            Db::Written(..) => "Written",
+            Db::ReadOnly(..) => "ReadOnly",
         })
     }
 }
@@ -59,9 +61,15 @@ impl std::fmt::Debug for Db {
 impl Db {
     pub(super) fn begin_read(&self) -> Result<ReadTransaction, TransactionError> {
         match self {
-            Db::Written(database) => database.begin_read(),
-            Db::ReadOnly(database) => database.begin_read(),
+            Db::Written(database, _) => database.begin_read(),
+            Db::ReadOnly(database, _) => database.begin_read(),
         }
+    }
+
+    /// What was read from it may lack something.
+    pub(super) fn is_damaged(&self) -> bool {
+        let (Db::Written(_, watch) | Db::ReadOnly(_, watch)) = self;
+        watch.is_damaged()
     }
 }
 
@@ -89,12 +97,15 @@ pub(super) fn in_file<T>(
         StorageError::Damaged { what, why } => {
             StorageError::file(files, &file_name(number), format!("{what}: {why}"))
         }
+        StorageError::Database(redb::Error::Io(error)) if is_shortage(&error) => {
+            explain_io(files.place(), error)
+        }
         StorageError::Database(error) => StorageError::file(files, &file_name(number), error),
         other => other,
     })
 }
 
-fn open_file(files: &dyn Files, name: &str, write: bool) -> Result<(Followed, Used), StorageError> {
+fn open_file(files: &dyn Files, name: &str, write: bool) -> Result<Box<dyn StorageBackend>, StorageError> {
     let explain = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::NotFound => StorageError::file(files, name, "it is missing"),
         _ => explain_io(files.place(), error),
@@ -104,47 +115,95 @@ fn open_file(files: &dyn Files, name: &str, write: bool) -> Result<(Followed, Us
     if backend.len().map_err(explain)? == 0 {
         return Err(StorageError::file(files, name, "it is empty"));
     }
-    Followed::new(backend).map_err(explain)
+    Ok(backend)
 }
 
 /// Opens a file for writing, repaired if its last process was killed.
-pub(super) fn open_written(files: &dyn Files, name: &str) -> Result<(Arc<Database>, Used), StorageError> {
-    let (file, used) = open_file(files, name, true)?;
+pub(super) fn open_written(
+    files: &Arc<dyn Files>,
+    name: &str,
+) -> Result<(Arc<Database>, Arc<Watch>), StorageError> {
+    let file = open_file(&**files, name, true)?;
+    let watched = Watched::written(files, name, file);
+    let (file, watch) = watched.map_err(|error| explain_io(files.place(), error))?;
     let database = Builder::new()
         .set_cache_size(CACHE_BYTES)
         .create_with_backend(file)
-        .map_err(|error| explain_open(files, name, error))?;
-    Ok((Arc::new(database), used))
+        .map_err(|error| explain_open(&**files, name, error))?;
+    Ok((Arc::new(database), watch))
+}
+
+/// What is done about a file that has no checksums of its blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unsummed {
+    /// They are taken and stored beside it.
+    Store,
+    /// They are taken and kept in memory: the directory is only looked at.
+    Take,
 }
 
 /// Opens a file for reading.
 ///
 /// # Errors
 /// [`StorageError::Unclean`] where it would have to be repaired.
-pub(super) fn open_read_only(files: &dyn Files, name: &str) -> Result<Arc<ReadOnlyDatabase>, StorageError> {
-    let (file, _) = open_file(files, name, false)?;
+pub(super) fn open_read_only(files: &dyn Files, name: &str, unsummed: Unsummed) -> Result<Db, StorageError> {
+    let stored = sums::stored(files, name);
+    let known = stored.is_some();
+    let opened = open_with(files, name, stored.unwrap_or_default());
+    let (database, watch) = match opened {
+        // It was closed cleanly, or it had no checksums.
+        Err(StorageError::Unclean { .. }) if known => {
+            return Err(StorageError::file(files, name, "what says how it was closed is damaged"));
+        }
+        opened => opened?,
+    };
+    if known {
+        return Ok(Db::ReadOnly(database, watch));
+    }
+    let taken = match unsummed {
+        Unsummed::Store => sums::adopt_and_store(files, name)?,
+        Unsummed::Take => sums::adopt(files, name)?,
+    };
+    let Some(taken) = taken else {
+        // Which of its pages make no sense only reading them tells.
+        tracing::error!(name, "a segment without checksums is damaged: replace this member");
+        watch.note_damaged();
+        return Ok(Db::ReadOnly(database, watch));
+    };
+    open_with(files, name, taken).map(|(database, watch)| Db::ReadOnly(database, watch))
+}
+
+fn open_with(
+    files: &dyn Files,
+    name: &str,
+    sums: Vec<u64>,
+) -> Result<(Arc<ReadOnlyDatabase>, Arc<Watch>), StorageError> {
+    let watched = Watched::read_only(open_file(files, name, false)?, sums);
+    let (file, watch) = watched.map_err(|error| explain_io(files.place(), error))?;
     let database = Builder::new()
         .set_cache_size(OLDER_CACHE_BYTES)
         .open_read_only_with_backend(file)
         .map_err(|error| explain_open(files, name, error))?;
-    Ok(Arc::new(database))
+    Ok((Arc::new(database), watch))
 }
 
 /// Closes a file that may have been left by a killed process.
-pub(super) fn repair(files: &dyn Files, number: u64) -> Result<(), StorageError> {
+pub(super) fn repair(files: &Arc<dyn Files>, number: u64) -> Result<(), StorageError> {
     let name = file_name(number);
-    let (database, _) = open_written(files, &name)?;
-    close(files, number, database)
+    let (database, watch) = open_written(files, &name)?;
+    close(&**files, number, database, &watch)
 }
 
-fn close(files: &dyn Files, number: u64, database: Arc<Database>) -> Result<(), StorageError> {
+fn close(files: &dyn Files, number: u64, database: Arc<Database>, watch: &Watch) -> Result<(), StorageError> {
+    // Nothing is written to it any more.
+    watch.keep();
     // Nobody else holds it, or else the last one who does closes it.
     let Some(database) = Arc::into_inner(database) else { return Ok(()) };
     database.close().map_err(|error| explain_open(files, &file_name(number), error))
 }
 
 /// Makes the next segment: whole and last on the disk under its name, and marked as not born.
-pub(super) fn prepare(files: &dyn Files, number: u64) -> Result<Segment, StorageError> {
+pub(super) fn prepare(files: &Arc<dyn Files>, number: u64) -> Result<Segment, StorageError> {
     let error = match make(files, number) {
         Err(StorageError::Database(redb::Error::Io(error))) => explain_io(files.place(), error),
         other => return other,
@@ -158,14 +217,15 @@ pub(super) fn give_up(files: &dyn Files, number: u64) {
     drop(files.remove(&format!("{}{NEW}", file_name(number))));
 }
 
-fn make(files: &dyn Files, number: u64) -> Result<Segment, StorageError> {
+fn make(files: &Arc<dyn Files>, number: u64) -> Result<Segment, StorageError> {
     let explain = |error| explain_io(files.place(), error);
     let (name, new) = (file_name(number), format!("{}{NEW}", file_name(number)));
-    let (file, used) = Followed::new(files.create(&new).map_err(explain)?).map_err(explain)?;
+    let created = files.create(&new).map_err(explain)?;
+    let (file, watch) = Watched::written(files, &name, created).map_err(explain)?;
     let database = Builder::new()
         .set_cache_size(CACHE_BYTES)
         .create_with_backend(file)
-        .map_err(|error| explain_open(files, &name, error))?;
+        .map_err(|error| explain_open(&**files, &name, error))?;
     let transaction = begin(&database)?;
     {
         // Later code may rely on every table being there.
@@ -176,14 +236,15 @@ fn make(files: &dyn Files, number: u64) -> Result<Segment, StorageError> {
         transaction.open_table(encoding::SNAPSHOTS)?;
         transaction.open_table(encoding::FETCHED)?;
         let mut meta = transaction.open_table(META)?;
-        meta.insert(name::FORMAT, encoding::number(encoding::FORMAT).as_slice())?;
+        // Its birth raises it where the log is at a level that lets it.
+        meta.insert(name::FORMAT, encoding::number(Format::Second.number()).as_slice())?;
         let unborn = encoding::seal(name::UNBORN, &encoding::number(number));
         meta.insert(name::UNBORN, unborn.as_slice())?;
     }
     transaction.commit()?;
     files.rename(&new, &name).map_err(explain)?;
     files.sync().map_err(explain)?;
-    Ok(Segment { number, database: Arc::new(database), used })
+    Ok(Segment { number, database: Arc::new(database), watch })
 }
 
 /// A transaction in the safe mode (docs: decisions/0003).
@@ -198,7 +259,7 @@ pub(super) fn begin(database: &Database) -> Result<WriteTransaction, StorageErro
 pub(super) struct Segment {
     pub(super) number: u64,
     pub(super) database: Arc<Database>,
-    pub(super) used: Used,
+    pub(super) watch: Arc<Watch>,
 }
 
 impl std::fmt::Debug for Segment {
@@ -233,15 +294,15 @@ impl Older {
         }
         let files = &*self.files;
         let file = file_name(self.summary.number);
-        let database = match open_read_only(files, &file) {
+        let unsummed = if may_repair { Unsummed::Store } else { Unsummed::Take };
+        let db = match open_read_only(files, &file, unsummed) {
             // It was not closed yet when its process was killed.
             Err(StorageError::Unclean { .. }) if may_repair => {
-                repair(files, self.summary.number)?;
-                open_read_only(files, &file)?
+                repair(&self.files, self.summary.number)?;
+                open_read_only(files, &file, unsummed)?
             }
             other => other?,
         };
-        let db = Db::ReadOnly(database);
         *open = Some(db.clone());
         Ok(db)
     }
@@ -249,7 +310,7 @@ impl Older {
     /// Lets go of a database that is only read; its readers keep it.
     fn let_go(&self) {
         let mut open = self.state();
-        if matches!(*open, Some(Db::ReadOnly(_))) {
+        if matches!(*open, Some(Db::ReadOnly(..))) {
             *open = None;
         }
     }
@@ -259,19 +320,21 @@ impl Older {
     pub(super) fn settle(&self) -> Result<bool, StorageError> {
         let mut open = self.state();
         match open.take() {
-            Some(Db::Written(database)) if Arc::strong_count(&database) > 1 => {
-                *open = Some(Db::Written(database));
+            Some(Db::Written(database, watch)) if Arc::strong_count(&database) > 1 => {
+                *open = Some(Db::Written(database, watch));
                 Ok(false)
             }
             // Readers who come meanwhile wait for the lock.
-            Some(Db::Written(database)) => close(&*self.files, self.summary.number, database).map(|()| true),
-            read_only @ Some(Db::ReadOnly(_)) => {
+            Some(Db::Written(database, watch)) => {
+                close(&*self.files, self.summary.number, database, &watch).map(|()| true)
+            }
+            read_only @ Some(Db::ReadOnly(..)) => {
                 *open = read_only;
                 Ok(true)
             }
-            None => match open_read_only(&*self.files, &file_name(self.summary.number)) {
+            None => match open_read_only(&*self.files, &file_name(self.summary.number), Unsummed::Store) {
                 Ok(_) => Ok(true),
-                Err(StorageError::Unclean { .. }) => repair(&*self.files, self.summary.number).map(|()| true),
+                Err(StorageError::Unclean { .. }) => repair(&self.files, self.summary.number).map(|()| true),
                 Err(error) => Err(error),
             },
         }
@@ -335,9 +398,8 @@ impl Layout {
         let db = older.database(self.may_repair)?;
         self.recent.touch(older);
         match db {
-            Db::ReadOnly(_) if self.reads_anew => {
-                let file = file_name(older.summary.number);
-                Ok(Db::ReadOnly(open_read_only(&*self.files, &file)?))
+            Db::ReadOnly(..) if self.reads_anew => {
+                open_read_only(&*self.files, &file_name(older.summary.number), Unsummed::Store)
             }
             db => Ok(db),
         }
@@ -365,11 +427,13 @@ pub(super) fn summarize(number: u64, transaction: &ReadTransaction) -> Result<Su
     let rows = transaction.open_table(ROWS)?;
     let marks = transaction.open_table(encoding::MARKS)?;
     let mut summary = Summary { number, ..Summary::default() };
-    for row in [rows.first()?, rows.last()?].into_iter().flatten() {
-        summary.add_row(row.0.value());
+    // By their ends, and not as redb's first and last: a page that was lost is an empty one.
+    for row in [rows.iter()?.next(), rows.iter()?.next_back()].into_iter().flatten() {
+        summary.add_row(row?.0.value());
     }
-    for mark in [marks.first()?, marks.last()?].into_iter().flatten() {
-        summary.add_mark(mark.0.value(), mark.1.value().0);
+    for mark in [marks.iter()?.next(), marks.iter()?.next_back()].into_iter().flatten() {
+        let (first, place) = mark?;
+        summary.add_mark(first.value(), place.value().0);
     }
     Ok(summary)
 }
@@ -406,11 +470,16 @@ pub(super) fn standing(
     let format =
         found.get(name::FORMAT).ok_or_else(|| StorageError::damaged("the format", "it is missing"))?;
     match encoding::read_number("the format version", format)? {
-        encoding::OLD_FORMAT => return Ok(Standing::Old),
-        encoding::FORMAT => {}
-        found => {
-            let dir = files.place().to_owned();
-            return Err(StorageError::UnknownFormat { dir, found, known: encoding::FORMAT });
+        // A segment of a later one has lists that this one did not have.
+        encoding::OLD_FORMAT if !found.contains_key(name::SEGMENTS) && !found.contains_key(name::UNBORN) => {
+            return Ok(Standing::Old);
+        }
+        number if Format::from_number(number).is_some() || number == encoding::OLD_FORMAT => {
+            format_of(&found)?;
+        }
+        number => {
+            let (dir, known) = (files.place().to_owned(), Format::NEWEST.number());
+            return Err(StorageError::UnknownFormat { dir, found: number, known });
         }
     }
     if let Some(unborn) = found.get(name::UNBORN) {

@@ -1,16 +1,19 @@
 //! The one writer: each commit is one transaction in one file, the newest segment.
 
-use super::disk::Mark;
+use super::disk::{self, Mark};
 use super::encoding::{
-    self, MARKS, META, PEERS, ROW_HEAD, ROWS, SKIPPED, SNAPSHOTS, Summary, name, peer_checksum, seal,
+    self, Format, MARKS, META, PEERS, ROW_HEAD, ROWS, SKIPPED, SNAPSHOTS, Summary, name, peer_checksum, seal,
 };
 use super::fetched;
 use super::files::explain_io;
 use super::keeper::{Job, Keeper};
-use super::segment::{Current, Db, Layout, Older, Segment, begin, layout};
+use super::rows::format_of;
+use super::segment::{Current, Db, Layout, Older, Segment, begin, layout, values};
 use super::{Options, StorageError};
 use bytes::Bytes;
-use redb::{ReadableDatabase, ReadableTable, Table, WriteTransaction};
+use redb::{
+    ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, WriteTransaction,
+};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use synod_paxos::{Ballot, Slot, Storage, Write, WriteCounter};
@@ -41,12 +44,16 @@ pub struct RedbStorage {
     pub(super) leave: bool,
     /// When the next segment is asked for again, in bytes of the current one.
     pub(super) ask_at: u64,
+    /// The log's format level, as far as it is known here.
+    pub(super) level: u32,
 }
 
 /// What a transaction changes in what the writer knows.
 #[derive(Clone, Debug)]
 pub(super) struct Draft {
     pub(super) summary: Summary,
+    /// The current segment's.
+    pub(super) format: Format,
     /// Slot of each snapshot -> number of its segment.
     pub(super) snapshots: BTreeMap<u64, u64>,
     pub(super) older: Vec<Summary>,
@@ -87,7 +94,7 @@ impl Draft {
                         none => none.insert(transaction.open_table(ROWS)?),
                     };
                     let mut space = rows.insert_reserve(row.slot.0, ROW_HEAD + row.value.len())?;
-                    encoding::write_row(row, space.as_mut());
+                    encoding::write_row(self.format, row, space.as_mut());
                     self.summary.add_row(row.slot.0);
                     self.summary.bytes += (ROW_HEAD + row.value.len()) as u64;
                 }
@@ -119,7 +126,10 @@ impl Draft {
                     let nanos = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
                     put(&mut meta, name::LEASE, &encoding::number(nanos))?;
                 }
-                Write::Genesis(genesis) => put(&mut meta, name::GENESIS, &genesis.encode())?,
+                Write::Genesis(genesis) => {
+                    put(&mut meta, name::GENESIS, &genesis.encode())?;
+                    self.raise(&mut meta, genesis.settings.format_level)?;
+                }
                 Write::Joined { cluster, digest } => {
                     put(&mut meta, name::JOINED, &encoding::joined(*cluster, *digest))?;
                 }
@@ -146,6 +156,19 @@ impl Draft {
             put(&mut meta, name::SYSTEM, state)?;
         }
         put(&mut meta, name::WRITTEN, &encoding::number(written.0))
+    }
+
+    /// Lets a segment without rows have the format of the log's level.
+    fn raise(&mut self, meta: &mut Meta<'_>, level: u32) -> Result<(), StorageError> {
+        let wanted = Format::at_level(level);
+        if wanted <= self.format || self.summary.slots.1 > 0 {
+            return Ok(());
+        }
+        let number = encoding::number(wanted.number());
+        meta.insert(name::FORMAT, number.as_slice())?;
+        put(meta, name::LAYOUT, &number)?;
+        self.format = wanted;
+        Ok(())
     }
 
     fn snapshot(
@@ -195,6 +218,39 @@ impl Draft {
     }
 }
 
+/// Begins a segment with all that the one before says of the member: each value of it must be whole.
+pub(super) fn carry_member(
+    before: &ReadTransaction,
+    transaction: &WriteTransaction,
+    draft: &mut Draft,
+    level: u32,
+) -> Result<(), StorageError> {
+    let mut meta = transaction.open_table(META)?;
+    meta.remove(name::UNBORN)?;
+    let found = values(&before.open_table(META)?)?;
+    if let Some(missing) = name::ALWAYS.iter().find(|name| !found.contains_key(**name)) {
+        return Err(StorageError::damaged("what the member is", format!("`{missing}` is missing")));
+    }
+    for (name, value) in &found {
+        meta.insert(name.as_str(), value.as_slice())?;
+    }
+    draft.format = format_of(&found)?;
+    draft.raise(&mut meta, level)?;
+    let mut peers = transaction.open_table(PEERS)?;
+    let stored = before.open_table(PEERS)?;
+    let mut carried = 0;
+    for row in stored.iter()? {
+        let (member, counters) = row?;
+        peers.insert(member.value(), counters.value())?;
+        carried += 1;
+    }
+    if carried != stored.len()? || found.len() as u64 != before.open_table(META)?.len()? {
+        // A page of it was lost: what the member has promised may be older than what it said.
+        return Err(StorageError::damaged("what the member is", "some of it is missing"));
+    }
+    fetched::carry(before, transaction)
+}
+
 impl RedbStorage {
     /// Lets marks ride in the next commit; with them all marks up to `noted` are known.
     pub fn add_marks(&mut self, marks: impl IntoIterator<Item = Mark>, noted: Slot) {
@@ -205,6 +261,16 @@ impl RedbStorage {
     /// Every slot up to it that added entries has its mark on the disk.
     pub fn marked(&self) -> Slot {
         self.marked
+    }
+
+    /// The log is at this format level: segments from now on have the format that goes with it.
+    pub fn note_level(&mut self, level: u32) {
+        self.level = self.level.max(level);
+    }
+
+    /// The current segment is to be left early: for little of it is needed, or its format is not the log's.
+    fn leaves(&self) -> bool {
+        self.leave || self.draft.format < Format::at_level(self.level)
     }
 
     /// Does what the background would do, where [`Options::background`] is off.
@@ -221,24 +287,27 @@ impl RedbStorage {
 
     /// About what the current segment holds, in bytes.
     fn size(&self) -> u64 {
-        match self.current.used.bytes() {
+        match self.current.watch.bytes() {
             ..EMPTY_FILE => self.draft.summary.bytes,
             used => used,
         }
     }
 
     /// The next segment, if it is time and it is ready.
-    fn take_next(&mut self) -> Option<Segment> {
-        if !self.leave && self.size() < self.room() {
-            return None;
+    fn take_next(&mut self) -> Result<Option<Segment>, StorageError> {
+        if self.current.watch.is_damaged() {
+            return self.keeper.next_now(self.current.number + 1).map(Some);
         }
-        self.keeper.take_next()
+        if !self.leaves() && self.size() < self.room() {
+            return Ok(None);
+        }
+        Ok(self.keeper.take_next())
     }
 
     /// Asks for the next segment in time.
     fn ask(&mut self) {
         let size = self.size();
-        let wanted = self.leave || size >= self.room() / 2;
+        let wanted = self.leaves() || size >= self.room() / 2;
         if wanted && size >= self.ask_at && !self.keeper.is_asked() {
             // Where there is no space for it, not with every commit.
             self.ask_at = size + self.options.least_bytes / 16;
@@ -275,22 +344,19 @@ impl RedbStorage {
         draft: &mut Draft,
         number: u64,
     ) -> Result<(), StorageError> {
-        let carry = self.is_little_left()?;
+        let damaged = self.current.watch.is_damaged();
+        let carry = !damaged && self.is_little_left()?;
         let before = self.current.database.begin_read()?;
         let left = Summary { bytes: self.size(), ..draft.summary };
         draft.summary = Summary { number, ..Summary::default() };
-        let mut meta = transaction.open_table(META)?;
-        meta.remove(name::UNBORN)?;
-        for row in before.open_table(META)?.iter()? {
-            let (name, value) = row?;
-            meta.insert(name.value(), value.value())?;
+        let format = draft.format;
+        carry_member(&before, transaction, draft, self.level)?;
+        if damaged {
+            // Its rows are read where they are, and what was lost of them heals from peers.
+            let kept = disk::left_of(left.number, &before, &draft.older)?;
+            draft.older.push(Summary { bytes: left.bytes, ..kept });
+            return Ok(());
         }
-        let mut peers = transaction.open_table(PEERS)?;
-        for row in before.open_table(PEERS)?.iter()? {
-            let (member, counters) = row?;
-            peers.insert(member.value(), counters.value())?;
-        }
-        fetched::carry(&before, transaction)?;
         if !carry {
             draft.older.push(left);
             return Ok(());
@@ -299,8 +365,9 @@ impl RedbStorage {
         let mut rows = transaction.open_table(ROWS)?;
         for row in before.open_table(ROWS)?.range(trim + 1..)? {
             let (slot, stored) = row?;
-            rows.insert(slot.value(), stored.value())?;
-            draft.summary.add_row(slot.value());
+            let (slot, stored) = (slot.value(), stored.value());
+            rows.insert(slot, encoding::convert_row(format, draft.format, slot, stored).as_slice())?;
+            draft.summary.add_row(slot);
         }
         let (mut marks, mut skipped) = (transaction.open_table(MARKS)?, transaction.open_table(SKIPPED)?);
         for mark in before.open_table(MARKS)?.iter()?.rev() {
@@ -329,6 +396,9 @@ impl RedbStorage {
     fn adopt(&mut self, draft: Draft, next: Option<Segment>) {
         let same = next.is_none() && draft.older.len() == self.draft.older.len();
         self.draft = draft;
+        if self.draft.format == Format::Third {
+            next.as_ref().unwrap_or(&self.current).watch.keep();
+        }
         if same {
             return;
         }
@@ -341,9 +411,9 @@ impl RedbStorage {
                 // Carried over, and gone.
                 _ => Summary { number: self.current.number, ..Summary::default() },
             };
-            let db = Db::Written(self.current.database.clone());
+            let db = Db::Written(self.current.database.clone(), self.current.watch.clone());
             after.older.push(Arc::new(Older::new(before.files.clone(), summary, Some(db))));
-            after.current = (next.number, Db::Written(next.database.clone()));
+            after.current = (next.number, Db::Written(next.database.clone(), next.watch.clone()));
             self.current = next;
             (self.leave, self.ask_at) = (false, 0);
         }
@@ -369,12 +439,13 @@ impl Storage for RedbStorage {
         writes: &mut dyn Iterator<Item = &Write>,
     ) -> Result<(), StorageError> {
         self.keeper.check()?;
-        let next = self.take_next();
+        let next = self.take_next()?;
         let transaction = begin(&next.as_ref().unwrap_or(&self.current).database)?;
         let mut draft = self.draft.clone();
         if let Some(next) = &next {
             self.bear(&transaction, &mut draft, next.number)?;
         }
+        draft.raise(&mut transaction.open_table(META)?, self.level)?;
         draft.write(&transaction, written, writes)?;
         draft.mark(&transaction, &std::mem::take(&mut self.marks))?;
         let trims = draft.trim_through != self.draft.trim_through;
@@ -400,7 +471,8 @@ impl Storage for RedbStorage {
         })?;
         self.adopt(draft, next);
         self.marked = self.noted;
-        if trims && self.size() > self.options.least_bytes / 2 {
+        let damaged = self.current.watch.is_damaged();
+        if trims && !damaged && self.size() > self.options.least_bytes / 2 {
             self.leave = self.is_little_left()?;
         }
         self.ask();

@@ -144,6 +144,27 @@ pub enum Action {
         /// Which.
         slot: u64,
     },
+    /// The bit of a stored row that says whether it is chosen rots.
+    FlipFlag {
+        /// On whose disk.
+        member: u64,
+        /// Which.
+        slot: u64,
+    },
+    /// A stored row that the disk knows to be chosen is gone.
+    Lose {
+        /// On whose disk.
+        member: u64,
+        /// Which.
+        slot: u64,
+    },
+    /// A scrubber finds that a row is damaged or gone.
+    Scrub {
+        /// On whose disk.
+        member: u64,
+        /// Which.
+        slot: u64,
+    },
     /// A row lies in another's place as well.
     Misdirect {
         /// On whose disk.

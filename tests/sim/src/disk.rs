@@ -11,7 +11,7 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use synod_paxos::message::ViewId;
 use synod_paxos::system::SystemState;
-use synod_paxos::{DurableState, MemberId, Row, Slot, Storage, Write, WriteBatch, WriteCounter};
+use synod_paxos::{DurableState, MemberId, Row, Slot, Storage, Write, WriteBatch, WriteCounter, row};
 
 /// Rows as a view saw them.
 pub type Rows = Rc<BTreeMap<Slot, Row>>;
@@ -23,7 +23,7 @@ pub struct Image {
     pub state: DurableState,
     /// The rows.
     pub rows: Rows,
-    /// Slots whose row does not fit its checksum.
+    /// Slots whose row does not fit its checksum, or is gone.
     pub damaged: BTreeSet<Slot>,
 }
 
@@ -122,6 +122,29 @@ impl SimDisk {
         true
     }
 
+    /// The bit that says whether a row is chosen changes. What is stored covers it, as the storage engine's format does.
+    /// Returns whether there is such a row.
+    pub fn flip_flag(&mut self, slot: Slot) -> bool {
+        let Some(row) = Rc::make_mut(&mut self.image.rows).get_mut(&slot) else { return false };
+        let before = row.checksum;
+        let stored = row::cover(row.checksum, u8::from(row.chosen));
+        (row.chosen, row.checksum) = row::uncover(stored, u8::from(!row.chosen));
+        if row.checksum != before {
+            self.image.damaged.insert(slot);
+        }
+        true
+    }
+
+    /// The row of a slot that the disk says is chosen is gone. Returns whether there was one.
+    pub fn lose(&mut self, slot: Slot) -> bool {
+        let known = slot <= self.image.state.chosen_through;
+        let lost = known && Rc::make_mut(&mut self.image.rows).remove(&slot).is_some();
+        if lost {
+            self.image.damaged.insert(slot);
+        }
+        lost
+    }
+
     /// The row of `slot` lies over the one of `over` as well. Returns whether both are there.
     pub fn misdirect(&mut self, slot: Slot, over: Slot) -> bool {
         let Some(row) = self.image.rows.get(&slot).filter(|_| slot != over).cloned() else { return false };
@@ -134,7 +157,7 @@ impl SimDisk {
         done
     }
 
-    /// Slots whose row does not fit its checksum.
+    /// Slots whose row does not fit its checksum, or is gone.
     pub fn damaged(&self) -> &BTreeSet<Slot> {
         &self.image.damaged
     }

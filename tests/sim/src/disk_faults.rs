@@ -22,6 +22,11 @@ kinds! {
         /// 4: a stored row's bytes rot; its checksum shows it. Bound: a slot's row on one member only, and such
         /// members fewer than half of the voters (7 is the case beyond).
         FlippedRow = "flipped_row",
+        /// 4: the bit of a stored row that says whether it is chosen rots; its checksum shows it. Bound: as FlippedRow.
+        FlippedFlag = "flipped_flag",
+        /// 4: a row that the disk knows to be chosen is gone, the page that names it having rotted. Bound: as
+        /// FlippedRow. (A vote that is gone without a trace is beyond what any member can bear.)
+        LostRow = "lost_row",
         /// 6: a row was written over another slot's place as well; the checksum covers the slot. Bound: as 4. (A
         /// write that landed nowhere is LostSync.)
         MisdirectedWrite = "misdirected_write",

@@ -82,7 +82,10 @@ fn moments(setup: &Setup, steps: &[Step]) -> Vec<(u64, u64, char, char)> {
             Action::Start { member, .. } => moments.push((step.at, *member, '^', '-')),
             Action::Crash { member, .. } => moments.push((step.at, *member, 'x', '.')),
             Action::Destroy { member } => moments.push((step.at, *member, 'X', ' ')),
-            Action::Flip { member, .. } | Action::Misdirect { member, .. } => {
+            Action::Flip { member, .. }
+            | Action::FlipFlag { member, .. }
+            | Action::Lose { member, .. }
+            | Action::Misdirect { member, .. } => {
                 moments.push((step.at, *member, 'd', '-'));
             }
             Action::LoseSyncs { member } | Action::Restore { member } => {

@@ -94,6 +94,13 @@ fn perform(world: &mut World, pool: &mut Pool, action: &Action) -> Result<bool, 
         Action::Flip { member, slot } => {
             Ok(world.disk(id(member), DiskFault::FlippedRow, |m| m.disk.damage(Slot(*slot))))
         }
+        Action::FlipFlag { member, slot } => {
+            Ok(world.disk(id(member), DiskFault::FlippedFlag, |m| m.disk.flip_flag(Slot(*slot))))
+        }
+        Action::Lose { member, slot } => {
+            Ok(world.disk(id(member), DiskFault::LostRow, |m| m.disk.lose(Slot(*slot))))
+        }
+        Action::Scrub { member, slot } => world.scrub(id(member), Slot(*slot)),
         Action::Misdirect { member, slot, over } => {
             Ok(world.disk(id(member), DiskFault::MisdirectedWrite, |m| {
                 m.disk.misdirect(Slot(*slot), Slot(*over))

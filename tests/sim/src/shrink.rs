@@ -188,6 +188,9 @@ impl Theme {
             Action::Crash { member, .. } => vec![Theme::Member(*member), Theme::Trouble("crash")],
             Action::Jump { member, .. } => vec![Theme::Member(*member), Theme::Trouble("jump")],
             Action::Flip { member, .. } => vec![Theme::Member(*member), Theme::Trouble("flip")],
+            Action::FlipFlag { member, .. } => vec![Theme::Member(*member), Theme::Trouble("flip flag")],
+            Action::Lose { member, .. } => vec![Theme::Member(*member), Theme::Trouble("lose")],
+            Action::Scrub { member, .. } => vec![Theme::Member(*member), Theme::Trouble("scrub")],
             Action::Misdirect { member, .. } => vec![Theme::Member(*member), Theme::Trouble("misdirect")],
             Action::LoseSyncs { member } | Action::KeepSyncs { member } => {
                 vec![Theme::Member(*member), Theme::Trouble("lose syncs")]

@@ -176,7 +176,7 @@ impl World {
         }
         // What rotted twice may be whole again.
         let lost = |slot: &&Slot| {
-            member.disk.rows().get(slot).is_some_and(|row| !row.is_intact(self.genesis.cluster))
+            member.disk.rows().get(slot).is_none_or(|row| !row.is_intact(self.genesis.cluster))
         };
         let damaged = member.disk.damaged().range(state.applied.next()..);
         member.began_damaged = damaged.filter(lost).copied().collect();
@@ -353,6 +353,26 @@ impl World {
             self.coverage.fault(fault);
         }
         done
+    }
+
+    /// A scrubber reads a row that is damaged or gone. Returns whether it is.
+    ///
+    /// # Errors
+    /// The first broken promise.
+    pub fn scrub(&mut self, id: MemberId, slot: Slot) -> Result<bool, Violation> {
+        let cluster = self.genesis.cluster;
+        let Some(member) = self.members.get(&id).filter(|m| m.node.is_some()) else { return Ok(false) };
+        let (disk, row) = (&member.disk, member.disk.rows().get(&slot));
+        let found = match row {
+            Some(row) => !row.is_intact(cluster),
+            None => slot > disk.state().trim_through && slot <= disk.state().chosen_through,
+        };
+        if found {
+            self.trace.step(self.now, 12, id.0, slot.0);
+            self.trace.line(self.now, || format!("{id:?} scrubber finds {slot:?}"));
+            self.input(id, Input::Damaged(slot))?;
+        }
+        Ok(found)
     }
 
     /// The volume of a member that does not run is an older copy of itself.

@@ -19,6 +19,8 @@ pub(super) enum ViewUse {
         to: MemberId,
         ballot: Ballot,
         from: Slot,
+        /// Every slot up to it that is not trimmed has its row in the view.
+        chosen: Slot,
         /// The next chunk to send.
         chunk: u32,
         next: Slot,
@@ -76,8 +78,8 @@ impl Node {
         if ballot < self.promised {
             return self.send(from, Message::Nack { ballot, promised: self.promised });
         }
-        if !self.damaged.is_empty() {
-            // A damaged row must not be read as empty: no promise until it heals.
+        if !self.damaged.is_empty() || self.has_lost(slot) {
+            // A row that is damaged or missing must not be read as empty: no promise until it heals.
             return;
         }
         if let Some(wait) = self.lease_wait(now, from, hand_over) {
@@ -86,10 +88,17 @@ impl Node {
         if ballot > self.promised {
             self.promise(now, ballot);
         }
+        let chosen = self.chosen_through;
         if planted!(StaleView) {
-            return self.open_promise(now, from, ballot, slot);
+            return self.open_promise(now, from, ballot, slot, chosen);
         }
-        self.gate(Gated::Promise { to: from, ballot, from: slot });
+        self.gate(Gated::Promise { to: from, ballot, from: slot, chosen });
+    }
+
+    /// Whether a row that a promise from `from` on would have to show is known to be lost here. What is chosen below
+    /// that the candidate has itself.
+    pub(super) fn has_lost(&self, from: Slot) -> bool {
+        self.wanted.slots.range(from..).next().is_some() && !planted!(MissingPromised)
     }
 
     /// Raises what is promised; one's own leadership ends in the same step.
@@ -107,12 +116,19 @@ impl Node {
     }
 
     /// The promise is on disk: its rows may be read now, and not before. A repeat does not begin again what is on its way.
-    pub(super) fn open_promise(&mut self, now: Instant, to: MemberId, ballot: Ballot, from: Slot) {
+    pub(super) fn open_promise(
+        &mut self,
+        now: Instant,
+        to: MemberId,
+        ballot: Ballot,
+        from: Slot,
+        chosen: Slot,
+    ) {
         if self.promised != ballot || !self.is_active() || self.is_promise_coming(now, to, ballot, from) {
             return;
         }
         self.close_views(|view| matches!(view, ViewUse::Promise { to: other, .. } if *other == to));
-        let purpose = ViewUse::Promise { to, ballot, from, chunk: 0, next: from, reading: true };
+        let purpose = ViewUse::Promise { to, ballot, from, chosen, chunk: 0, next: from, reading: true };
         self.open_view(now, from, self.bounds.chunk, purpose);
     }
 
@@ -171,26 +187,65 @@ impl Node {
             row.chosen |=
                 row.slot <= if planted!(WatermarkNotDurable) { self.chosen_through } else { open.chosen };
         }
+        let durable = open.chosen;
         match open.purpose {
             ViewUse::Promise { .. } => self.send_promise_chunk(now, view, rows, end),
             ViewUse::Learn { to, from, through, retries } => {
                 self.close_view(view);
                 self.pay(now, rows.iter().map(|row| row.value.len()).sum(), retries);
+                self.note_missing(from, &rows, end, durable);
                 self.send_learned(now, to, from, through, rows);
             }
+        }
+    }
+
+    /// The first slot that must have a row from `from` on, up to `chosen`, and has none among `rows`, which are all of
+    /// a view's or the next of them.
+    fn first_missing(&self, from: Slot, rows: &[Row], end: bool, chosen: Slot) -> Option<Slot> {
+        let first = from.max(self.trim_through.next());
+        let mut next = first;
+        for row in rows.iter().filter(|row| row.slot >= first) {
+            if row.slot > next {
+                break;
+            }
+            next = next.next();
+        }
+        let shown = if end { chosen } else { rows.last()?.slot.min(chosen) };
+        (next <= shown && !planted!(MissingPromised)).then_some(next)
+    }
+
+    /// A vote that was on disk before `ballot` was promised, and that the same part of a view does not show.
+    fn lost_vote(&self, from: Slot, rows: &[Row], end: bool, ballot: Ballot) -> Option<Slot> {
+        let last = if end { Slot(u64::MAX) } else { rows.last()?.slot };
+        let votes = self.rows.range(from..=last.max(from));
+        let mut votes = votes.filter(|(slot, row)| **slot <= last && row.ballot < ballot && !row.chosen);
+        let shown = |slot: &Slot| rows.binary_search_by_key(slot, |row| row.slot).is_ok();
+        votes.find(|(slot, _)| !shown(slot)).map(|(slot, _)| *slot).filter(|_| !planted!(MissingPromised))
+    }
+
+    /// A row that should be in a view is not there.
+    fn note_missing(&mut self, from: Slot, rows: &[Row], end: bool, chosen: Slot) {
+        if let Some(slot) = self.first_missing(from, rows, end, chosen) {
+            self.handle_damaged(slot);
         }
     }
 
     /// Sends what was read, and waits until it is asked for more. Where that is much, an empty chunk goes first: the
     /// candidate waits for a promise that it knows to be coming.
     fn send_promise_chunk(&mut self, now: Instant, view: ViewId, mut rows: Vec<Row>, mut last: bool) {
-        let (Some(cluster), chosen_through) = (self.cluster(), self.chosen_through) else { return };
+        let Some(cluster) = self.cluster() else { return };
         let trim_through = self.trim_through;
         let still_promised = self.promised;
+        let open = self.views.open.get(&view).map(|view| &view.purpose);
+        let Some(&ViewUse::Promise { next, chosen, ballot, .. }) = open else { return };
+        let missing = self.first_missing(next, &rows, last, chosen);
+        let missing = missing.or_else(|| self.lost_vote(next, &rows, last, ballot));
         let Some(open) = self.views.open.get_mut(&view) else { return };
-        let ViewUse::Promise { to, ballot, from, chunk, next, reading } = &mut open.purpose else { return };
-        let (to, ballot, from, number) = (*to, *ballot, *from, *chunk);
-        let damaged = rows.iter().find(|row| !row.is_intact(cluster)).map(|row| row.slot);
+        let ViewUse::Promise { to, ballot, from, chosen, chunk, next, reading } = &mut open.purpose else {
+            return;
+        };
+        let (to, ballot, from, chosen_through, number) = (*to, *ballot, *from, *chosen, *chunk);
+        let damaged = rows.iter().find(|row| !row.is_intact(cluster)).map(|row| row.slot).or(missing);
         let bytes = |rows: &[Row]| rows.iter().map(|row| row.value.len()).sum::<usize>();
         if number == 0 && bytes(&rows) > self.bounds.small_chunk {
             (rows, last) = (Vec::new(), false);

@@ -34,14 +34,39 @@ pub(super) struct CatchUp {
     caught_up_once: bool,
 }
 
+/// Wanted rows are asked for together where no more than so many rows that are not wanted lie between them.
+const WANTED_GAP: u64 = 8;
+
 /// Rows at or below what is applied that this disk has lost.
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
     pub(super) slots: BTreeSet<Slot>,
+    /// Rows below were asked of everybody in vain: those behind have their turn.
+    turn: Slot,
+    /// Asked since rows last came.
+    in_vain: usize,
+    /// Whom to ask on: what came has not been taken in by this disk yet.
+    next: Option<MemberId>,
     /// Since when some are wanted.
     since: Option<Instant>,
     /// How often leadership was given up for them.
     given_up: u32,
+}
+
+impl Wanted {
+    /// First and last of the next rows that are asked for together. Some are wanted.
+    fn run(&self) -> (Slot, Slot) {
+        let first = self.slots.range(self.turn..).next().or(self.slots.first());
+        let first = first.copied().unwrap_or_default();
+        let mut last = first;
+        for slot in self.slots.range(first..) {
+            if slot.0 > last.0 + WANTED_GAP {
+                break;
+            }
+            last = *slot;
+        }
+        (first, last)
+    }
 }
 
 impl CatchUp {
@@ -87,7 +112,9 @@ impl Node {
         if self.system.is_none() {
             return;
         }
-        self.fetch_wanted(now);
+        if self.wanted.next.is_none() {
+            self.fetch_wanted(now, None);
+        }
         if self.catch_up.known <= self.chosen_through {
             let hears = self.election.leader.is_some() && self.is_active();
             self.catch_up.caught_up_once |= hears;
@@ -114,6 +141,11 @@ impl Node {
     /// The disk has taken something in: asks for more of what is missing, unless too much waits for it still. So
     /// memory is bounded however fast others are.
     pub(super) fn learn_more(&mut self, now: Instant) {
+        if self.disk.backlog() <= self.bounds.learn_backlog
+            && let Some(from) = self.wanted.next.take()
+        {
+            self.fetch_wanted(now, Some(from));
+        }
         if self.catch_up.next.is_none() || self.disk.backlog() > self.bounds.learn_backlog {
             return;
         }
@@ -167,18 +199,26 @@ impl Node {
         self.send(to, Message::LearnRequest { from, through, retries });
     }
 
-    /// Rows that are damaged on this disk below what is applied are asked for one by one, of each peer in turn.
-    fn fetch_wanted(&mut self, now: Instant) {
+    /// Rows that are damaged on this disk below what is applied are asked for, run by run: of each peer in turn, then
+    /// of whoever gives some, as fast as this disk takes them in.
+    fn fetch_wanted(&mut self, now: Instant, giver: Option<MemberId>) {
         self.wanted.slots = self.wanted.slots.split_off(&self.trim_through.next());
-        let Some(slot) = self.wanted.slots.first().copied().filter(|_| !self.connected.is_empty()) else {
-            (self.wanted.since, self.wanted.given_up) = (None, 0);
+        if self.wanted.slots.is_empty() || self.connected.is_empty() {
+            (self.wanted.since, self.wanted.given_up, self.wanted.in_vain) = (None, 0, 0);
             return;
-        };
+        }
         self.wanted.since.get_or_insert(now);
+        if self.wanted.in_vain >= self.connected.len() {
+            let (_, through) = self.wanted.run();
+            (self.wanted.turn, self.wanted.in_vain) = (through.next(), 0);
+        }
+        let (from, through) = self.wanted.run();
         self.catch_up.attempts += 1;
         let turn = usize::try_from(self.catch_up.attempts % self.connected.len() as u64).unwrap_or(0);
-        if let Some(to) = self.connected.iter().nth(turn).copied() {
-            self.send(to, Message::LearnRequest { from: slot, through: slot, retries: 0 });
+        let giver = giver.filter(|giver| self.connected.contains(giver));
+        if let Some(to) = giver.or_else(|| self.connected.iter().nth(turn).copied()) {
+            self.wanted.in_vain += 1;
+            self.send(to, Message::LearnRequest { from, through, retries: 0 });
         }
     }
 
@@ -262,6 +302,7 @@ impl Node {
         let answers = self.catch_up.asked.is_some_and(|(asked, _)| asked == from);
         let mut gained = !rows.is_empty();
         self.catch_up.part = rows.iter().map(|row| row.value.len()).sum();
+        let mut healed = false;
         for row in rows {
             if !row.chosen || !row.is_intact(cluster) {
                 self.notice(Notice::Damaged { slot: row.slot, from: Some(from) });
@@ -274,9 +315,15 @@ impl Node {
                 let slot = row.slot;
                 self.write(Write::Row(row));
                 self.notice(Notice::Healed { slot });
+                healed = true;
                 continue;
             }
             self.learn(row);
+        }
+        if healed {
+            (self.wanted.since, self.wanted.in_vain) = (None, 0);
+            self.wanted.next = Some(from);
+            self.learn_more(now);
         }
         if answers && trim_through > self.chosen_through {
             self.catch_up.asked = None;

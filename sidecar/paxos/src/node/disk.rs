@@ -248,7 +248,7 @@ impl Node {
     fn release(&mut self, now: Instant, gated: Gated) {
         match gated {
             Gated::Send(to, message) => self.emit(to, message),
-            Gated::Promise { to, ballot, from } => self.open_promise(now, to, ballot, from),
+            Gated::Promise { to, ballot, from, chosen } => self.open_promise(now, to, ballot, from, chosen),
             Gated::OwnPromise(ballot) => self.handle_own_promise(now, ballot),
             Gated::OwnVote(ballot, slot) => self.handle_accepted(now, self.me, ballot, &[slot]),
             Gated::Snapshot(slot) => self.note_snapshot_durable(slot),

@@ -217,6 +217,7 @@ impl Node {
         from: MemberId,
         id: u64,
         ballot: Ballot,
+        first: crate::types::Slot,
         hand_over: Option<Ballot>,
     ) {
         if !self.is_active() {
@@ -226,7 +227,8 @@ impl Node {
         let heard = !handed_over && (self.has_heard(now) || self.leads_with_quorum(now));
         let leased = self.lease_wait(now, from, hand_over).is_some();
         let taken = self.is_taken_from(now) && !planted!(LongPromiseInterrupted);
-        let willing = !heard && !leased && !taken && ballot > self.promised && self.damaged.is_empty();
+        let whole = self.damaged.is_empty() && !self.has_lost(first);
+        let willing = !heard && !leased && !taken && ballot > self.promised && whole;
         // What this member has lost it cannot show: nobody is to wait for it before it campaigns.
         let shown = self.wanted.slots.first().map_or(self.chosen_through, |lost| lost.previous());
         let (promised, chosen_through) = (self.promised, shown);

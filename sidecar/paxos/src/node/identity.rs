@@ -46,6 +46,14 @@ impl Node {
     /// applied again.
     pub(super) fn load_rows(&mut self, rows: BTreeMap<Slot, Row>, chosen_through: Slot) {
         let Some(cluster) = self.cluster() else { return };
+        if !planted!(MissingPromised) {
+            // Every slot up to the watermark had its row when the watermark was written.
+            let missing = self.chosen_through.0 + 1..=chosen_through.0;
+            for slot in missing.map(Slot).filter(|slot| !rows.contains_key(slot)) {
+                self.damaged.insert(slot);
+                self.notice(Notice::Damaged { slot, from: None });
+            }
+        }
         for (slot, mut row) in rows {
             if slot <= self.chosen_through {
                 continue;

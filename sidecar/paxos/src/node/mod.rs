@@ -306,8 +306,8 @@ impl Node {
     fn route(&mut self, now: Instant, from: MemberId, message: Message) {
         match message {
             Message::Hello { .. } | Message::Welcome { .. } => {}
-            Message::Canvass { id, ballot, from: _, hand_over } => {
-                self.handle_canvass(now, from, id, ballot, hand_over);
+            Message::Canvass { id, ballot, from: first, hand_over } => {
+                self.handle_canvass(now, from, id, ballot, first, hand_over);
             }
             Message::CanvassReply { id, willing, promised, chosen_through } => {
                 self.handle_canvass_reply(now, from, id, willing, promised, chosen_through);
@@ -315,8 +315,18 @@ impl Node {
             Message::Prepare { ballot, from: slot, hand_over } => {
                 self.handle_prepare(now, from, ballot, slot, hand_over);
             }
-            Message::Promise { ballot, view, chunk, last, trim_through, chosen_through, rows, .. } => {
-                let part = phase_one::PromisePart { view, chunk, last, trim_through, chosen_through, rows };
+            Message::Promise {
+                ballot,
+                from: first,
+                view,
+                chunk,
+                last,
+                trim_through,
+                chosen_through,
+                rows,
+            } => {
+                let part =
+                    phase_one::PromisePart { view, first, chunk, last, trim_through, chosen_through, rows };
                 self.handle_promise(now, from, ballot, part);
             }
             Message::PromiseMore { ballot, view, chunk } => {

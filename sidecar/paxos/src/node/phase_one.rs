@@ -13,6 +13,8 @@ use alloc::vec::Vec;
 #[derive(Debug)]
 pub(super) struct PromisePart {
     pub(super) view: ViewId,
+    /// The first slot that it reports on.
+    pub(super) first: Slot,
     pub(super) chunk: u32,
     pub(super) last: bool,
     pub(super) trim_through: Slot,
@@ -46,7 +48,7 @@ impl Node {
         if proposer.promised.contains_key(&from) || part.rows.iter().any(|row| !row.is_intact(cluster)) {
             return;
         }
-        let PromisePart { view, chunk, last, trim_through, chosen_through, rows } = part;
+        let PromisePart { view, first, chunk, last, trim_through, chosen_through, rows } = part;
         if chunk == 0 && proposer.partial.get(&from).is_none_or(|partial| partial.view != view) {
             let partial = PartialPromise { view, next_chunk: 0, rows: Vec::new(), touched: now, expected: 0 };
             proposer.partial.insert(from, partial);
@@ -64,6 +66,11 @@ impl Node {
         partial.rows.extend(rows);
         if last || planted!(LastChunkOptional) {
             let rows = proposer.partial.remove(&from).map(|p| p.rows).unwrap_or_default();
+            if lacks_chosen(&rows, first.max(trim_through.next()), chosen_through) {
+                // It has lost a value that it knows to be chosen; of what others voted for there a quorum may not
+                // hear. It is asked again, and what it says of the log's length holds.
+                return self.note_chosen_elsewhere(from, chosen_through);
+            }
             self.complete_promise(now, from, ballot, trim_through, chosen_through, rows);
         } else {
             self.send(from, Message::PromiseMore { ballot, view, chunk: chunk + 1 });
@@ -161,4 +168,16 @@ impl Node {
             self.resend_late(now, peer);
         }
     }
+}
+
+/// Whether a promise from `first` on shows no row in a slot that its sender knows to be chosen: what it has lost it
+/// cannot report, so it is no whole promise (docs: decisions/0017).
+fn lacks_chosen(rows: &[Row], first: Slot, chosen_through: Slot) -> bool {
+    let mut next = first;
+    for row in rows {
+        if row.slot == next {
+            next = next.next();
+        }
+    }
+    next <= chosen_through && !planted!(MissingPromised)
 }

@@ -94,14 +94,40 @@ impl Director {
             return Ok(());
         }
         if trouble == Trouble::Flip {
-            self.record(|| Action::Flip { member: victim.0, slot: slot.0 });
-            self.world.disk(victim, DiskFault::FlippedRow, |m| m.disk.damage(slot));
+            self.flip(victim, slot);
         } else if slot != other {
             self.record(|| Action::Misdirect { member: victim.0, slot: other.0, over: slot.0 });
             self.world.disk(victim, DiskFault::MisdirectedWrite, |m| m.disk.misdirect(other, slot));
         }
-        // Mostly it is found when the member starts anew.
-        if self.random.chance(500) { Ok(()) } else { self.crash_for_a_while(victim) }
+        match self.random.below(10) {
+            // Mostly it is found when the member starts again.
+            0..5 => self.crash_for_a_while(victim),
+            5..7 => {
+                self.record(|| Action::Scrub { member: victim.0, slot: slot.0 });
+                self.world.scrub(victim, slot).map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Some byte of a stored row rots, or one of those without which the row is not found.
+    fn flip(&mut self, victim: MemberId, slot: Slot) {
+        let member = victim.0;
+        let known = self.world.members.get(&victim).is_some_and(|m| slot <= m.disk.state().chosen_through);
+        match self.random.below(4) {
+            0 => {
+                self.record(|| Action::FlipFlag { member, slot: slot.0 });
+                self.world.disk(victim, DiskFault::FlippedFlag, |m| m.disk.flip_flag(slot));
+            }
+            1 if known => {
+                self.record(|| Action::Lose { member, slot: slot.0 });
+                self.world.disk(victim, DiskFault::LostRow, |m| m.disk.lose(slot));
+            }
+            _ => {
+                self.record(|| Action::Flip { member, slot: slot.0 });
+                self.world.disk(victim, DiskFault::FlippedRow, |m| m.disk.damage(slot));
+            }
+        }
     }
 
     /// From now on the disk acknowledges and does not keep; mostly a crash shows it soon.
