@@ -65,6 +65,7 @@ impl Checkpoints {
     /// is gone on with. Returns when it is durable.
     pub(super) async fn obtain(&self, checkpoint: Checkpoint, first: Option<MemberId>) -> Result<(), Error> {
         let claim = self.0.store.claim(Name::of(&checkpoint)).await;
+        self.0.store.expect(&checkpoint);
         let this = self.clone();
         let held = blocking(move || this.held(&checkpoint)).await;
         if held.map_err(|error| self.0.store.failed(error))?.is_some() {

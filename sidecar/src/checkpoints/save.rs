@@ -275,6 +275,7 @@ impl Saving {
         if !fits(&checkpoint) {
             return Err(Error::Mismatch);
         }
+        self.checkpoints.0.store.expect(&checkpoint);
         // Peers may be pulling it from here, and others may be saving the same state.
         self.claim = None;
         self.checkpoints.publish(checkpoint).await?;

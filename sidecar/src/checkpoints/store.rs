@@ -3,7 +3,7 @@
 use super::Error;
 use super::file::{self, Bad, DAMAGED, Held, Name, PART, TEMPORARY, WHOLE, Writing, sync};
 use crate::{descriptors, space};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -36,6 +36,8 @@ pub(super) struct Store {
     next_temporary: AtomicU64,
     /// Since when a whole checkpoint was seen here that the log does not name.
     pending: Mutex<HashMap<Name, Instant>>,
+    /// Whole checkpoints here that the log named when it was looked at last.
+    named: Mutex<HashSet<Name>>,
 }
 
 impl Store {
@@ -53,8 +55,8 @@ impl Store {
         {
             tracing::error!(%error, dir = %dir.display(), "the folder of checkpoints cannot be synced");
         }
-        let (claims, pending) = (Mutex::default(), Mutex::default());
-        Store { dir, reserve, claims, next_temporary: AtomicU64::new(1), pending }
+        let (claims, pending, named) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Store { dir, reserve, claims, next_temporary: AtomicU64::new(1), pending, named }
     }
 
     pub(super) fn dir(&self) -> &Path {
@@ -171,12 +173,15 @@ impl Store {
     /// Removes what is of no use any more, where the log names `named`; gives those that have been here for long
     /// without a name: they may go once it is certain that the log does not name them.
     ///
-    /// A whole checkpoint at or behind the newest named index stays: this member may have told another that it has
-    /// it, and the entry that names it may be under way, or not applied here yet.
+    /// A whole checkpoint at or behind the newest named index stays that the log has not named yet: this member may
+    /// have told another that it has it, and the entry that names it may be under way, or not applied here yet. One
+    /// that the log named and names no more, since another state was saved at its index, goes at once; if it is saved
+    /// again, [`Store::expect`] says so.
     pub(super) fn sweep(&self, named: &[Checkpoint]) -> Vec<Name> {
         let newest = named.last().map_or(Index(0), |newest| newest.index);
         let is_named = |name: &Name| named.iter().any(|checkpoint| Name::of(checkpoint) == *name);
         let mut seen = HashMap::new();
+        let mut before = self.named.lock().unwrap_or_else(PoisonError::into_inner);
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         for (path, modified) in files(&self.dir) {
             let Some(file) = path.file_name().and_then(|file| file.to_str()) else { continue };
@@ -184,7 +189,7 @@ impl Store {
             if self.is_claimed(&name) {
                 continue;
             }
-            let superseded = name.index < newest && !is_named(&name);
+            let superseded = !is_named(&name) && (name.index < newest || before.contains(&name));
             let gone = match kind {
                 WHOLE if superseded => true,
                 WHOLE => {
@@ -202,12 +207,18 @@ impl Store {
                 self.remove(&path);
             }
         }
+        *before = named.iter().map(Name::of).collect();
         *pending = seen;
         pending
             .iter()
             .filter(|(_, since)| since.elapsed() > PENDING_PATIENCE)
             .map(|(name, _)| *name)
             .collect()
+    }
+
+    /// Somebody counts on this checkpoint again: an entry that names it may come.
+    pub(super) fn expect(&self, checkpoint: &Checkpoint) {
+        self.named.lock().unwrap_or_else(PoisonError::into_inner).remove(&Name::of(checkpoint));
     }
 
     /// Removes a whole checkpoint that the log certainly does not name.
@@ -262,6 +273,27 @@ mod tests {
             .collect();
         names.sort();
         names
+    }
+
+    /// A state that is saved again at its index takes the place of the last one, at once.
+    #[test]
+    fn what_the_log_names_no_more_goes_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), 0);
+        for round in 0..20_u8 {
+            let saved = save(&store, 1, &[round; 100]);
+            store.sweep(&[saved]);
+            assert_eq!(kept(&store), [Name::of(&saved).file(WHOLE)], "round {round}");
+        }
+        // One that is saved once more is counted on again, until the log has named it.
+        let (one, other) = (save(&store, 1, b"one"), save(&store, 1, b"other"));
+        store.sweep(&[one]);
+        store.expect(&one);
+        store.sweep(&[other]);
+        assert!(store.has(&one) && store.has(&other));
+        store.sweep(&[one]);
+        store.sweep(&[other]);
+        assert!(!store.has(&one) && store.has(&other));
     }
 
     /// docs: decisions/0010: what a peer may have counted stays until it is certain that the log does not name it.
