@@ -13,7 +13,7 @@ use std::io::Cursor;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use synod_client::ReadOptions;
+use synod_client::{AppendOptions, ReadOptions};
 use synod_paxos::configuration::{Change, ConfigurationEntry};
 use synod_paxos::value::Value as Entry;
 use synod_paxos::{MemberId, Row, row};
@@ -87,7 +87,9 @@ async fn a_lost_quorum_takes_the_applications_state_along() {
     let plan = shown(&recover([0, 2], &[]));
     assert_eq!(plan["checkpoints"][0]["from"], json!(dirs[2]));
     let destroyed = plan["must_be_destroyed"][0].as_str().unwrap();
-    assert_eq!(shown(&recover([0, 2], &["--destroyed", destroyed]))["done"], json!(true));
+    let confirm = plan["confirm"].as_str().unwrap();
+    let done = shown(&recover([0, 2], &["--destroyed", destroyed, "--confirm", confirm]));
+    assert_eq!(done["done"], json!(true));
 
     // The new member serves the state and what follows it, and goes on.
     let mut new = Member::new(cluster.dir.path(), "new");
@@ -141,11 +143,100 @@ async fn an_entry_that_nobody_reads_is_left_out_by_an_explicit_act() {
     assert_eq!((&plan["done"], &plan["skipped_slots"][0]["slot"]), (&json!(false), &json!(slot.0)));
     let lost: Vec<&str> =
         plan["must_be_destroyed"].as_array().unwrap().iter().map(|member| member.as_str().unwrap()).collect();
-    let attested = ["--skip", &named, "--destroyed", lost[0], "--destroyed", lost[1]];
+    let confirm = plan["confirm"].as_str().unwrap();
+    let attested = ["--skip", &named, "--destroyed", lost[0], "--destroyed", lost[1], "--confirm", confirm];
     assert_eq!(shown(&recover(&attested))["done"], json!(true));
     let mut new = Member::new(cluster.dir.path(), "new");
     new.start();
     new.ready().await;
     assert_eq!(new.client().append(Bytes::from("five")).await.unwrap().first_index, 5);
     new.terminate();
+}
+
+/// Nothing is done without a report, where every voter's directory is named, too: the log that they are of may be
+/// running well elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_recovered_without_a_report() {
+    let cluster = stopped(b"a state").await;
+    let to = cluster.dir.path().join("new");
+    let mut all = vec!["recover", "--to", to.to_str().unwrap(), "--name", "new", "-o", "json"];
+    for member in &cluster.members {
+        all.extend(["--from", member.data_dir.to_str().unwrap()]);
+    }
+    let report = shown(&command(&all));
+    assert_eq!((&report["done"], &report["must_be_destroyed"]), (&json!(false), &json!([])));
+    assert!(!to.exists());
+    all.extend(["--confirm", report["confirm"].as_str().unwrap()]);
+    assert_eq!(shown(&command(&all))["done"], json!(true));
+}
+
+/// Copies of the members that were taken one after the other, while the log went on: started together, later ones
+/// remember more of the earlier than those show. From all of them a log begins again with all that they hold.
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_of_different_times_begin_a_log_again() {
+    let mut cluster = Cluster::of(3).await;
+    let place = cluster.dir.path().to_owned();
+    let mut copies: Vec<PathBuf> = Vec::new();
+    let mut appended = 0_u64;
+    for n in 0..3 {
+        for _ in 0..5 {
+            appended += 1;
+            let client = cluster.members[(n + 1) % 3].client();
+            let patient = AppendOptions { timeout: common::PATIENCE, ..AppendOptions::default() };
+            client.append_with(vec![Bytes::from(format!("entry {appended}"))], patient).await.unwrap();
+        }
+        // A member is stopped, copied, and started; the log goes on without it.
+        let member = &mut cluster.members[n];
+        assert_eq!(member.terminate(), Some(0));
+        let copy = place.join(format!("copy-{n}"));
+        let from = member.data_dir.to_str().unwrap();
+        let copied = std::process::Command::new("cp").args(["-a", from, copy.to_str().unwrap()]).status();
+        assert!(copied.unwrap().success());
+        copies.push(copy);
+        member.start();
+        member.ready().await;
+    }
+    for member in &mut cluster.members {
+        member.kill();
+    }
+    // One of the copies is a backup by itself: the others of its time are gone.
+    let to = place.join("from-one");
+    let recover = |from: &[PathBuf], to: &Path, more: &[&str]| {
+        let mut all = vec!["recover", "--to", to.to_str().unwrap(), "--name", "new", "-o", "json"];
+        from.iter().for_each(|dir| all.extend(["--from", dir.to_str().unwrap()]));
+        command(&[&all[..], more].concat())
+    };
+    let report = shown(&recover(&copies[2..], &to, &[]));
+    let destroyed: Vec<String> = report["must_be_destroyed"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|member| ["--destroyed".to_owned(), member.as_str().unwrap().to_owned()])
+        .collect();
+    let mut more: Vec<&str> = destroyed.iter().map(String::as_str).collect();
+    more.extend(["--confirm", report["confirm"].as_str().unwrap()]);
+    assert_eq!(shown(&recover(&copies[2..], &to, &more))["done"], json!(true));
+    let mut new = Member::new(&place, "from-one");
+    new.data_dir = to;
+    new.start();
+    new.ready().await;
+    let entries: Vec<_> = new.client().read(1, ReadOptions::default()).try_collect().await.unwrap();
+    let expected = (1..=appended).map(|n| format!("entry {n}"));
+    assert!(entries.iter().map(|entry| entry.payload.clone()).eq(expected.map(Bytes::from)));
+    assert_eq!(new.client().append(Bytes::from("on")).await.unwrap().first_index, appended + 1);
+    new.terminate();
+    // A disk that its peers have fenced is refused, with what to do; and taken where that is said.
+    let fenced = &mut synod_sidecar::storage::open(&copies[0], None).unwrap();
+    let why = synod_paxos::Write::Fenced("an older copy".to_owned());
+    let written = fenced.state.written.next();
+    synod_paxos::Storage::commit(&mut fenced.storage, written, &mut [why].iter()).unwrap();
+    drop(std::mem::replace(fenced, synod_sidecar::storage::open(&place.join("none"), None).unwrap()));
+    let to = place.join("from-all");
+    let refused = stderr(&recover(&copies, &to, &[]));
+    assert!(refused.contains("--fenced"), "{refused}");
+    let report = shown(&recover(&copies, &to, &["--fenced"]));
+    assert_eq!((&report["last_index"], &report["must_be_destroyed"]), (&json!(appended), &json!([])));
+    assert_eq!(report["fenced"].as_array().unwrap().len(), 1);
+    let confirm = report["confirm"].as_str().unwrap();
+    assert_eq!(shown(&recover(&copies, &to, &["--fenced", "--confirm", confirm]))["done"], json!(true));
 }

@@ -227,10 +227,19 @@ fn a_lost_quorum_is_recovered_only_with_every_attestation() {
     assert!(String::from_utf8(refused.stderr).unwrap().contains(&missing[1]));
     let refused = with(&["--destroyed", &missing[0], "--destroyed", &missing[1], "--destroyed", "typo"]);
     assert!(!refused.status.success() && !to.exists());
-    let done = json(&with(&["--destroyed", &missing[0], "--destroyed", &missing[1], "-o", "json"]));
+    let all = ["--destroyed", &missing[0], "--destroyed", &missing[1], "-o", "json"];
+    // A report comes first, whatever is attested; and what is done is what it said.
+    assert_eq!(json(&with(&all))["done"], Json::from(false));
+    let confirmed = |code: &str| with(&[&all[..], &["--confirm", code]].concat());
+    let refused = confirmed("0123456789abcdef");
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("repeat it without") && !to.exists());
+    let code = plan["confirm"].as_str().unwrap();
+    let refused = with(&["--confirm", code]);
+    assert!(String::from_utf8(refused.stderr).unwrap().contains(&missing[0]) && !to.exists());
+    let done = json(&confirmed(code));
     assert_eq!(done["done"], Json::from(true));
     assert_eq!(bytes(dir.path()), before);
-    assert!(!with(&["--destroyed", &missing[0], "--destroyed", &missing[1]]).status.success(), "not twice");
+    assert!(!confirmed(code).status.success(), "not twice");
     // The new member starts, leads by itself and has every entry.
     let mut opened = open(&to, None).unwrap();
     assert_eq!(opened.state.member.to_string(), done["new_member"].as_str().unwrap());

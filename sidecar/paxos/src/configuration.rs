@@ -263,6 +263,10 @@ impl ConfigurationHistory {
             self.removed.insert(member, slot);
         });
         self.all.push(next);
+        // More of them no version can read back.
+        if self.all.len() > limits::HISTORY {
+            self.all.remove(0);
+        }
         self.latest()
     }
 

@@ -16,6 +16,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 use sha2::{Digest as _, Sha256};
+use xxhash_rust::xxh3::Xxh3;
 
 /// Why the survivors cannot be recovered from.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +36,10 @@ pub enum RecoveryError {
         other: MemberId,
     },
     /// A fenced disk lags behind what it once knew, or differs.
-    #[error("the disk of {0} is fenced: what it holds cannot be trusted; leave it out")]
+    #[error(
+        "the disk of {0} is fenced, for it was restored from an older copy, or differs from the others: leave it out; \
+         only where nothing better is left, take it with --fenced"
+    )]
     Fenced(MemberId),
     /// The state behind which the log begins cannot be read.
     #[error("the snapshot at slot {0} that the log begins with is missing or damaged on every survivor")]
@@ -214,6 +218,26 @@ impl Plan {
             disk
         };
         Ok(members.keys().map(disk).collect())
+    }
+
+    /// Changes with whatever would be kept, lost or destroyed: whoever names it has seen this very plan.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hash = Xxh3::new();
+        hash.update(&self.genesis.digest().0);
+        hash.update(&self.snapshot);
+        let mut number = |number: u64| hash.update(&number.to_le_bytes());
+        [self.base.0, self.trim_through.0, self.kept_through.0, self.promised.round, self.promised.member.0]
+            .into_iter()
+            .for_each(&mut number);
+        for row in &self.rows {
+            [row.slot.0, row.ballot.round, row.checksum].into_iter().for_each(&mut number);
+        }
+        self.lost
+            .iter()
+            .for_each(|lost| number(lost.slot.0 << 2 | u64::from(lost.chosen) << 1 | u64::from(lost.held)));
+        self.missing.iter().for_each(|member| number(member.0));
+        self.skipped.iter().for_each(|(slot, _)| number(slot.0));
+        hash.digest()
     }
 
     /// The digest of the genesis that the new cluster's members hold.

@@ -3,8 +3,10 @@
 #[path = "protocol/planted.rs"]
 mod planted;
 
+use std::collections::BTreeMap;
 use synod_paxos::configuration::{Change, ChangeRefused, ConfigurationEntry, ConfigurationHistory};
-use synod_paxos::{ClusterId, Genesis, MemberId, Slot};
+use synod_paxos::value::Value;
+use synod_paxos::{ClusterId, Genesis, MemberId, Slot, SystemState};
 
 fn history() -> ConfigurationHistory {
     planted::plant();
@@ -89,4 +91,27 @@ fn a_repeat_finds_what_its_operation_made() {
     assert_eq!(history.made_by(&[1; 16]).map(|c| c.version), Some(2));
     assert_eq!(history.made_by(&[9; 16]), None);
     assert_eq!(history.made_by(&[0; 16]), None, "the genesis is no operation's work");
+}
+
+/// A log that has seen as many configurations as its history keeps is recovered into one whose state can be read.
+#[test]
+fn a_recovery_keeps_the_bound_of_the_history() {
+    planted::plant();
+    let members = (1..=3).map(|m| (MemberId(m), format!("log-{m}"))).collect();
+    let genesis = Genesis { alpha: 1, ..Genesis::new(ClusterId([1; 16]), members) };
+    let mut state = SystemState::new(&genesis);
+    let kept = synod_paxos::limits::HISTORY as u64;
+    for n in 0..kept {
+        let change = match n % 2 {
+            0 => add(100 + n),
+            _ => Change::Remove { member: MemberId(100 + n - 1) },
+        };
+        let value = Value::Configuration(entry(n + 1, change)).encode();
+        state.apply(Slot(n + 1), &value).unwrap();
+    }
+    assert_eq!(state.configurations.all().len() as u64, kept);
+    let members = BTreeMap::from([(MemberId(7), "new".to_owned())]);
+    state.apply(Slot(kept + 1), &Value::Recovered { members }.encode()).unwrap();
+    assert_eq!(state.configurations.all().len() as u64, kept);
+    assert_eq!(SystemState::decode(state.encode()).as_ref(), Ok(&state));
 }

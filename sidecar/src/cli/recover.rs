@@ -24,14 +24,22 @@ pub(super) struct RecoverOptions {
     /// The new member's name; on Kubernetes that of its pod, such as demo-0.
     #[arg(long)]
     name: String,
-    /// Do it, and attest that the named old member is destroyed and never comes back. Repeat it for each voter
-    /// whose directory is not given; without it nothing is done.
+    /// Attest that the named old member is destroyed and never comes back. Repeat it for each voter whose
+    /// directory is not given.
     #[arg(long, value_name = "MEMBER")]
     destroyed: Vec<String>,
     /// Leave out an entry that no version can read. Without it the command names such an entry's slot and digest; its
     /// slot then decides nothing in the new log, and what it meant is lost.
     #[arg(long, value_parser = parse_skip, value_name = "SLOT:DIGEST")]
     skip: Vec<(Slot, Digest)>,
+    /// Take disks that are fenced, too: volumes that were restored from copies of different times. What they have
+    /// forgotten since is lost.
+    #[arg(long)]
+    fenced: bool,
+    /// Do it: the code that the report ends with. Without it nothing is done but the report; another code comes
+    /// with another plan.
+    #[arg(long, value_name = "CODE")]
+    confirm: Option<String>,
     /// text for people, json for programs.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
@@ -48,6 +56,10 @@ struct Recovered {
     skipped_slots: Vec<Skipped>,
     checkpoints: Vec<Kept>,
     must_be_destroyed: Vec<String>,
+    /// Disks that were taken although they are fenced.
+    fenced: Vec<String>,
+    /// What `--confirm` takes.
+    confirm: String,
     new_cluster_id: Option<String>,
     new_member: Option<String>,
 }
@@ -82,13 +94,18 @@ struct Lost {
     held: bool,
 }
 
-/// Goes on without a quorum that is lost for good: a dry run, unless every missing voter is attested destroyed.
+/// Goes on without a quorum that is lost for good: a report, unless its own code is given, and every missing voter is
+/// attested destroyed.
 pub(super) fn recover(options: &RecoverOptions) -> anyhow::Result<()> {
     let survivors = options
         .from
         .iter()
-        .map(|dir| Ok(Offline::open(dir, None)?.whole_state(Rows::All)?))
+        .map(|dir| {
+            let open = || Offline::open(dir, None)?.whole_state(Rows::All);
+            open().with_context(|| format!("{} cannot be taken as it is", dir.display()))
+        })
         .collect::<anyhow::Result<Vec<DurableState>>>()?;
+    let (survivors, fenced) = unfenced(survivors, options.fenced);
     let plan =
         recovery::plan_without(&survivors, &options.skip.iter().copied().collect()).map_err(explain)?;
     let sources = sources(&plan.checkpoints, &options.from)?;
@@ -110,13 +127,20 @@ pub(super) fn recover(options: &RecoverOptions) -> anyhow::Result<()> {
             .collect(),
         checkpoints: kept(&sources),
         must_be_destroyed: plan.missing.iter().map(MemberId::to_string).collect(),
+        fenced,
+        confirm: format!("{:016x}", plan.fingerprint()),
         new_cluster_id: None,
         new_member: None,
     };
-    if options.destroyed.is_empty() && !plan.missing.is_empty() {
-        return tell(&told, options.output);
+    if !options.destroyed.is_empty() || options.confirm.is_some() {
+        attested(&plan, &options.destroyed)?;
     }
-    attested(&plan, &options.destroyed)?;
+    let Some(confirm) = &options.confirm else { return tell(&told, options.output) };
+    if *confirm != told.confirm {
+        bail!(
+            "the plan is not the one of --confirm {confirm}: repeat it without, and look at what it says now"
+        );
+    }
     let (cluster, member) = found(&plan, &sources, options)?;
     (told.done, told.new_cluster_id, told.new_member) =
         (true, Some(cluster.to_string()), Some(member.to_string()));
@@ -128,6 +152,16 @@ fn explain(error: RecoveryError) -> anyhow::Error {
     let RecoveryError::Undecodable { slot, digest } = error else { return error.into() };
     let option = format!("--skip {slot}:{digest}");
     anyhow::Error::from(error).context(format!("to leave the entry out for good, add {option}"))
+}
+
+/// The disks as if none were fenced, where that is asked for, and those that were.
+fn unfenced(mut survivors: Vec<DurableState>, taken: bool) -> (Vec<DurableState>, Vec<String>) {
+    let mut fenced = Vec::new();
+    for disk in survivors.iter_mut().filter(|disk| taken && disk.fenced.is_some()) {
+        disk.fenced = None;
+        fenced.push(disk.member.to_string());
+    }
+    (survivors, fenced)
 }
 
 /// Exactly the missing voters must be attested: a typing error must not bring back a member that votes.
@@ -233,13 +267,21 @@ fn tell(told: &Recovered, output: Format) -> anyhow::Result<()> {
         ("Left out", skipped.join("\n")),
         ("Checkpoints", checkpoints),
         ("Must be destroyed", told.must_be_destroyed.join(", ")),
+        ("Fenced, and taken", told.fenced.join(", ")),
     ];
     match (&told.new_cluster_id, &told.new_member) {
         (Some(cluster), Some(member)) => {
             rows.push(("New cluster", cluster.clone()));
             rows.push(("New member", member.clone()));
         }
-        _ => rows.push(("Done", "nothing: repeat it with --destroyed for each of them".to_owned())),
+        _ => {
+            let destroyed = told.must_be_destroyed.iter().map(|member| format!(" --destroyed {member}"));
+            let destroyed = destroyed.collect::<String>();
+            rows.push((
+                "Done",
+                format!("nothing: to do it, repeat it with --confirm {}{destroyed}", told.confirm),
+            ));
+        }
     }
     offline::print(&rows)
 }
