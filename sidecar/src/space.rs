@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use synod_paxos::configuration::Configuration;
 use synod_paxos::message::Message;
@@ -28,6 +28,8 @@ use synod_paxos::{MemberId, Row};
 const LOW: u64 = 4;
 /// Of the reserve, one part of so many is the file.
 const BALLAST_PARTS: u64 = 4;
+/// With fewer inodes than this a warning is told.
+const FEW_INODES: u64 = 16;
 /// The file that is given up, in the data directory.
 const BALLAST: &str = "reserve";
 
@@ -82,6 +84,8 @@ struct Inner {
     room: AtomicU8,
     /// Whose disk stands in the way of appends, besides this one: 0 nobody's.
     others: AtomicU8,
+    /// That few inodes are left was told.
+    few_inodes: AtomicBool,
     /// Peers that said they are full.
     peers: Mutex<BTreeMap<MemberId, bool>>,
 }
@@ -99,6 +103,7 @@ impl Space {
             free: AtomicU64::new(u64::MAX),
             room: AtomicU8::new(Room::Plenty as u8),
             others: AtomicU8::new(0),
+            few_inodes: AtomicBool::new(false),
             peers: Mutex::default(),
         }))
     }
@@ -144,6 +149,11 @@ impl Space {
         self.0.room.store(now as u8, Ordering::Relaxed);
         if now != before {
             tell(before, now, free, &self.0);
+        }
+        let few = inodes(&self.0.dir).is_some_and(|left| left < FEW_INODES);
+        if few != self.0.few_inodes.swap(few, Ordering::Relaxed) && few {
+            let dir = self.0.dir.display();
+            tracing::warn!(%dir, "few inodes are left on the disk: the log needs two for each of its segments");
         }
     }
 
@@ -210,13 +220,14 @@ impl Space {
         (self.0.dir.join(BALLAST), self.0.reserve / BALLAST_PARTS)
     }
 
-    /// Gives the file up where the disk has less free than it holds. Returns whether it was there.
+    /// Gives the file up where the disk has less free than it holds, or no inode for another file. Returns whether it was there.
     ///
     /// # Errors
     /// If it cannot be removed.
     pub fn give_up_ballast(&self) -> io::Result<bool> {
         let (path, size) = self.ballast();
-        if free(&self.0.dir).is_none_or(|free| free >= size) {
+        let has_space = free(&self.0.dir).is_none_or(|free| free >= size);
+        if has_space && inodes(&self.0.dir) != Some(0) {
             return Ok(false);
         }
         match std::fs::remove_file(&path) {
@@ -253,6 +264,22 @@ impl Space {
 pub(crate) fn free(dir: &Path) -> Option<u64> {
     let space = statvfs(dir).ok()?;
     Some(space.f_bavail.saturating_mul(space.f_frsize))
+}
+
+/// Files that can still be made on the disk of `dir`; none: its file system has no such bound.
+pub(crate) fn inodes(dir: &Path) -> Option<u64> {
+    let space = statvfs(dir).ok()?;
+    (space.f_files > 0).then_some(space.f_favail)
+}
+
+/// What to say of a full disk beside that it is full.
+pub(crate) fn about_inodes(dir: &Path) -> &'static str {
+    match inodes(dir) {
+        Some(0) => {
+            " (no inode is left: remove files that are not needed, or use a file system with more inodes)"
+        }
+        _ => "",
+    }
 }
 
 fn allocate(path: &Path, size: u64) -> io::Result<()> {

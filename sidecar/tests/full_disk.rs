@@ -239,3 +239,33 @@ async fn one_disk_without_a_byte_left() {
         }
     }
 }
+
+/// Property: a disk without an inode for another file takes appends, and a member starts on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_starts_without_an_inode_left() {
+    let mounts = Mounts::new();
+    let mut cluster = Cluster::prepared(1, |member| {
+        let at = member.data_dir.clone();
+        member.extra = vec!["--disk-reserve".to_owned(), RESERVE.to_string()];
+        member.data_dir = mounts.memory_for(&at, 256, 200);
+    })
+    .await;
+    cluster.form().await;
+    let member = &mut cluster.members[0];
+    append(member, Bytes::from("before")).await.unwrap();
+    let reserve = member.data_dir.join("reserve");
+    until("the reserve is kept", || async { if reserve.exists() { Ok(()) } else { Err("not yet") } }).await;
+    let made =
+        (0..).take_while(|n| std::fs::File::create(member.data_dir.join(format!("other-{n}"))).is_ok());
+    assert!(made.count() > 100, "there were inodes");
+    append(member, Bytes::from("with none")).await.unwrap();
+    // Twice: the first start has the reserve's inode, the second that of what the first one left.
+    for start in 0..2 {
+        member.kill();
+        let other = member.data_dir.join(format!("more-{start}"));
+        drop(std::fs::File::create(other));
+        member.start();
+        member.ready().await;
+        append(member, Bytes::from("again")).await.unwrap();
+    }
+}

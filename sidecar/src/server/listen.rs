@@ -35,13 +35,18 @@ pub enum ListenError {
         path: PathBuf,
     },
     /// The system refused.
-    #[error("cannot listen on {place}: {source}")]
+    #[error("cannot listen on {place}: {source}{}", about(place))]
     System {
         /// A path or an address.
         place: String,
         /// What the system said.
         source: io::Error,
     },
+}
+
+/// What to say of the place beside what the system said.
+fn about(place: &str) -> &'static str {
+    Path::new(place).parent().filter(|folder| folder.is_dir()).map_or("", crate::space::about_inodes)
 }
 
 fn system(place: impl ToString, source: io::Error) -> ListenError {
@@ -77,8 +82,15 @@ pub async fn unix(path: &Path, mode: u32) -> Result<UnixListener, ListenError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    let bound = descriptors::wait_in_task("a socket", || std::future::ready(UnixListener::bind(&temporary)));
-    let listener = bound.await.map_err(failed)?;
+    let bind = || descriptors::wait_in_task("a socket", || std::future::ready(UnixListener::bind(&temporary)));
+    let listener = match bind().await {
+        // What a dead process left takes an inode, which may be the last one.
+        Err(error) if error.kind() == io::ErrorKind::StorageFull && std::fs::remove_file(path).is_ok() => {
+            bind().await
+        }
+        bound => bound,
+    };
+    let listener = listener.map_err(failed)?;
     std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
     std::fs::rename(&temporary, path).map_err(failed)?;
     Ok(listener)

@@ -100,7 +100,10 @@ pub enum StorageError {
         error: std::io::Error,
     },
     /// No space is left.
-    #[error("the disk of {} is full: make the volume larger or free space, then start again", dir.display())]
+    #[error(
+        "the disk of {} is full: make the volume larger or free space, then start again{}", dir.display(),
+        crate::space::about_inodes(dir)
+    )]
     Full {
         /// The data directory.
         dir: PathBuf,

@@ -51,6 +51,14 @@ impl Mounts {
         self.path(at)
     }
 
+    /// The same, on which no more than so many files can be.
+    pub fn memory_for(&self, at: &Path, mebibytes: u64, files: u64) -> PathBuf {
+        std::fs::create_dir(at).unwrap();
+        let bounds = format!("size={mebibytes}m,nr_inodes={files}");
+        self.run("mount", &["-t", "tmpfs", "-o", &bounds, "tmpfs", at.to_str().unwrap()]);
+        self.path(at)
+    }
+
     /// Makes a file system in memory larger.
     pub fn enlarge(&self, at: &Path, mebibytes: u64) {
         let size = format!("remount,size={mebibytes}m");
