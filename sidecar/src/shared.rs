@@ -3,6 +3,7 @@
 use crate::driver::Handle;
 use crate::space::Space;
 use crate::transport::Identity;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 use tokio::sync::watch;
 
@@ -22,12 +23,25 @@ pub struct Shared {
     identity: watch::Sender<Identity>,
     phase: watch::Sender<Phase>,
     space: Space,
+    unknown_messages: AtomicU64,
 }
 
 impl Shared {
     /// Around the first core.
     pub fn new(handle: Handle, identity: watch::Sender<Identity>, space: Space) -> Shared {
-        Shared { handle: RwLock::new(handle), identity, phase: watch::Sender::new(Phase::Running), space }
+        let phase = watch::Sender::new(Phase::Running);
+        let unknown_messages = AtomicU64::new(0);
+        Shared { handle: RwLock::new(handle), identity, phase, space, unknown_messages }
+    }
+
+    /// Counts a peer's message of a kind that this version does not know.
+    pub(crate) fn note_unknown_message(&self) {
+        self.unknown_messages.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Those so far.
+    pub fn unknown_messages(&self) -> u64 {
+        self.unknown_messages.load(Ordering::Relaxed)
     }
 
     /// The space on the disk.

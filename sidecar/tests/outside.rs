@@ -46,6 +46,28 @@ fn nothing_from_outside_makes_a_decoder_panic() {
     }
 }
 
+/// What the version before wrote, at level 1, is written again to the byte: members of both compare and chain it.
+#[test]
+fn level_1_keeps_its_bytes() {
+    use bytes::Bytes;
+    use synod_paxos::system::SystemState;
+    use synod_paxos::value::{Call, Value};
+    let mut read = 0;
+    for (target, again) in [
+        ("snapshot", (|b| SystemState::decode(b).map(|state| state.encode())) as fn(Bytes) -> _),
+        ("value", |b| Value::decode(b).map(|value| value.encode())),
+        ("call", |b| Call::decode(b).map(|call| call.encode())),
+    ] {
+        for (path, bytes) in files(target) {
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("level-1-")) {
+                assert_eq!(again(bytes.clone().into()), Ok(Bytes::from(bytes)), "{}", path.display());
+                read += 1;
+            }
+        }
+    }
+    assert!(read > 30, "the corpus holds what the version before wrote: {read} files");
+}
+
 /// Each decoder has its fuzz target, and each target its decoder.
 #[test]
 fn every_decoder_is_fuzzed() {

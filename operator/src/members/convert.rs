@@ -82,6 +82,8 @@ pub(super) fn settings(s: &Settings) -> wire::Settings {
         reads: Some(wire::Reads { leases, clock_drift_percent: Some(clock_drift_percent) }),
         limits: None,
         retention: Some(wire::Retention { entries, bytes, age_ms }),
+        // Raised by a person for now.
+        format_level: None,
     }
 }
 

@@ -199,6 +199,28 @@ pub enum Refusal {
     /// A genesis beyond its bounds.
     #[error(transparent)]
     Genesis(#[from] GenesisError),
+    /// Not appended: the log is not at the level that this needs.
+    #[error(
+        "this needs format level {needed}, and the log is at {actual}: when every member runs a version that reads it, \
+         raise the level with `synod-sidecar admin settings --format-level {needed}`"
+    )]
+    FormatLevel {
+        /// The level that it needs.
+        needed: u32,
+        /// The level in force.
+        actual: u32,
+    },
+    /// The level does not rise: a member could not read the log any more.
+    #[error(
+        "{member} has not said lately that it reads format level {level}: run this version on every member, learners \
+         included, wait until all are connected, and ask again"
+    )]
+    NotEveryMember {
+        /// One that has not.
+        member: MemberId,
+        /// The level that was asked for, or is in force.
+        level: u32,
+    },
     /// Not appended: no member would read it back as it is.
     #[error(
         "no member could read this back from the log, so nothing was appended: this is a fault of Synod's"

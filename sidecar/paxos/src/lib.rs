@@ -33,6 +33,7 @@ pub mod codec;
 pub mod configuration;
 pub mod genesis;
 pub mod io;
+mod levels;
 pub mod limits;
 pub mod message;
 pub mod names;

@@ -143,6 +143,10 @@ pub(super) struct ChangeSettings {
     /// Keep what is younger than so many milliseconds, 0: all.
     #[arg(long, value_name = "MS")]
     retain_age_ms: Option<u64>,
+    /// Raise the format level by one, once every member runs a version that reads it; it never falls, and older versions
+    /// cannot start any more. Ask the leader.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    format_level: Option<u32>,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -296,6 +300,7 @@ async fn settings(options: ChangeSettings) -> anyhow::Result<()> {
     set(&mut retention.entries, bound(options.retain_entries));
     set(&mut retention.bytes, bound(options.retain_bytes));
     set(&mut retention.age_ms, bound(options.retain_age_ms));
+    set(&mut wanted.format_level, options.format_level.map(Some));
     if wanted == now {
         return print_json(&views::Settings::from(&now));
     }
@@ -306,6 +311,11 @@ async fn settings(options: ChangeSettings) -> anyhow::Result<()> {
     };
     let answer = options.at.admin()?.change_settings(request).await.map_err(|s| options.at.explain(s))?;
     let changed = answer.into_inner().settings.context("the member gave no settings")?;
+    if let Some(wanted) = options.format_level.filter(|wanted| changed.format_level != Some(*wanted)) {
+        bail!(
+            "the member runs an older version, which does not know format level {wanted}: nothing was raised"
+        );
+    }
     print_json(&views::Settings::from(&changed))
 }
 

@@ -112,6 +112,7 @@ pub(super) struct Settings {
     pub(super) retain_entries: Option<u64>,
     pub(super) retain_bytes: Option<u64>,
     pub(super) retain_age_ms: Option<u64>,
+    pub(super) format_level: Option<u32>,
 }
 
 impl From<&v1::Settings> for Settings {
@@ -133,6 +134,7 @@ impl From<&v1::Settings> for Settings {
             retain_entries: retention.entries,
             retain_bytes: retention.bytes,
             retain_age_ms: retention.age_ms,
+            format_level: wire.format_level,
         }
     }
 }

@@ -156,7 +156,7 @@ pub(super) fn settings(settings: &Settings) -> v1::Settings {
         limits,
         retention,
         chain_interval: _,
-        format_level: _,
+        format_level,
     } = settings;
     let short = |span| u32::try_from(millis(span)).unwrap_or(u32::MAX);
     v1::Settings {
@@ -177,6 +177,7 @@ pub(super) fn settings(settings: &Settings) -> v1::Settings {
             bytes: retention.bytes,
             age_ms: retention.age.map(millis),
         }),
+        format_level: Some(*format_level),
     }
 }
 
@@ -208,6 +209,7 @@ pub(super) fn changed_settings(base: Settings, wanted: &v1::Settings) -> Setting
     if let Some(v1::Retention { entries, bytes, age_ms }) = wanted.retention {
         next.retention = Retention { entries, bytes, age: age_ms.map(span) };
     }
+    next.format_level = wanted.format_level.unwrap_or(base.format_level);
     next
 }
 

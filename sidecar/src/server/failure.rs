@@ -145,6 +145,8 @@ pub fn refusal(refusal: &Refusal) -> Failure {
         Refusal::OtherGenesis => plain(Code::FailedPrecondition, "other-genesis"),
         Refusal::NotListed(_) => plain(Code::InvalidArgument, "not-listed"),
         Refusal::Genesis(_) => plain(Code::InvalidArgument, "invalid-genesis"),
+        Refusal::FormatLevel { .. } => plain(Code::FailedPrecondition, "format-level"),
+        Refusal::NotEveryMember { .. } => plain(Code::FailedPrecondition, "not-every-member"),
         Refusal::Unreadable => plain(Code::Internal, "unreadable"),
         Refusal::NotTransferred => plain(Code::Unavailable, "not-transferred"),
     }

@@ -189,6 +189,12 @@ fn registry(running: &Running, report: &Report) -> Registry {
         "Read points that this leader gave without a round",
         status.reads_under_lease,
     );
+    counter(
+        &mut registry,
+        "messages_unknown",
+        "Messages of peers of a kind that this version does not know",
+        running.shared.unknown_messages(),
+    );
     let metrics = &running.metrics;
     registry.register("append_calls", "Append calls taken from clients", metrics.append_calls.clone());
     registry.register("append_entries", "Entries of append calls", metrics.append_entries.clone());

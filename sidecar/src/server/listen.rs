@@ -82,7 +82,8 @@ pub async fn unix(path: &Path, mode: u32) -> Result<UnixListener, ListenError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    let bind = || descriptors::wait_in_task("a socket", || std::future::ready(UnixListener::bind(&temporary)));
+    let bind =
+        || descriptors::wait_in_task("a socket", || std::future::ready(UnixListener::bind(&temporary)));
     let listener = match bind().await {
         // What a dead process left takes an inode, which may be the last one.
         Err(error) if error.kind() == io::ErrorKind::StorageFull && std::fs::remove_file(path).is_ok() => {

@@ -98,6 +98,18 @@ pub(super) mod name {
         SEGMENTS,
         SNAPSHOTS,
     ];
+    /// The format level that the log must be at before a name is written: an older version takes one that it does not
+    /// know for damage. None: no version writes it.
+    #[cfg(test)]
+    pub(crate) fn level(name: &str) -> Option<u32> {
+        match name {
+            FORMAT | MEMBER | INCARNATION | WRITTEN | PROMISED | CHOSEN_THROUGH | APPLIED | SYSTEM
+            | GENESIS | JOINED | CONFIRMED | TOMBSTONE | FENCED | TRIM_THROUGH | LEASE | UNBORN
+            | SEGMENTS | SNAPSHOTS => Some(1),
+            _ => None,
+        }
+    }
+
     /// Not in every one; a name in neither list is damage too.
     pub(crate) const SOMETIMES: [&str; 8] =
         [FORMAT, LAYOUT, SYSTEM, GENESIS, JOINED, CONFIRMED, TOMBSTONE, FENCED];
@@ -366,4 +378,43 @@ pub(super) fn counters(
 
 pub(super) fn places(skipped: &[u32]) -> Vec<u8> {
     skipped.iter().flat_map(|place| place.to_le_bytes()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::name;
+
+    /// A name that this list does not have is damage to the version before: it needs a level above 1, and is not written
+    /// before the log is at that level.
+    #[test]
+    fn each_name_has_a_level_and_those_of_level_1_are_known_to_the_version_before() {
+        let mut names: Vec<&str> =
+            name::ALWAYS.into_iter().chain(name::SOMETIMES).chain([name::UNBORN]).collect();
+        names.sort_unstable();
+        for name in &names {
+            assert!(name::level(name).is_some(), "{name} has no level");
+        }
+        names.retain(|name| name::level(name) == Some(1));
+        let before = [
+            "applied",
+            "chosen_through",
+            "fenced",
+            "format",
+            "genesis",
+            "genesis_confirmed",
+            "incarnation",
+            "joined",
+            "lease",
+            "member",
+            "promised",
+            "segments",
+            "snapshots",
+            "system",
+            "tombstone",
+            "trim_through",
+            "unborn",
+            "written",
+        ];
+        assert_eq!(names, before);
+    }
 }

@@ -97,6 +97,12 @@ async fn receive(
         let disk_full = envelope.disk_full;
         let incoming = match wire::decode(envelope) {
             Ok(incoming) => incoming,
+            Err(wire::UNKNOWN) => {
+                // Of a newer version; it sends nothing of importance that older ones do not know.
+                context.shared.note_unknown_message();
+                tracing::debug!(%peer, "a message of an unknown kind is dropped");
+                continue;
+            }
             Err(error) => {
                 tracing::warn!(%peer, %error, "a peer's message is dropped");
                 continue;

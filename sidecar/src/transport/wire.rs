@@ -13,6 +13,9 @@ use synod_proto::v1::{self, envelope::Message as Wire, forward_reply};
 #[error("a peer sent a message without a valid {0}")]
 pub struct Malformed(pub &'static str);
 
+/// A message of a kind that this version does not know.
+pub(crate) const UNKNOWN: Malformed = Malformed("kind");
+
 pub(crate) fn ballot_out(ballot: Ballot) -> v1::Ballot {
     v1::Ballot { round: ballot.round, member: ballot.member.0 }
 }
@@ -290,7 +293,7 @@ pub fn decode(envelope: v1::Envelope) -> Result<Incoming, Malformed> {
             written: WriteCounter(envelope.written),
         },
         to: MemberId(envelope.to),
-        message: decode_message(envelope.message.ok_or(Malformed("kind"))?)?,
+        message: decode_message(envelope.message.ok_or(UNKNOWN)?)?,
     })
 }
 
@@ -461,6 +464,31 @@ mod tests {
         assert_eq!(decode(envelope(Some(Wire::ForwardReply(reply)))), Err(Malformed("outcome")));
         let elsewhere = v1::Envelope { cluster_id: vec![7; 15].into(), ..envelope(None) };
         assert_eq!(decode(elsewhere), Err(Malformed("cluster id")));
+    }
+
+    /// A newer version's fields are left out, and its messages are of no known kind; neither is an error of the frame.
+    #[test]
+    fn what_a_newer_version_adds_is_left_out() {
+        use prost::Message as _;
+        let frame =
+            |envelope: v1::Envelope| v1::PeerFrame { frame: Some(v1::peer_frame::Frame::Envelope(envelope)) };
+        let decoded = |bytes: &[u8]| match v1::PeerFrame::decode(bytes).unwrap().frame {
+            Some(v1::peer_frame::Frame::Envelope(envelope)) => decode(envelope),
+            other => panic!("{other:?}"),
+        };
+        // Field 900 of the envelope, with two bytes in it: a message that came later.
+        let unknown = [0xa2, 0x38, 2, 8, 7];
+        let nested = |mut envelope: Vec<u8>| {
+            envelope.extend(unknown);
+            let mut frame = vec![frame(v1::Envelope::default()).encode_to_vec()[0]];
+            prost::encoding::encode_varint(envelope.len() as u64, &mut frame);
+            frame.extend(envelope);
+            frame
+        };
+        assert_eq!(decoded(&nested(envelope(None).encode_to_vec())), Err(UNKNOWN));
+        let retire = envelope(Some(Wire::Retire(v1::Retire { version: 3, slot: 4 })));
+        let known = decoded(&nested(retire.encode_to_vec())).unwrap();
+        assert_eq!(known.message, Message::Retire { version: 3, slot: Slot(4) });
     }
 
     #[test]

@@ -277,6 +277,13 @@ pub struct Wanted {
     pub session_rows: u32,
     /// Nanoseconds of log time after which an idle session is gone.
     pub session_idle: u64,
+    /// The format that entries may use.
+    #[serde(default = "newest_level")]
+    pub format_level: u32,
+}
+
+fn newest_level() -> u32 {
+    Settings::FORMAT_LEVEL
 }
 
 impl Wanted {
@@ -290,6 +297,7 @@ impl Wanted {
             chain_interval: settings.chain_interval,
             session_rows: settings.limits.session_rows,
             session_idle: nanos(settings.limits.session_idle),
+            format_level: settings.format_level,
         }
     }
 
@@ -298,6 +306,7 @@ impl Wanted {
         let mut settings = Settings {
             leases: self.leases,
             chain_interval: self.chain_interval,
+            format_level: self.format_level,
             election: ElectionSettings {
                 heartbeat: Duration::from_nanos(self.heartbeat),
                 timeout: Duration::from_nanos(self.timeout),

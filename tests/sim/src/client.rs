@@ -269,6 +269,12 @@ impl World {
         }
     }
 
+    /// Whether it asks for a higher format level than the log began at.
+    fn raises(&self, operation: &Operation) -> bool {
+        let began = self.genesis.settings.format_level;
+        matches!(operation, Operation::ChangeSettings { wanted, .. } if wanted.format_level > began)
+    }
+
     fn count_answer(&mut self, outcome: &Outcome, open: &Open) {
         let read = matches!(open.operation, Operation::Read | Operation::ReadStale { .. });
         self.coverage.rule(match outcome {
@@ -278,7 +284,9 @@ impl World {
             Outcome::Session(_) => Rule::SessionOpened,
             Outcome::Cursor(_) => Rule::CursorSet,
             Outcome::Checkpoint => Rule::CheckpointSaved,
+            Outcome::Settings(_) if self.raises(&open.operation) => Rule::LevelRaised,
             Outcome::Settings(_) => Rule::SettingsChanged,
+            Outcome::Refused(Refusal::NotEveryMember { .. }) => Rule::LevelHeldBack,
             Outcome::Refused(Refusal::Settings(_)) => Rule::SettingsMoved,
             Outcome::Refused(Refusal::Call(_)) => Rule::OutOfBounds,
             Outcome::Refused(_) | Outcome::Unknown if read => Rule::ReadRefused,

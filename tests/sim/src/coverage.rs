@@ -186,6 +186,10 @@ kinds! {
         SettingsChanged = "settings_changed",
         /// Settings: a change was planned from a version that had passed.
         SettingsMoved = "settings_change_refused",
+        /// Format level: it was raised.
+        LevelRaised = "format_level_raised",
+        /// Format level: it was not raised, because a member did not say that it reads the next.
+        LevelHeldBack = "format_level_held_back",
         /// Settings: one beyond its bounds was refused.
         OutOfBounds = "out_of_bounds_refused",
         /// Integrity: a member found that its state differs, and stopped.

@@ -191,6 +191,10 @@ impl World {
             // Snapshots here are of a few hundred bytes.
             node.limit_parts(32 + usize::try_from(seed % 509).unwrap_or(0));
         }
+        if member.boot == 1 && self.genesis.members.contains_key(&id) {
+            // Of the version that the cluster was formed by; the next start is of a newer one.
+            node.read_up_to(self.genesis.settings.format_level);
+        }
         member.node = Some(node);
         self.trace.step(now, 6, id.0, seed);
         self.trace.line(now, || format!("{id:?} starts"));

@@ -6,7 +6,6 @@ use crate::message::{Message, ViewId};
 use crate::row::Row;
 use crate::storage::{Gated, Write};
 use crate::types::{Ballot, Instant, MemberId, Slot};
-use crate::value::Value;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use xxhash_rust::xxh3::xxh3_128;
@@ -407,7 +406,7 @@ impl Node {
 
     /// A value that this member could not apply gets no vote: were it chosen, every member would halt at it.
     fn can_read(&mut self, from: MemberId, row: &Row) -> bool {
-        if Value::decode(row.value.clone()).is_ok() || planted!(UndecodableProposed) {
+        if self.read_value(&row.value).is_ok() || planted!(UndecodableProposed) {
             return true;
         }
         let (slot, place) = (row.slot, Some((row.ballot, row.slot)));

@@ -26,9 +26,10 @@ use crate::system::{CallOutcome, CallRefused, Reply};
 use crate::types::{Ballot, Instant, MemberId, RequestId, Slot};
 use crate::value::{Call, Operation, Origin};
 use alloc::collections::{BTreeMap, VecDeque};
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use bytes::Bytes;
+use core::time::Duration;
 
 /// Payload bytes that may wait in a leader's queue.
 const QUEUE_BYTES: usize = 64 << 20;
@@ -136,7 +137,7 @@ impl Appends {
 }
 
 impl Node {
-    pub(super) fn handle_call(&mut self, request: RequestId, operation: Operation) {
+    pub(super) fn handle_call(&mut self, now: Instant, request: RequestId, operation: Operation) {
         let origin = Origin { member: self.me, incarnation: self.incarnation, request };
         let call = Call { origin, operation };
         let within = match &self.system {
@@ -157,30 +158,51 @@ impl Node {
         if let Some(why) = why {
             return self.answer_call(request, Err(Refusal::NotActive(why)));
         }
-        if let Some(refusal) = self.check_format_level(&call.operation) {
+        if let Some(refusal) = self.check_format_level(now, &call.operation) {
             return self.answer_call(request, Err(refusal));
         }
         self.appends.calls.insert(request, OwnCall { call, stage: Stage::Queued });
         self.appends.queued.push_back(request);
     }
 
-    /// The format level rises when every member has said that it can read the next one; only the leader knows.
-    fn check_format_level(&self, operation: &Operation) -> Option<Refusal> {
-        let Operation::ChangeSettings { settings, .. } = operation else { return None };
+    /// Nothing is proposed above the level that the log is at. The level itself rises when every member has said lately
+    /// that it can read the next one; only the leader knows.
+    pub(super) fn check_format_level(&self, now: Instant, operation: &Operation) -> Option<Refusal> {
         let actual = self.system.as_ref()?.settings.format_level;
+        let needed = operation.level();
+        if planted!(LevelIgnored) {
+            return None;
+        }
+        if needed > actual {
+            return Some(Refusal::FormatLevel { needed, actual });
+        }
+        let Operation::ChangeSettings { settings, .. } = operation else { return None };
         if settings.format_level == actual {
             return None;
+        }
+        if settings.format_level != actual + 1 {
+            return Some(Refusal::Settings(SettingsError::FormatLevel { actual }));
         }
         let Some(proposer) = self.proposer.as_ref().filter(|p| p.is_serving()) else {
             let leader = self.election.leader.map(|b| b.member);
             return Some(leader.map_or(Refusal::NoLeader, |leader| Refusal::NotLeader { leader }));
         };
-        let reads = |member: &MemberId| {
-            *member == self.me
-                || proposer.progress.get(member).is_some_and(|p| p.format_level >= settings.format_level)
-        };
-        let all = self.state().configurations.latest().members.keys().all(reads);
-        (!all).then_some(Refusal::Settings(SettingsError::FormatLevel { actual }))
+        // One that is being added has said nothing yet.
+        let adding = proposer.pending_change.as_ref().map(|pending| pending.entry.change.member());
+        let members = self.state().configurations.latest().members.keys().copied().chain(adding);
+        let level = settings.format_level;
+        let mut behind = members.filter(|member| !self.reads_level(now, *member, level));
+        behind.next().map(|member| Refusal::NotEveryMember { member, level })
+    }
+
+    /// Whether this leader heard lately that `member` reads `level`.
+    pub(super) fn reads_level(&self, now: Instant, member: MemberId, level: u32) -> bool {
+        if member == self.me {
+            return self.readable_level >= level;
+        }
+        let progress = self.proposer.as_ref().and_then(|proposer| proposer.progress.get(&member));
+        let lately = |span: Duration| span < self.settings().timeout;
+        progress.is_some_and(|p| p.format_level >= level && p.silent_for(now).is_some_and(lately))
     }
 
     fn answer_call(&mut self, request: RequestId, outcome: Result<Reply, Refusal>) {
@@ -252,12 +274,17 @@ impl Node {
     pub(super) fn refuse_unreadable(&mut self, slot: Slot, calls: Vec<Call>) {
         for Call { origin, .. } in calls {
             self.notice(Notice::NotProposed { slot });
-            if origin.member != self.me {
-                let ballot = self.proposer.as_ref().map_or(Ballot::ZERO, |proposer| proposer.ballot);
-                self.refuse_forward(origin, ballot, "no member could read it back");
-            } else if self.appends.calls.remove(&origin.request).is_some() {
-                self.answer_call(origin.request, Err(Refusal::Unreadable));
-            }
+            self.refuse_queued(origin, Refusal::Unreadable);
+        }
+    }
+
+    /// A call that was queued may not be proposed after all.
+    pub(super) fn refuse_queued(&mut self, origin: Origin, refusal: Refusal) {
+        if origin.member != self.me {
+            let ballot = self.proposer.as_ref().map_or(Ballot::ZERO, |proposer| proposer.ballot);
+            self.refuse_forward(origin, ballot, &refusal.to_string());
+        } else if self.appends.calls.remove(&origin.request).is_some() {
+            self.answer_call(origin.request, Err(refusal));
         }
     }
 

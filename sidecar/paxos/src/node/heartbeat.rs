@@ -4,7 +4,6 @@
 use super::Node;
 use super::lease;
 use crate::message::{ChainPoint, Message};
-use crate::settings::Settings;
 use crate::types::{Ballot, Incarnation, Instant, MemberId, Slot};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -186,7 +185,7 @@ impl Node {
             granted,
             snapshot_through: self.snapshots.durable_through(),
             chain: self.chain_point_for(beat.chain),
-            format_level: Settings::FORMAT_LEVEL,
+            format_level: self.readable_level,
             load: self.pace.load(),
         };
         self.send(from, answer);

@@ -3,6 +3,7 @@
 use super::Node;
 use super::proposer::Start;
 use crate::io::{Applied, Notice, Output};
+use crate::settings::Settings;
 use crate::status::MemberState;
 use crate::system::Effect;
 use crate::types::{Ballot, Index, Slot};
@@ -43,9 +44,12 @@ impl Node {
     }
 
     fn apply(&mut self, slot: Slot, value: Bytes) {
+        // Applying reads it too; only an older version's reader is asked here.
+        let older = self.readable_level < Settings::FORMAT_LEVEL;
+        let read = if older { self.read_value(&value).map(drop) } else { Ok(()) };
         let Some(system) = self.system.as_mut() else { return };
         let bytes = value.len();
-        let effect = match system.apply(slot, &value) {
+        let effect = match read.and_then(|()| system.apply(slot, &value)) {
             Ok(effect) => effect,
             Err(_) => {
                 // Guessing would diverge: this member stops here and says so.

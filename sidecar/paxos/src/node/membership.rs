@@ -42,6 +42,7 @@ pub(super) struct Membership {
 impl Node {
     pub(super) fn change(
         &mut self,
+        now: Instant,
         request: RequestId,
         cluster: ClusterId,
         expected_version: u64,
@@ -49,7 +50,7 @@ impl Node {
         change: Change,
     ) {
         let entry = ConfigurationEntry { expected_version, operation, change };
-        if let Err(Some(refusal)) = self.try_change(request, cluster, entry) {
+        if let Err(Some(refusal)) = self.try_change(now, request, cluster, entry) {
             self.outputs.push_back(Output::AdminReply { request, outcome: Err(refusal) });
         }
     }
@@ -57,6 +58,7 @@ impl Node {
     /// `Err(None)`: answered already.
     fn try_change(
         &mut self,
+        now: Instant,
         request: RequestId,
         cluster: ClusterId,
         entry: ConfigurationEntry,
@@ -82,6 +84,10 @@ impl Node {
             return Err(Some(Refusal::Change(ChangeRefused::Pending { version })));
         }
         entry.validate().map_err(|why| Some(Refusal::Change(why)))?;
+        let (needed, actual) = (entry.change.level(), system.settings.format_level);
+        if needed > actual {
+            return Err(Some(Refusal::FormatLevel { needed, actual }));
+        }
         system
             .configurations
             .judge(next.max(proposer.next_slot), &entry)
@@ -93,6 +99,11 @@ impl Node {
                 let durable = progress.map_or(0, |p| p.durable_through.0);
                 let behind = self.chosen_through.0.saturating_sub(durable);
                 return Err(Some(Refusal::NotCaughtUp { member: *member, behind }));
+            }
+            // A member that stops at an entry which it cannot read must not be needed for a quorum.
+            let level = system.settings.format_level;
+            if !self.reads_level(now, *member, level) && !planted!(LevelIgnored) {
+                return Err(Some(Refusal::NotEveryMember { member: *member, level }));
             }
         }
         if let Some(proposer) = self.proposer.as_mut() {

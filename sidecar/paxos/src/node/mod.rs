@@ -49,12 +49,14 @@ use crate::io::{AdminCommand, Input, Notice, Output, Refusal};
 use crate::limits;
 use crate::message::{Counters, Incoming, Message, Outgoing, ViewId};
 use crate::row::Row;
-use crate::settings::ElectionSettings;
+use crate::settings::{ElectionSettings, Settings};
 use crate::status::MemberState;
 use crate::storage::DurableState;
 use crate::system::SystemState;
 use crate::types::{Ballot, ClusterId, Digest, Incarnation, Instant, MemberId, RequestId, Slot};
+use crate::value::Value;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use bytes::Bytes;
 
 /// One member's protocol state. See the crate's documentation for the calling order.
 ///
@@ -94,6 +96,8 @@ pub struct Node {
 
     chosen_through: Slot,
     system: Option<SystemState>,
+    /// The newest format level that this member reads.
+    readable_level: u32,
     /// The newest proposal that got no vote because this member could not apply it.
     unreadable: Option<(Ballot, Slot)>,
     /// A chosen value that cannot be decoded ends all taking part.
@@ -147,6 +151,7 @@ impl Node {
             snapshots: snapshots::Snapshots::new(disk.snapshots, disk.fetched),
             chosen_through: applied,
             system,
+            readable_level: Settings::FORMAT_LEVEL,
             unreadable: None,
             halted: false,
             election: election::Election::new(now, disk.incarnation),
@@ -172,6 +177,21 @@ impl Node {
         self.bounds = bounds;
     }
 
+    /// Reads nothing above `level` from now on, as an older version does: for tests of rolling upgrades.
+    pub fn read_up_to(&mut self, level: u32) {
+        self.readable_level = level.min(Settings::FORMAT_LEVEL);
+    }
+
+    /// Reads a value as this member's version does.
+    fn read_value(&self, bytes: &Bytes) -> Result<Value, DecodeError> {
+        let value = Value::decode(bytes.clone())?;
+        if self.readable_level < Settings::FORMAT_LEVEL && value.level_to_read() > self.readable_level {
+            let found = u64::from(value.level_to_read());
+            return Err(DecodeError::Unknown { what: "format level", found });
+        }
+        Ok(value)
+    }
+
     /// Takes one input.
     pub fn handle(&mut self, now: Instant, input: Input) {
         if self.halted {
@@ -191,7 +211,7 @@ impl Node {
             Input::ViewRows { view, rows, end } => self.handle_view_rows(now, view, rows, end),
             Input::Damaged(slot) => self.handle_damaged(slot),
             Input::DamagedSnapshot(slot) => self.handle_damaged_snapshot(slot),
-            Input::Call { request, operation } => self.handle_call(request, operation),
+            Input::Call { request, operation } => self.handle_call(now, request, operation),
             Input::Cancel(request) => self.handle_cancel(request),
             Input::Read { request, consistency } => self.handle_read(now, request, consistency),
             Input::Admin { request, command } => self.handle_admin(now, request, command),
@@ -413,7 +433,7 @@ impl Node {
             AdminCommand::Initialize(genesis) => self.initialize(request, genesis),
             AdminCommand::Join { cluster, digest } => self.join(request, cluster, digest),
             AdminCommand::Change { cluster, expected_version, operation, change } => {
-                self.change(request, cluster, expected_version, operation, change);
+                self.change(now, request, cluster, expected_version, operation, change);
             }
             AdminCommand::TransferLeader { cluster, to } => self.transfer_leader(now, request, cluster, to),
             AdminCommand::PrepareStop => self.prepare_stop(now, request),
@@ -476,6 +496,8 @@ impl Node {
 
     fn emit(&mut self, to: MemberId, message: Message) {
         let Some(cluster) = self.cluster() else { return };
+        let level = self.system.as_ref().map_or(1, |system| system.settings.format_level);
+        debug_assert!(message.level() <= level, "level {level}: {message:?}");
         self.pace.note_sent(&message);
         let counters = Counters { incarnation: self.incarnation, written: self.disk.durable_written() };
         self.outputs.push_back(Output::Send(Outgoing::new(cluster, self.me, counters, to, message)));

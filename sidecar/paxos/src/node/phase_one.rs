@@ -99,6 +99,8 @@ impl Node {
         chosen_through: Slot,
         rows: Vec<Row>,
     ) {
+        let unreadable = rows.iter().filter(|row| self.read_value(&row.value).is_err());
+        let unreadable: Vec<Slot> = unreadable.map(|row| row.slot).collect();
         let Some(proposer) = self.proposer.as_mut().filter(|p| p.ballot == ballot) else { return };
         proposer.promised.insert(from, trim_through);
         proposer.reported_chosen = proposer.reported_chosen.max(chosen_through);
@@ -111,7 +113,10 @@ impl Node {
             Start::Proposed(_) | Start::Serving(_) => planted!(LateReport),
         };
         if recovers {
-            proposer.report(from, rows);
+            for slot in unreadable {
+                proposer.unreadable.entry(slot).or_default().insert(from);
+            }
+            proposer.report(rows);
         }
         proposer.progress.entry(from).or_default().answered(now);
         self.note_chosen_elsewhere(from, chosen_through);

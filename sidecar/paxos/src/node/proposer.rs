@@ -6,13 +6,13 @@ use super::heartbeat::PeerProgress;
 use super::phase_one::PartialPromise;
 use super::pipeline::Pipeline;
 use super::reads::LeaderReads;
-use crate::io::Notice;
+use crate::io::{Notice, Refusal};
 use crate::limits;
 use crate::message::Message;
 use crate::row::{self, Row};
 use crate::storage::{Gated, Write};
 use crate::types::{Ballot, Instant, MemberId, Slot};
-use crate::value::{Call, Value};
+use crate::value::{Call, Origin, Value};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -156,11 +156,8 @@ impl Proposer {
         self.promised.contains_key(&member)
     }
 
-    pub(super) fn report(&mut self, from: MemberId, rows: impl IntoIterator<Item = Row>) {
+    pub(super) fn report(&mut self, rows: impl IntoIterator<Item = Row>) {
         for row in rows {
-            if Value::decode(row.value.clone()).is_err() {
-                self.unreadable.entry(row.slot).or_default().insert(from);
-            }
             let better = self.reports.get(&row.slot).is_none_or(|held| {
                 !held.chosen && (row.chosen || row.ballot > held.ballot || planted!(LowestBallotAdopted))
             });
@@ -283,7 +280,9 @@ impl Node {
             return false;
         }
         if let Some(change) = proposer.pending_change.as_mut().filter(|c| c.slot.is_none()) {
-            let value = Value::Configuration(change.entry.clone()).encode_checked();
+            let value = Value::Configuration(change.entry.clone());
+            let within = value.level() <= system.settings.format_level;
+            let value = value.encode_checked().filter(|_| within);
             if value.is_some() {
                 change.slot = Some(slot);
             }
@@ -321,7 +320,7 @@ impl Node {
     /// votes; while it may be chosen, nothing is proposed in its place (`None`). The slot is free once others' promises
     /// leave too few members that may have voted for it.
     fn adopted(&mut self, slot: Slot, value: Bytes) -> Option<Bytes> {
-        if Value::decode(value.clone()).is_ok() || planted!(UndecodableProposed) {
+        if self.read_value(&value).is_ok() || planted!(UndecodableProposed) {
             return Some(value);
         }
         let (chosen_through, system) = (self.chosen_through, self.system.as_ref()?);
@@ -344,7 +343,11 @@ impl Node {
 
     /// Takes whatever waits, up to one slot's bounds. None: nothing is left of it that may be proposed.
     fn form_batch(&mut self, now: Instant, slot: Slot) -> Option<Bytes> {
-        let (ballot, advance, calls) = self.take_calls(now)?;
+        let (ballot, advance, mut calls) = self.take_calls(now)?;
+        // What was let in may have waited: a member may have been added since, or the level may be another.
+        for (origin, refusal) in self.above_the_level(now, &mut calls) {
+            self.refuse_queued(origin, refusal);
+        }
         let mut batch = Value::Batch { ballot, advance, calls };
         let mut encoded = batch.encode_checked();
         if encoded.is_none()
@@ -370,6 +373,19 @@ impl Node {
             }
         }
         encoded
+    }
+
+    /// Takes those out of `calls` that may not be proposed at the level of the log.
+    fn above_the_level(&self, now: Instant, calls: &mut Vec<Call>) -> Vec<(Origin, Refusal)> {
+        let mut refused = Vec::new();
+        calls.retain(|call| match self.check_format_level(now, &call.operation) {
+            Some(refusal) => {
+                refused.push((call.origin, refusal));
+                false
+            }
+            None => true,
+        });
+        refused
     }
 
     fn take_calls(&mut self, now: Instant) -> Option<(Ballot, Duration, Vec<Call>)> {

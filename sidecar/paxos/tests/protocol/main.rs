@@ -6,6 +6,7 @@ mod chains;
 mod lab;
 mod leaderless;
 mod leases;
+mod levels;
 mod long_promises;
 mod lost_rows;
 mod recovery;

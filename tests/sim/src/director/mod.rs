@@ -169,6 +169,7 @@ impl Director {
                 chain_interval: swarm.chain_interval,
                 session_rows: swarm.session_rows,
                 session_idle: nanos(swarm.session_idle),
+                format_level: swarm.format_level,
             },
             clients: swarm.clients + swarm.watchers,
             padding: swarm.padding,

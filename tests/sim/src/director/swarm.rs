@@ -6,6 +6,7 @@
 use crate::coverage::kinds;
 use crate::random::Random;
 use std::time::Duration;
+use synod_paxos::Settings;
 
 kinds! {
     /// Something that the director does to the members.
@@ -120,6 +121,9 @@ pub struct Swarm {
     pub padding: usize,
     /// Bytes of values that a link carries a second, until everything is mended; none: any number.
     pub rate: Option<u64>,
+    /// The format level that the log begins at. At an older one the founders are of an older version until they start
+    /// again.
+    pub format_level: u32,
     /// Whether clocks run at other rates than simulated time.
     pub drift: bool,
     /// Weight of each trouble, by its number; 0: never in this run.
@@ -170,6 +174,7 @@ impl Swarm {
             if padding > 0 { one_of(random, &[None, Some(1_000), Some(4_000), Some(16_000)]) } else { None };
         // Every storm is over sooner or later, and none is shorter than a heartbeat or so.
         let pace = one_of(random, &[(1, 10), (1, 15), (5, 40)]);
+        let format_level = one_of(random, &[Settings::FORMAT_LEVEL, Settings::FORMAT_LEVEL, 1]);
         Swarm {
             mode: if random.chance(700) { Mode::Bounded } else { Mode::Unbounded },
             founders: one_of(random, &[3, 3, 3, 3, 4, 5, 5, 7]),
@@ -199,11 +204,12 @@ impl Swarm {
             bound: one_of(random, &[0, 500, 1_000]),
             moments: one_of(random, &[0, 0, 20, 60]),
             releases: one_of(random, &[0, 300, 700]),
-            settings: one_of(random, &[0, 0, 6, 20]),
+            settings: one_of(random, if format_level == 1 { &[20, 40] } else { &[0, 0, 6, 20] }),
             checkpoints: one_of(random, &[0, 0, 20]),
             deletes: one_of(random, &[700, 700, 100]),
             padding,
             rate,
+            format_level,
             drift: random.chance(500),
             weights,
         }
@@ -246,6 +252,7 @@ impl Swarm {
             deletes: 700,
             padding: 0,
             rate: None,
+            format_level: Settings::FORMAT_LEVEL,
             drift: false,
             weights: [0; Trouble::ALL.len()],
         }

@@ -108,6 +108,10 @@ impl Director {
     fn new_settings(&mut self, at: MemberId) -> Option<Operation> {
         let held = self.world.node(at)?.system()?.settings;
         let mut wanted = Wanted::of(&held);
+        if held.format_level < Settings::FORMAT_LEVEL && self.random.chance(500) {
+            wanted.format_level += 1;
+            return Some(Operation::ChangeSettings { version: held.version, wanted });
+        }
         match self.random.below(5) {
             0 => {
                 let (heartbeat, timeout) = *self.random.pick(&[(20, 120), (50, 300), (100, 1_000)])?;
