@@ -37,6 +37,7 @@ cluster-down: rust ## Remove the cluster that `make cluster` brought up
 	@$(CLUSTER) down --name dev
 
 test: verify ## Everything: verify, unit, protocol, simulation, integration, end to end
+	@sidecar/tests/upgrade/previous > /dev/null
 	@$(NEXTEST) nextest run --workspace --all-targets --locked --no-run
 	@trap '$(CLUSTER) down --quiet --name test' EXIT; \
 	  $(CLUSTER) up --name test; \

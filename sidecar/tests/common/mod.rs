@@ -18,7 +18,11 @@ use synod_proto::v1::{MemberState, Role};
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn binary() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_synod-sidecar"));
+    of_program(Path::new(env!("CARGO_BIN_EXE_synod-sidecar")))
+}
+
+fn of_program(program: &Path) -> Command {
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SYNOD_")) {
         command.env_remove(name);
     }
@@ -88,6 +92,8 @@ pub struct Member {
     pub health: SocketAddr,
     pub peers_file: PathBuf,
     pub extra: Vec<String>,
+    /// The sidecar of another version, in place of this one's.
+    pub program: Option<PathBuf>,
     /// A program that runs the member, and its arguments.
     pub wrapper: Vec<String>,
     /// Where what it says is added, if not to the test's own output.
@@ -107,6 +113,7 @@ impl Member {
             health: free_address(),
             peers_file: dir.join("peers"),
             extra: Vec::new(),
+            program: None,
             wrapper: Vec::new(),
             said: None,
             starts: 0,
@@ -121,7 +128,7 @@ impl Member {
                 command.args(arguments).arg(env!("CARGO_BIN_EXE_synod-sidecar"));
                 command
             }
-            None => binary(),
+            None => self.program.as_deref().map_or_else(binary, of_program),
         };
         command
             .arg("run")

@@ -136,8 +136,9 @@ impl Load {
         .await;
     }
 
-    /// Ends the writers, reads every member's log and judges it. Every log must be the same.
-    pub(crate) async fn judge(self, members: &[Member], report: &mut Report) {
+    /// Ends the writers, reads every member's log and judges it. Every log must be the same. Gives the calls that were
+    /// refused.
+    pub(crate) async fn judge(self, members: &[Member], report: &mut Report) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         let mut told = Vec::new();
         for writer in self.writers {
@@ -163,6 +164,7 @@ impl Load {
             digests.push((read.digest.finish(), read.last));
         }
         assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "the logs differ: {digests:?}");
+        count(|told| *told == Told::Refused)
     }
 }
 
