@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use synod_paxos::status::MemberState;
-use synod_paxos::{AdminCommand, ClusterId, MemberId};
+use synod_paxos::{AdminCommand, ClusterId, ElectionSettings, MemberId};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -76,6 +76,8 @@ pub struct Config {
     pub cluster: Option<ClusterId>,
     /// Free bytes below which appends are refused.
     pub disk_reserve: u64,
+    /// Election timing in place of the log's own, for a log that it does not let elect a leader.
+    pub election: Option<ElectionSettings>,
     /// How the log is read again in the background.
     pub scrub: scrub::Options,
 }
@@ -190,7 +192,7 @@ impl Member {
         );
         let identity = watch::Sender::new(identity);
         let metrics = Arc::new(Metrics::default());
-        let (driver, handle) = Driver::start(disk, identity.clone(), metrics.clone())?;
+        let (driver, handle) = Driver::start(disk, identity.clone(), metrics.clone(), config.election)?;
         let shared = Arc::new(Shared::new(handle, identity, space.clone()));
         let context = Context::new(shared.clone(), tls.clone());
         let checkpoints =
@@ -471,7 +473,10 @@ impl Supervisor {
         let identity = identity(&self.config, &disk, self.peer_address);
         let member = identity.member;
         tracing::info!(%old, new = %member, aside = %aside.display(), "the disk was renewed");
-        let (driver, handle) = Driver::start(disk, self.shared.identity_sender(), self.metrics.clone())?;
+        let (driver, handle) = {
+            let (identity, metrics) = (self.shared.identity_sender(), self.metrics.clone());
+            Driver::start(disk, identity, metrics, self.config.election)?
+        };
         self.shared.replace(handle, identity);
         Ok((driver, member))
     }

@@ -329,7 +329,7 @@ async fn leases_are_switched_by_a_log_entry() {
     })
     .await;
     let refused = member.admin(&["settings", "--election-timeout-ms", "100"]);
-    assert!(stderr(&refused).contains("five heartbeats"), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("ten heartbeats"), "{}", stderr(&refused));
 }
 
 /// docs: reliability.md, fault 41: what retention has trimmed is told so, with the index to go on from; a session

@@ -8,12 +8,18 @@ use core::time::Duration;
 /// The longest span that settings may name: 100 years. In nanoseconds it takes less than 64 bits.
 const LONGEST_SPAN: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 
+/// A disk that takes 20 ms for a sync still lets a leader speak in time, and ten heartbeats are time enough for an
+/// election and the entry that changes these settings back.
+const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(20);
+/// Nobody leads for up to two timeouts after a leader is lost.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Election timing; replicated, so that no two members judge by different settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ElectionSettings {
-    /// How often a leader speaks. Default 100 ms.
+    /// How often a leader speaks; at least 20 ms. Default 100 ms.
     pub heartbeat: Duration,
-    /// How long silence is borne, and how long a lease lasts; at least 5 heartbeats. Default 1 s.
+    /// How long silence is borne, and how long a lease lasts; 10 heartbeats to 60 s. Default 1 s.
     pub timeout: Duration,
 }
 
@@ -98,8 +104,11 @@ impl Default for Settings {
 /// Why settings are refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SettingsError {
-    /// A heartbeat of zero or a timeout under five heartbeats.
-    #[error("the election timeout must be at least five heartbeats, and a heartbeat at least 1 ms")]
+    /// Election timing that a slow disk or link does not survive, or that leaves the log without a leader for too long.
+    #[error(
+        "a heartbeat must be at least 20 ms, and the election timeout between ten heartbeats and 60 s: with less a slow \
+         disk or link costs the leader, again and again; with more nobody leads for minutes after a failure"
+    )]
     Election,
     /// A limit of zero or above what any version of this program bears.
     #[error(
@@ -144,6 +153,22 @@ impl Settings {
     /// # Errors
     /// The first bound that does not hold.
     pub fn validate(&self) -> Result<(), SettingsError> {
+        let ElectionSettings { heartbeat, timeout } = self.election;
+        if heartbeat < SHORTEST_HEARTBEAT || timeout < heartbeat * 10 || timeout > LONGEST_TIMEOUT {
+            return Err(SettingsError::Election);
+        }
+        self.validate_but_election()
+    }
+
+    /// Checks settings that are asked for in the place of `now`. Election timing from before the bounds may stay.
+    ///
+    /// # Errors
+    /// The first bound that does not hold.
+    pub fn validate_change(&self, now: &Settings) -> Result<(), SettingsError> {
+        if self.election == now.election { self.validate_but_election() } else { self.validate() }
+    }
+
+    fn validate_but_election(&self) -> Result<(), SettingsError> {
         self.check_readable()?;
         // The largest number of each is stored for "no bound", and spans are stored in nanoseconds.
         let Retention { entries, bytes, age } = self.retention;
@@ -193,7 +218,12 @@ impl Settings {
         if expected_version != self.version {
             return Err(SettingsError::VersionMoved { actual: self.version });
         }
-        next.check_readable()?;
+        // Level 1 decides as the version before does.
+        if self.format_level >= 2 {
+            next.validate_change(self)?;
+        } else {
+            next.check_readable()?;
+        }
         if next.format_level != self.format_level && next.format_level != self.format_level + 1 {
             return Err(SettingsError::FormatLevel { actual: self.format_level });
         }

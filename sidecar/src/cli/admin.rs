@@ -47,10 +47,10 @@ pub(super) struct Initialize {
     /// A founding member, as `status` shows it on its side; once for each.
     #[arg(long = "member", required = true, value_parser = parse_founder, value_name = "ID=NAME")]
     members: Vec<(u64, String)>,
-    /// Between two heartbeats, in milliseconds.
+    /// Between two heartbeats, in milliseconds; at least 20.
     #[arg(long, default_value_t = 100)]
     heartbeat_ms: u32,
-    /// How long a silent leader is borne, in milliseconds; at least five heartbeats.
+    /// How long a silent leader is borne, in milliseconds; ten heartbeats to 60,000.
     #[arg(long, default_value_t = 1_000)]
     election_timeout_ms: u32,
     /// Let the leader answer reads under a lease, without a round to its peers.
@@ -122,10 +122,10 @@ pub(super) struct ChangeSettings {
     /// How far two members' clocks may differ in rate, in percent.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=20))]
     clock_drift_percent: Option<u32>,
-    /// Between two heartbeats, in milliseconds.
+    /// Between two heartbeats, in milliseconds; at least 20.
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
     heartbeat_ms: Option<u32>,
-    /// How long a silent leader is borne, in milliseconds; at least five heartbeats.
+    /// How long a silent leader is borne, in milliseconds; ten heartbeats to 60,000.
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
     election_timeout_ms: Option<u32>,
     /// Sessions, their answers and keys that the log remembers, together.

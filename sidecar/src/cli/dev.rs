@@ -51,6 +51,7 @@ fn config(dir: &Path, ordinal: u8, peers: Vec<String>, health_port: Option<u16>)
         insecure: false,
         cluster: None,
         disk_reserve: 16 << 20,
+        election: None,
         scrub: crate::scrub::Options::default(),
     }
 }

@@ -11,6 +11,7 @@ use clap::Args;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+use synod_paxos::{ElectionSettings, Settings};
 
 /// Free space below which appends are refused: 64 MiB.
 const DISK_RESERVE: u64 = 64 << 20;
@@ -71,6 +72,10 @@ pub(super) struct Options {
     /// Refuse appends while less than this many bytes are free on the disk.
     #[arg(long, env = "SYNOD_DISK_RESERVE", default_value_t = DISK_RESERVE, value_name = "BYTES")]
     disk_reserve: u64,
+    /// Go by this election timing in place of the log's own, in milliseconds: for a log whose own does not let anyone lead.
+    /// Give it to every member, change the settings, and start the members without it (docs/settings.md).
+    #[arg(long, env = "SYNOD_ELECTION_OVERRIDE", value_parser = parse_election, value_name = "HEARTBEAT:TIMEOUT")]
+    election_override: Option<ElectionSettings>,
     /// Read the whole log again every so many seconds, to find and heal what is damaged.
     #[arg(long, env = "SYNOD_SCRUB_EVERY", default_value_t = 21_600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     scrub_every: u64,
@@ -90,6 +95,17 @@ fn parse_mode(text: &str) -> Result<u32, String> {
     mode.ok_or_else(|| "a mode has up to four octal digits, for instance 0660".to_owned())
 }
 
+/// A heartbeat and an election timeout within the bounds of settings.
+fn parse_election(text: &str) -> Result<ElectionSettings, String> {
+    let (heartbeat, timeout) =
+        text.split_once(':').ok_or("write it as HEARTBEAT:TIMEOUT, such as 100:1000")?;
+    let span =
+        |text: &str| text.parse().map(Duration::from_millis).map_err(|_| format!("{text} is no number"));
+    let election = ElectionSettings { heartbeat: span(heartbeat)?, timeout: span(timeout)? };
+    let settings = Settings { election, ..Settings::default() };
+    settings.validate().map(|()| election).map_err(|why| why.to_string())
+}
+
 impl Options {
     fn config(self) -> Config {
         Config {
@@ -107,6 +123,7 @@ impl Options {
             insecure: self.insecure,
             cluster: self.cluster_id,
             disk_reserve: self.disk_reserve,
+            election: self.election_override,
             scrub: scrub::Options {
                 every: Duration::from_secs(self.scrub_every),
                 rate: self.scrub_rate << 20,

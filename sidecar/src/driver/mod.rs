@@ -34,8 +34,8 @@ use synod_paxos::codec::DecodeError;
 use synod_paxos::system::SystemState;
 use synod_paxos::value::{Checkpoint, Operation};
 use synod_paxos::{
-    AdminOutcome, Applied, Incoming, Index, Input, Instant, MemberId, Node, Notice, Output, Refusal,
-    RequestId, Slot, Write, WriteBatch,
+    AdminOutcome, Applied, ElectionSettings, Incoming, Index, Input, Instant, MemberId, Node, Notice, Output,
+    Refusal, RequestId, Slot, Write, WriteBatch,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
@@ -141,7 +141,8 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// Starts the core on an open disk, and the threads that touch the disk.
+    /// Starts the core on an open disk, and the threads that touch the disk. `election` takes the place of the log's own
+    /// election timing.
     ///
     /// # Errors
     /// If the stored state cannot be read or a thread cannot be started.
@@ -149,6 +150,7 @@ impl Driver {
         disk: Opened,
         identity: watch::Sender<Identity>,
         metrics: Arc<Metrics>,
+        election: Option<ElectionSettings>,
     ) -> Result<(Driver, Handle), Fatal> {
         let Opened { state, storage, reader } = disk;
         // Where the disk stands, not the core: the core applies what is chosen above it at once, and gives
@@ -160,7 +162,11 @@ impl Driver {
                 Position { slot: system.applied, index: system.last_index }
             }
         };
-        let node = Node::new(state, clock::now(), clock::seed()?)?;
+        let mut node = Node::new(state, clock::now(), clock::seed()?)?;
+        if let Some(election) = election {
+            tracing::warn!(?election, "goes by this election timing in place of the log's");
+            node.override_election(clock::now(), election);
+        }
         let window = Arc::new(Window::new(position, node.status(clock::now()).first_index));
         let checkpoints = node.system().map(|system| system.checkpoints.clone()).unwrap_or_default();
         let checkpoints = watch::Sender::new(checkpoints);

@@ -254,7 +254,7 @@ impl Admin for AdminService {
             return Err(failed(Refusal::Settings(moved).into()));
         }
         let settings = convert::changed_settings(base, &settings.unwrap_or_default());
-        settings.validate().map_err(|why| failed(Refusal::Settings(why).into()))?;
+        settings.validate_change(&base).map_err(|why| failed(Refusal::Settings(why).into()))?;
         let operation = Operation::ChangeSettings { expected_version, settings };
         match handle.call_and_wait(operation, Some(deadline)).await.map_err(failed)? {
             Reply::SettingsChanged(settings) => {

@@ -96,6 +96,8 @@ pub struct Node {
 
     chosen_through: Slot,
     system: Option<SystemState>,
+    /// Election timing in place of the log's.
+    election_override: Option<ElectionSettings>,
     /// The newest format level that this member reads.
     readable_level: u32,
     /// The newest proposal that got no vote because this member could not apply it.
@@ -151,6 +153,7 @@ impl Node {
             snapshots: snapshots::Snapshots::new(disk.snapshots, disk.fetched),
             chosen_through: applied,
             system,
+            election_override: None,
             readable_level: Settings::FORMAT_LEVEL,
             unreadable: None,
             halted: false,
@@ -175,6 +178,14 @@ impl Node {
     /// Goes by other bounds than the default ones: for simulations, see [`limits::Bounds::divided`].
     pub fn set_bounds(&mut self, bounds: limits::Bounds) {
         self.bounds = bounds;
+    }
+
+    /// Goes by this election timing in place of the log's: the way on for a log whose own does not let a leader lead. What
+    /// must not differ between members does not depend on it: a lease's length is named in the heartbeat that asks for it.
+    pub fn override_election(&mut self, now: Instant, election: ElectionSettings) {
+        self.election_override = Some(election);
+        self.next_beat = now;
+        self.reset_election_timer(now);
     }
 
     /// Reads nothing above `level` from now on, as an older version does: for tests of rolling upgrades.
@@ -473,7 +484,8 @@ impl Node {
     }
 
     fn settings(&self) -> ElectionSettings {
-        self.system.as_ref().map_or_else(ElectionSettings::default, |s| s.settings.election)
+        let of_the_log = || self.system.as_ref().map(|s| s.settings.election);
+        self.election_override.or_else(of_the_log).unwrap_or_default()
     }
 
     /// The replicated state of a member that has a genesis; callers are reached only then.

@@ -341,6 +341,7 @@ impl SystemState {
                 call.validate()?;
                 check_limits(append, &self.settings).map(|_| ())
             }
+            Operation::ChangeSettings { settings, .. } => Ok(settings.validate_change(&self.settings)?),
             _ => call.validate(),
         }
     }

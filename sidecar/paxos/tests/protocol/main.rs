@@ -15,6 +15,7 @@ mod show;
 mod slow_disks;
 mod slow_links;
 mod snapshots;
+mod timing;
 mod unreadable;
 
 use bytes::Bytes;

@@ -147,8 +147,8 @@ impl Swarm {
                 (ms(100), ms(1_000)),
                 (ms(100), ms(1_000)),
                 (ms(100), ms(1_000)),
-                (ms(20), ms(120)),
-                (ms(50), ms(300)),
+                (ms(20), ms(200)),
+                (ms(50), ms(500)),
             ],
         );
         let mut weights = [0; Trouble::ALL.len()];

@@ -114,7 +114,7 @@ impl Director {
         }
         match self.random.below(5) {
             0 => {
-                let (heartbeat, timeout) = *self.random.pick(&[(20, 120), (50, 300), (100, 1_000)])?;
+                let (heartbeat, timeout) = *self.random.pick(&[(20, 200), (50, 500), (100, 1_000)])?;
                 (wanted.heartbeat, wanted.timeout) = (heartbeat * 1_000_000, timeout * 1_000_000);
             }
             // A lease rests on clocks that do not jump.
@@ -138,10 +138,15 @@ impl Director {
         let mut wanted = Wanted::of(held);
         let rows = u32::try_from(limits::SESSION_ROWS).unwrap_or(u32::MAX);
         match self.random.below(5) {
-            0 => wanted.heartbeat = *self.random.pick(&[0, 1, 999_999])?,
+            0 => wanted.heartbeat = *self.random.pick(&[0, 1, 19_999_999, 20_000_000])?,
             1 => {
-                wanted.timeout =
-                    *self.random.pick(&[0, wanted.heartbeat * 5 - 1, 3_600_000_000_001, u64::MAX])?
+                wanted.timeout = *self.random.pick(&[
+                    0,
+                    wanted.heartbeat * 10 - 1,
+                    wanted.heartbeat * 10,
+                    60_000_000_001,
+                    u64::MAX,
+                ])?
             }
             2 => wanted.session_rows = *self.random.pick(&[0, 15, 16, 17, rows - 1, rows, rows + 1])?,
             3 => wanted.session_idle = *self.random.pick(&[999_999_999, u64::MAX - 1, u64::MAX])?,
