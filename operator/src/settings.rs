@@ -8,7 +8,7 @@
 pub struct Settings {
     /// `spec.election.heartbeat`, in milliseconds.
     pub heartbeat_ms: u32,
-    /// `spec.election.timeout`, in milliseconds; at least five heartbeats.
+    /// `spec.election.timeout`, in milliseconds; at least ten heartbeats.
     pub election_timeout_ms: u32,
     /// `spec.reads.leases`.
     pub leases: bool,

@@ -68,11 +68,12 @@ pub enum Invalid {
         /// What it should look like.
         hint: &'static str,
     },
-    /// The heartbeat is too slow for the timeout.
+    /// Election timing that a slow disk or link does not survive, or that leaves a log without a leader for too long.
     #[error(
-        "spec.election.timeout must be at least five times spec.election.heartbeat; edit the PaxosCluster"
+        "spec.election.heartbeat must be at least 20ms, and spec.election.timeout between ten heartbeats and 60s; \
+         edit the PaxosCluster"
     )]
-    TimeoutTooShort,
+    Election,
     /// The template uses what is reserved or refused.
     #[error("spec.template: {0}")]
     Template(String),
@@ -103,8 +104,8 @@ pub fn validate(cluster: &PaxosCluster, image: &str, domain: &str) -> Result<Des
     })?;
     let heartbeat_ms = millis("election.heartbeat", &spec.election.heartbeat)?;
     let election_timeout_ms = millis("election.timeout", &spec.election.timeout)?;
-    if election_timeout_ms / 5 < heartbeat_ms {
-        return Err(Invalid::TimeoutTooShort);
+    if heartbeat_ms < 20 || election_timeout_ms / 10 < heartbeat_ms || election_timeout_ms > 60_000 {
+        return Err(Invalid::Election);
     }
     if spec.tls.mode == TlsMode::Provided && spec.tls.secret_name.is_none() {
         return Err(Invalid::NoSecret);
@@ -340,7 +341,19 @@ mod tests {
         }
         assert!(check(|s| s.storage.size = "0".into()).is_err());
         assert!(check(|s| s.storage.size = "10Xi".into()).is_err());
-        assert_eq!(check(|s| s.election.timeout = "300ms".into()), Err(Invalid::TimeoutTooShort));
+        for (heartbeat, timeout, good) in [
+            ("100ms", "999ms", false),
+            ("100ms", "1s", true),
+            ("19ms", "1s", false),
+            ("20ms", "200ms", true),
+            ("20ms", "199ms", false),
+            ("6s", "60s", true),
+            ("6s", "60001ms", false),
+        ] {
+            let checked =
+                check(|s| (s.election.heartbeat, s.election.timeout) = (heartbeat.into(), timeout.into()));
+            assert_eq!(checked.err(), (!good).then_some(Invalid::Election), "{heartbeat} {timeout}");
+        }
         for bad in ["21%", "5", "-1%", "%"] {
             assert!(check(|s| s.reads.max_clock_drift = bad.into()).is_err(), "{bad}");
         }

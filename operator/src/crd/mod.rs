@@ -302,10 +302,13 @@ impl Default for Socket {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(
-    "duration(self.timeout) >= duration(self.heartbeat) + duration(self.heartbeat) + duration(self.heartbeat) + duration(self.heartbeat) + duration(self.heartbeat)"
-).message("election.timeout must be at least five times election.heartbeat, or one late heartbeat costs a leader"))]
+    "duration(self.timeout) >= duration(self.heartbeat) + duration(self.heartbeat) + duration(self.heartbeat) + duration(self.heartbeat) + duration(self.heartbeat) + duration(self.heartbeat) + duration(self.heartbeat) + duration(self.heartbeat) + duration(self.heartbeat) + duration(self.heartbeat)"
+).message("election.timeout must be at least ten times election.heartbeat, or a slow disk costs a leader"))]
+#[x_kube(validation = Rule::new(
+    "duration(self.heartbeat) >= duration('20ms') && duration(self.timeout) <= duration('60s')"
+).message("election.heartbeat must be at least 20ms and election.timeout at most 60s"))]
 pub struct Election {
-    /// How often a leader speaks, such as 100ms.
+    /// How often a leader speaks, such as 100ms; at least 20ms.
     #[serde(default = "default_heartbeat")]
     #[schemars(length(max = 16))]
     #[x_kube(validation = Rule::new("self.matches('^[0-9]{1,5}(ms|s)$')").message(
@@ -313,7 +316,7 @@ pub struct Election {
     ))]
     pub heartbeat: String,
 
-    /// How long a silent leader is waited for, such as 1s.
+    /// How long a silent leader is waited for, such as 1s; at least ten heartbeats, at most 60s.
     #[serde(default = "default_election_timeout")]
     #[schemars(length(max = 16))]
     #[x_kube(validation = Rule::new("self.matches('^[0-9]{1,5}(ms|s)$')").message(
