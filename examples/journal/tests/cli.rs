@@ -30,6 +30,7 @@ async fn member(dir: &std::path::Path) -> (Member, PathBuf) {
         insecure: false,
         cluster: None,
         disk_reserve: 0,
+        election: None,
         scrub: synod_sidecar::scrub::Options::default(),
     };
     let member = Member::start(config).await.unwrap();
