@@ -118,6 +118,7 @@ impl Consumers for ConsumersService {
     ) -> Result<Response<ListConsumersResponse>, Status> {
         let deadline = deadline::of(request.metadata());
         let ListConsumersRequest { consistency, at_least, max_staleness_ms } = request.into_inner();
+        let _permit = self.guard.reader().map_err(|failure| failure::status(*failure))?;
         let wanted = Wanted { consistency, at_least, max_staleness_ms };
         let (handle, _) = wanted.point(&self.shared, deadline).await?;
         let positions = self.positions(&handle).await?;

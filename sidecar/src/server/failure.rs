@@ -16,7 +16,7 @@ use tonic::{Code, Status};
 /// When a client should try again where a leader is missing.
 const RETRY_LEADER_MS: u32 = 50;
 /// When a client should try again where too much is waiting.
-const RETRY_BACKPRESSURE_MS: u32 = 20;
+pub(super) const RETRY_BACKPRESSURE_MS: u32 = 20;
 
 /// A failure with this reason; nothing was appended.
 pub fn refused(code: Code, reason: &str, message: impl ToString) -> Failure {

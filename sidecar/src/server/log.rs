@@ -108,6 +108,7 @@ impl Log for LogService {
         let deadline = deadline::of(request.metadata());
         let ReadRequest { from, limit, consistency, at_least, max_staleness_ms } = request.into_inner();
         let from = first_index(from)?;
+        let permit = self.guard.reader().map_err(|failure| failure::status(*failure))?;
         let wanted = Wanted { consistency, at_least, max_staleness_ms };
         let (handle, last) = wanted.point(&self.shared, deadline).await?;
         let through = match limit {
@@ -115,12 +116,12 @@ impl Log for LogService {
             limit => last.min(from.plus(limit - 1)),
         };
         let reading = Reading { handle, next: from };
-        let pages = futures::stream::try_unfold(reading, move |mut reading| async move {
+        let pages = futures::stream::try_unfold((reading, permit), move |(mut reading, permit)| async move {
             if reading.next > through {
                 return Ok(None);
             }
             let page = reading.page(through).await?;
-            Ok(Some((page, reading)))
+            Ok(Some((page, (reading, permit))))
         });
         Ok(Response::new(Box::pin(pages)))
     }
@@ -145,6 +146,7 @@ impl Log for LogService {
     async fn tail(&self, request: Request<TailRequest>) -> Result<Response<TailResponse>, Status> {
         let deadline = deadline::of(request.metadata());
         let TailRequest { consistency, at_least, max_staleness_ms } = request.into_inner();
+        let _permit = self.guard.reader().map_err(|failure| failure::status(*failure))?;
         let wanted = Wanted { consistency, at_least, max_staleness_ms };
         let (_, last) = wanted.point(&self.shared, deadline).await?;
         Ok(Response::new(TailResponse { last_index: last.0 }))

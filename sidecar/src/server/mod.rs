@@ -29,22 +29,37 @@ use tonic::{Code, Request, Status};
 
 /// Subscribers of one member (docs: socket-api.md).
 pub const SUBSCRIBERS: usize = 1_024;
+/// Reads of one member that are under way: each holds up to two pages that its caller has not taken, or waits for a read
+/// point.
+pub const READS: usize = 1_024;
 
 /// What may be taken on.
 #[derive(Clone, Debug)]
 pub struct Guard {
     space: Space,
     subscribers: Arc<Semaphore>,
+    reads: Arc<Semaphore>,
 }
 
 impl Guard {
     /// Takes on what there is space for.
     pub fn new(space: Space) -> Guard {
-        Guard { space, subscribers: Arc::new(Semaphore::new(SUBSCRIBERS)) }
+        let (subscribers, reads) = (Semaphore::new(SUBSCRIBERS), Semaphore::new(READS));
+        Guard { space, subscribers: Arc::new(subscribers), reads: Arc::new(reads) }
     }
 
     fn may_append(&self) -> Result<(), Box<Failure>> {
         self.space.refuses().map_or(Ok(()), |why| Err(Box::new(failure::disk_full(why))))
+    }
+
+    /// The right to read, or to wait for a read point, until it is dropped.
+    fn reader(&self) -> Result<OwnedSemaphorePermit, Box<Failure>> {
+        self.reads.clone().try_acquire_owned().map_err(|_| {
+            let message =
+                format!("{READS} reads are under way here already: take what they give, or try again");
+            let failure = failure::refused(Code::ResourceExhausted, "backpressure", message);
+            Box::new(Failure { retry_after_ms: failure::RETRY_BACKPRESSURE_MS, ..failure })
+        })
     }
 
     fn subscriber(&self) -> Result<OwnedSemaphorePermit, Box<Failure>> {

@@ -15,9 +15,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use synod_client::AppendOptions;
+use synod_proto::v1::ReadRequest;
+use synod_proto::v1::log_client::LogClient;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
+use tonic::transport::Endpoint;
 
 /// What an HTTP/2 client says first: its preface and empty settings.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -240,4 +243,38 @@ async fn a_segment_waits_for_a_descriptor() {
     appending.await.unwrap();
     assert!(!member.has_ended(), "{:?}", member.last_words());
     assert!(member.metric("synod_descriptor_waits_total") > 0);
+}
+
+/// Reads that are not taken hold pages in memory: there is a bound on them, and it is told. When they go, reads go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_that_are_not_taken() {
+    let cluster = Cluster::of(1).await;
+    let member = &cluster.members[0];
+    // Four pages of 1,024 entries, each more than the smallest window takes.
+    member.client().append_many(vec![vec![7; 80].into(); 4_096]).await.unwrap();
+    let path = member.socket.clone();
+    let endpoint = Endpoint::from_static("http://synod.socket").initial_stream_window_size(65_535);
+    let connector = tower::service_fn(move |_| {
+        let path = path.clone();
+        async move { UnixStream::connect(path).await.map(hyper_util::rt::TokioIo::new) }
+    });
+    let mut log = LogClient::new(endpoint.connect_with_connector(connector).await.unwrap());
+    let request = ReadRequest { from: 1, ..ReadRequest::default() };
+    let mut held = Vec::new();
+    let refused = loop {
+        match log.read(request).await {
+            Ok(pages) => held.push(pages),
+            Err(status) => break status,
+        }
+        assert!(held.len() <= 1_024);
+    };
+    assert_eq!((held.len(), refused.code()), (1_024, tonic::Code::ResourceExhausted), "{refused}");
+    assert!(refused.message().contains("1024 reads are under way"), "{refused}");
+    drop(held);
+    until("reads go on", || async {
+        let mut pages = log.clone().read(request).await?.into_inner();
+        pages.message().await
+    })
+    .await
+    .unwrap();
 }
