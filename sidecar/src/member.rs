@@ -132,7 +132,7 @@ struct Services {
 
 async fn open_disk(config: &Config) -> Result<Opened, StorageError> {
     let (dir, cluster) = (config.data_dir.clone(), config.cluster);
-    let opening = tokio::task::spawn_blocking(move || storage::open(&dir, cluster));
+    let opening = tokio::task::spawn_blocking(move || storage::open_member(&dir, cluster));
     opening.await.map_err(|e| StorageError::Damaged { what: "the data directory", why: e.to_string() })?
 }
 

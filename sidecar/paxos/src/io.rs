@@ -37,6 +37,13 @@ pub enum Input {
         /// The view holds no row behind these.
         end: bool,
     },
+    /// The answer to [`Output::ReadSnapshot`].
+    SnapshotRead {
+        /// Of which slot.
+        slot: Slot,
+        /// Its bytes; none: they cannot be read.
+        state: Option<Bytes>,
+    },
     /// The row of a slot was found damaged on the disk, or is missing there though it is known to be chosen.
     Damaged(Slot),
     /// The snapshot at a slot was found damaged on the disk, or is missing there though it is listed.
@@ -270,6 +277,11 @@ pub enum Output {
     },
     /// The view is not needed any more.
     CloseView(ViewId),
+    /// Read a snapshot that is on the disk. Answered by [`Input::SnapshotRead`].
+    ReadSnapshot {
+        /// Of which slot.
+        slot: Slot,
+    },
     /// A slot was applied; slots come in order, without a gap.
     Applied(Applied),
     /// The system state was replaced by a snapshot: the entries up to its index are not in this member's log.

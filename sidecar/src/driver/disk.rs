@@ -3,8 +3,9 @@
 //! While one transaction syncs, everything that arrives queues and goes into the next one (docs:
 //! architecture.md, "synod-sidecar"). Views have a thread of their own, so that they never wait behind a sync.
 
-use crate::storage::{Mark, RedbStorage, StorageError, View};
+use crate::storage::{LogReader, Mark, RedbStorage, StorageError, View};
 use crate::telemetry::Metrics;
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -40,6 +41,11 @@ pub(crate) enum Done {
         rows: Vec<Row>,
         end: bool,
     },
+    /// A snapshot that was to be read; none: it cannot be.
+    Snapshot {
+        slot: Slot,
+        state: Option<Bytes>,
+    },
     Failed(StorageError),
 }
 
@@ -49,6 +55,7 @@ pub(super) enum ViewJob {
     Open(ViewId, View),
     Read { view: ViewId, from: Slot, bytes: usize },
     Close(ViewId),
+    Snapshot { slot: Slot, reader: LogReader },
 }
 
 /// Starts the writer; it ends when its sender is dropped, after the last job, or with the first error.
@@ -104,6 +111,13 @@ pub(super) fn start_viewer(
             match job {
                 ViewJob::Open(id, view) => drop(views.insert(id, view)),
                 ViewJob::Close(id) => drop(views.remove(&id)),
+                ViewJob::Snapshot { slot, reader } => {
+                    let read = reader.snapshot(slot);
+                    if let Err(error) = &read {
+                        tracing::error!(%error, slot = slot.0, "a peer wants a snapshot that cannot be read now");
+                    }
+                    answer(Done::Snapshot { slot, state: read.ok() });
+                }
                 ViewJob::Read { view: id, from, bytes } => {
                     // Damaged rows are shown as such. What cannot be looked at now is asked for again, here or elsewhere:
                     // no member ends over what only a peer wants to read.

@@ -326,6 +326,9 @@ impl Driver {
             Command::Disk(Done::ViewRows { view, rows, end }) => {
                 self.handle(Input::ViewRows { view, rows, end });
             }
+            Command::Disk(Done::Snapshot { slot, state }) => {
+                self.handle(Input::SnapshotRead { slot, state });
+            }
             Command::Disk(Done::Failed(error)) => return Err(error.into()),
             Command::Stop => self.stopping = true,
         }
@@ -361,6 +364,9 @@ impl Driver {
                 },
                 Output::ReadView { view, from, bytes } => self.view(ViewJob::Read { view, from, bytes }),
                 Output::CloseView(view) => self.view(ViewJob::Close(view)),
+                Output::ReadSnapshot { slot } => {
+                    self.view(ViewJob::Snapshot { slot, reader: self.reader.clone() });
+                }
                 Output::Applied(slot) => {
                     self.marks.note(&slot);
                     applied.push(slot);

@@ -58,6 +58,14 @@ pub fn open(dir: &Path, wanted: Option<ClusterId>) -> Result<Opened, StorageErro
     open_with(dir, wanted, Options::default())
 }
 
+/// Opens the data directory `dir` for a member: of its snapshots the state has the slots only, however many there are.
+///
+/// # Errors
+/// Those of [`open`].
+pub fn open_member(dir: &Path, wanted: Option<ClusterId>) -> Result<Opened, StorageError> {
+    open_for(Arc::new(Directory::open(dir)?), wanted, Options::default(), Rows::Start)
+}
+
 /// Opens the data directory `dir` with segments of another size.
 ///
 /// # Errors
@@ -75,13 +83,22 @@ pub fn open_on(
     wanted: Option<ClusterId>,
     options: Options,
 ) -> Result<Opened, StorageError> {
+    open_for(files, wanted, options, Rows::AboveApplied)
+}
+
+fn open_for(
+    files: Arc<dyn Files>,
+    wanted: Option<ClusterId>,
+    options: Options,
+    rows: Rows,
+) -> Result<Opened, StorageError> {
     let found = find(&files, wanted)?;
     let segment = match found {
         Some(segment) => segment,
         None => prepare(&files, 1)?,
     };
     boot(&segment).map_err(|error| explain(&*files, error))?;
-    assemble(files, segment, options)
+    assemble(files, segment, options, rows)
 }
 
 /// A failing disk, with what to do about it.
@@ -351,7 +368,12 @@ pub(super) fn trimmed_files(
     Ok(gone.collect())
 }
 
-fn assemble(files: Arc<dyn Files>, segment: Segment, options: Options) -> Result<Opened, StorageError> {
+fn assemble(
+    files: Arc<dyn Files>,
+    segment: Segment,
+    options: Options,
+    rows: Rows,
+) -> Result<Opened, StorageError> {
     let number = segment.number;
     let transaction = segment.database.begin_read()?;
     let Standing::Born(meta) = in_file(&*files, number, standing(&*files, number, &transaction))? else {
@@ -370,7 +392,7 @@ fn assemble(files: Arc<dyn Files>, segment: Segment, options: Options) -> Result
     }
     let db = Db::Written(segment.database.clone(), segment.watch.clone());
     let layout = Layout::new(files.clone(), (number, db), &older, true);
-    let Loaded { state, damaged } = load(&layout, Rows::AboveApplied)?;
+    let Loaded { state, damaged } = load(&layout, rows)?;
     for error in damaged {
         tracing::warn!(%error, "a snapshot is not served any more; the log is trimmed past it as before");
     }

@@ -22,6 +22,8 @@ pub enum Rows {
     All,
     /// None.
     None,
+    /// Those above the applied position, and of the snapshots only their slots: each is empty.
+    Start,
 }
 
 /// What a disk holds.
@@ -35,9 +37,9 @@ pub(super) struct Loaded {
 /// Reads what a disk holds.
 pub(super) fn load(layout: &Layout, which: Rows) -> Result<Loaded, StorageError> {
     let number = layout.current.0;
-    let mut loaded = in_file(&*layout.files, number, load_newest(layout))?;
+    let mut loaded = in_file(&*layout.files, number, load_newest(layout, which == Rows::Start))?;
     let from = match which {
-        Rows::AboveApplied => loaded.state.applied,
+        Rows::AboveApplied | Rows::Start => loaded.state.applied,
         Rows::All => loaded.state.trim_through,
         Rows::None => return Ok(loaded),
     };
@@ -52,7 +54,7 @@ pub(super) fn load(layout: &Layout, which: Rows) -> Result<Loaded, StorageError>
 }
 
 /// All but the rows; the snapshots stand in any segment.
-fn load_newest(layout: &Layout) -> Result<Loaded, StorageError> {
+fn load_newest(layout: &Layout, lists_only: bool) -> Result<Loaded, StorageError> {
     let transaction = layout.current.1.begin_read()?;
     let Standing::Born(meta) = standing(&*layout.files, layout.current.0, &transaction)? else {
         return Err(StorageError::damaged("what the member is", "it is missing"));
@@ -93,8 +95,10 @@ fn load_newest(layout: &Layout) -> Result<Loaded, StorageError> {
     let mut damaged = Vec::new();
     for (slot, segment) in lists(&meta)?.2 {
         match snapshot(layout, slot, segment) {
+            // One at a time: there may be many, and each as large as the state.
             Ok(snapshot) => {
-                state.snapshots.insert(Slot(slot), snapshot);
+                let kept = if lists_only { Bytes::new() } else { snapshot };
+                state.snapshots.insert(Slot(slot), kept);
             }
             Err(error) if error.is_damage() => damaged.push(error),
             Err(error) => return Err(error),

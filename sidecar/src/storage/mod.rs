@@ -35,7 +35,7 @@ mod write;
 
 pub(crate) use check::check_stored;
 
-pub use disk::{Mark, Opened, create, mint_member, move_aside, open, open_on, open_with};
+pub use disk::{Mark, Opened, create, mint_member, move_aside, open, open_member, open_on, open_with};
 pub use files::{DIRECTORY, Files, LEGACY};
 pub use load::Rows;
 pub use offline::{Checked, Offline, SegmentFile};

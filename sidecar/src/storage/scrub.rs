@@ -6,6 +6,8 @@ use super::encoding::{self, MARKS, META, ROW_HEAD, SKIPPED, name};
 use super::load::snapshot;
 use super::read::{LogReader, View, cluster};
 use super::segment::{Layout, file_name, in_file, layout, trim_through};
+use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use synod_paxos::{Slot, SystemState};
 
@@ -47,6 +49,18 @@ pub struct Scrubbed {
 }
 
 impl LogReader {
+    /// The snapshot at a slot.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be read.
+    pub(crate) fn snapshot(&self, slot: Slot) -> Result<Bytes, StorageError> {
+        let layout = layout(&self.layout);
+        match listed(&layout)?.get(&slot.0) {
+            Some(segment) => snapshot(&layout, slot.0, *segment),
+            None => Err(StorageError::damaged("a snapshot", format!("that of slot {slot} is not listed"))),
+        }
+    }
+
     /// Reads rows that are in use from `from` on, about `bytes` of them, or the marks of one segment, or one
     /// snapshot.
     ///
@@ -145,8 +159,8 @@ fn scrub_marks(layout: &Layout, from: u64) -> Result<Scrubbed, StorageError> {
     Ok(found)
 }
 
-fn scrub_snapshot(layout: &Layout, from: u64) -> Result<Scrubbed, StorageError> {
-    let mut found = Scrubbed::default();
+/// The segment of each snapshot, by slot.
+fn listed(layout: &Layout) -> Result<BTreeMap<u64, u64>, StorageError> {
     let (number, db) = &layout.current;
     let read = || {
         let meta = db.begin_read()?.open_table(META)?;
@@ -155,7 +169,12 @@ fn scrub_snapshot(layout: &Layout, from: u64) -> Result<Scrubbed, StorageError> 
             sealed.map(|sealed| encoding::read_catalog(encoding::unseal(name::SNAPSHOTS, sealed.value())?));
         Ok(listed.transpose()?.unwrap_or_default())
     };
-    let listed = in_file(&*layout.files, *number, read())?;
+    in_file(&*layout.files, *number, read())
+}
+
+fn scrub_snapshot(layout: &Layout, from: u64) -> Result<Scrubbed, StorageError> {
+    let mut found = Scrubbed::default();
+    let listed = listed(layout)?;
     let mut listed = listed.range(from..);
     let Some((slot, segment)) = listed.next() else { return Ok(found) };
     found.next = listed.next().map(|(next, _)| Place::Snapshots(*next));

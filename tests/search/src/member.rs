@@ -310,6 +310,10 @@ impl Member {
                     answers.push(Input::ViewRows { view, rows, end: true });
                 }
                 Output::CloseView(view) => drop(self.views.remove(&view)),
+                Output::ReadSnapshot { slot } => {
+                    let state = self.disk.state.snapshots.get(&slot).cloned();
+                    answers.push(Input::SnapshotRead { slot, state });
+                }
                 _ => {}
             }
         }

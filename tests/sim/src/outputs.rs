@@ -98,6 +98,15 @@ impl World {
                     member.disk.close(view);
                 }
             }
+            Output::ReadSnapshot { slot } => {
+                if let Some(member) = self.members.get_mut(&id) {
+                    let state = member.disk.state().snapshots.get(&slot).cloned();
+                    let local = member.clock.local(self.now);
+                    if let Some(node) = member.node.as_mut() {
+                        node.handle(local, synod_paxos::Input::SnapshotRead { slot, state });
+                    }
+                }
+            }
             Output::Applied(applied) => self.take_applied(id, &applied)?,
             Output::Installed { slot, index } => {
                 self.trace.line(self.now, || format!("{id:?} installs a snapshot at {slot:?}, {index:?}"));

@@ -221,7 +221,8 @@ impl Node {
             Input::Persisted(completed) => self.handle_persisted(now, completed),
             Input::ViewRows { view, rows, end } => self.handle_view_rows(now, view, rows, end),
             Input::Damaged(slot) => self.handle_damaged(slot),
-            Input::DamagedSnapshot(slot) => self.handle_damaged_snapshot(slot),
+            Input::DamagedSnapshot(slot) => self.handle_damaged_snapshot(now, slot),
+            Input::SnapshotRead { slot, state } => self.handle_snapshot_read(now, slot, state),
             Input::Call { request, operation } => self.handle_call(now, request, operation),
             Input::Cancel(request) => self.handle_cancel(request),
             Input::Read { request, consistency } => self.handle_read(now, request, consistency),
@@ -282,6 +283,7 @@ impl Node {
         self.beat_hand_over(now);
         self.beat_retention();
         self.beat_catch_up(now);
+        self.beat_snapshots(now);
         self.resend_forwarded(now);
         self.beat_reads(now);
         self.disk.note_beat();
@@ -475,6 +477,7 @@ impl Node {
             | Input::ViewRows { .. }
             | Input::Damaged(_)
             | Input::DamagedSnapshot(_)
+            | Input::SnapshotRead { .. }
             | Input::Cancel(_) => {}
         }
     }

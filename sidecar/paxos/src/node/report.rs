@@ -62,6 +62,11 @@ impl Node {
         self.disk.backlog()
     }
 
+    /// Bytes of this disk's snapshots that are in memory: of one at most, and of one more while it heals.
+    pub fn snapshot_bytes(&self) -> usize {
+        self.snapshots.bytes()
+    }
+
     /// Whether it takes part; cheaper than the whole status.
     pub fn member_state(&self) -> &MemberState {
         &self.life

@@ -19,15 +19,42 @@ use bytes::Bytes;
 use core::time::Duration;
 use xxhash_rust::xxh3::xxh3_128;
 
-/// The snapshots of this disk, and the one that is being fetched.
+/// Beats after which a snapshot that nobody asked for leaves memory.
+const IDLE_BEATS: u32 = 20;
+/// So often each peer is asked for a damaged one.
+const ROUNDS: usize = 3;
+
+/// The snapshots of this disk, and the one that is being fetched. They are on the disk; one is in memory while it is
+/// served, however many there are (docs: reliability.md, memory).
 #[derive(Debug, Default, Clone)]
 pub(super) struct Snapshots {
-    held: BTreeMap<Slot, Bytes>,
+    /// Those on the disk or on their way there, with their digests where they are known.
+    held: BTreeMap<Slot, Option<u128>>,
     /// The newest that is on disk.
     durable: Slot,
-    /// Of the one that was served last: each of its many parts names it.
-    digest: Option<(Slot, u128)>,
+    loaded: Option<Loaded>,
+    /// The one that is being read from the disk, and who waits for which part of it.
+    reading: Option<(Slot, BTreeMap<MemberId, u64>)>,
+    healing: Option<Healing>,
     fetch: Option<Fetch>,
+}
+
+/// The snapshot in memory.
+#[derive(Debug, Clone)]
+struct Loaded {
+    slot: Slot,
+    digest: u128,
+    state: Bytes,
+    idle: u32,
+}
+
+/// A damaged snapshot that comes from a peer: everyone has the same bytes at the same slot.
+#[derive(Debug, Clone)]
+struct Healing {
+    slot: Slot,
+    bytes: Vec<u8>,
+    asked: Instant,
+    tries: usize,
 }
 
 /// Of one snapshot, from its first byte on; all but the last part is on disk or on its way there.
@@ -66,7 +93,16 @@ impl Snapshots {
     pub(super) fn new(held: BTreeMap<Slot, Bytes>, parts: Vec<SnapshotPart>) -> Snapshots {
         let durable = held.last_key_value().map_or(Slot(0), |(slot, _)| *slot);
         let fetch = (!parts.is_empty()).then_some(Fetch { parts, asked: None, since: None });
-        Snapshots { held, durable, digest: None, fetch }
+        // Of those that are only listed nothing was read.
+        let digest = |state: Bytes| (!state.is_empty()).then(|| xxh3_128(&state));
+        let held = held.into_iter().map(|(slot, state)| (slot, digest(state))).collect();
+        Snapshots { held, durable, fetch, ..Snapshots::default() }
+    }
+
+    /// Bytes of snapshots in memory, those that are fetched apart.
+    pub(super) fn bytes(&self) -> usize {
+        let loaded = self.loaded.as_ref().map_or(0, |loaded| loaded.state.len());
+        loaded + self.healing.as_ref().map_or(0, |healing| healing.bytes.len())
     }
 
     pub(super) fn durable_through(&self) -> Slot {
@@ -79,24 +115,101 @@ impl Node {
     pub(super) fn take_snapshot(&mut self, slot: Slot) {
         let Some(system) = &self.system else { return };
         let state = system.encode();
-        if self.snapshots.held.get(&slot) == Some(&state) {
+        let digest = Some(xxh3_128(&state));
+        if self.snapshots.held.get(&slot) == Some(&digest) {
             // Applied again after a start; it is on disk.
             return;
         }
-        self.snapshots.held.insert(slot, state.clone());
+        self.snapshots.held.insert(slot, digest);
         self.write(Write::Snapshot { slot, state });
         self.gate(Gated::Snapshot(slot));
     }
 
-    /// Its driver has found a snapshot damaged on the disk: the bytes in memory were checked when they were read.
-    pub(super) fn handle_damaged_snapshot(&mut self, slot: Slot) {
-        if slot < self.trim_through {
+    /// Its driver has found a snapshot damaged on the disk: the bytes in memory were checked when they were read, and
+    /// a peer has the same.
+    pub(super) fn handle_damaged_snapshot(&mut self, now: Instant, slot: Slot) {
+        let Some(digest) = self.snapshots.held.get(&slot).copied().filter(|_| slot >= self.trim_through)
+        else {
+            return;
+        };
+        let loaded = self.snapshots.loaded.as_ref();
+        let whole = loaded.filter(|l| l.slot == slot && digest.is_none_or(|digest| digest == l.digest));
+        if let Some(state) = whole.map(|loaded| loaded.state.clone()) {
+            self.notice(Notice::DamagedSnapshot { slot, healed: true });
+            return self.write(Write::Snapshot { slot, state });
+        }
+        if self.snapshots.healing.is_none() {
+            self.snapshots.healing = Some(Healing { slot, bytes: Vec::new(), asked: now, tries: 0 });
+            self.ask_to_heal(now);
+        }
+    }
+
+    /// Asks one peer after the other for what is missing of a damaged snapshot.
+    fn ask_to_heal(&mut self, now: Instant) {
+        let Some(healing) = &mut self.snapshots.healing else { return };
+        let (slot, offset, turn) = (healing.slot, healing.bytes.len() as u64, healing.tries);
+        (healing.asked, healing.tries) = (now, turn + 1);
+        let peers = self.connected.len();
+        if turn >= peers * ROUNDS || slot < self.trim_through {
+            self.snapshots.healing = None;
+            return self.notice(Notice::DamagedSnapshot { slot, healed: false });
+        }
+        if let Some(to) = self.connected.iter().nth(turn % peers).copied() {
+            self.send(to, Message::SnapshotRequest { slot, offset });
+        }
+    }
+
+    /// A part of the snapshot that is damaged here.
+    fn handle_healing_part(&mut self, now: Instant, from: MemberId, total: u64, offset: u64, bytes: &Bytes) {
+        let Some(healing) = &mut self.snapshots.healing else { return };
+        let slot = healing.slot;
+        if offset != healing.bytes.len() as u64 || total > limits::SNAPSHOT_BYTES || bytes.is_empty() {
             return;
         }
-        let held = self.snapshots.held.get(&slot).cloned();
-        self.notice(Notice::DamagedSnapshot { slot, healed: held.is_some() });
-        if let Some(state) = held {
-            self.write(Write::Snapshot { slot, state });
+        healing.bytes.extend_from_slice(bytes);
+        (healing.asked, healing.tries) = (now, 0);
+        let end = healing.bytes.len() as u64;
+        if end < total {
+            return self.send(from, Message::SnapshotRequest { slot, offset: end });
+        }
+        let state: Bytes = core::mem::take(&mut healing.bytes).into();
+        let digest = xxh3_128(&state);
+        let known = self.snapshots.held.get(&slot).copied().flatten();
+        let right = known.is_none_or(|known| known == digest)
+            && SystemState::decode(state.clone()).is_ok_and(|system| system.applied == slot);
+        if !right {
+            return self.ask_to_heal(now);
+        }
+        self.snapshots.healing = None;
+        self.snapshots.held.insert(slot, Some(digest));
+        self.notice(Notice::DamagedSnapshot { slot, healed: true });
+        self.write(Write::Snapshot { slot, state });
+    }
+
+    /// What nobody asks for leaves memory; whoever does not answer is asked no more.
+    pub(super) fn beat_snapshots(&mut self, now: Instant) {
+        let snapshots = &mut self.snapshots;
+        snapshots.loaded.iter_mut().for_each(|loaded| loaded.idle += 1);
+        snapshots.loaded = snapshots.loaded.take().filter(|loaded| loaded.idle < IDLE_BEATS);
+        let patience = self.settings().heartbeat * 3;
+        if self.snapshots.healing.as_ref().is_some_and(|healing| now.since(healing.asked) >= patience) {
+            self.ask_to_heal(now);
+        }
+    }
+
+    /// A snapshot was read from the disk: those who wait for it get their parts.
+    pub(super) fn handle_snapshot_read(&mut self, now: Instant, slot: Slot, state: Option<Bytes>) {
+        let reading = self.snapshots.reading.take();
+        let Some((_, waiting)) = reading.filter(|(asked, _)| *asked == slot) else { return };
+        let Some(state) = state else { return };
+        let Some(held) = self.snapshots.held.get_mut(&slot) else { return };
+        let digest = xxh3_128(&state);
+        if *held.get_or_insert(digest) != digest {
+            return self.handle_damaged_snapshot(now, slot);
+        }
+        self.snapshots.loaded = Some(Loaded { slot, digest, state, idle: 0 });
+        for (member, offset) in waiting {
+            self.send_snapshot_part(now, member, slot, offset);
         }
     }
 
@@ -142,26 +255,46 @@ impl Node {
     /// Serves a part of the snapshot that this member's log begins with. One that was asked for and is gone is
     /// answered with the beginning of the present one.
     pub(super) fn send_snapshot_part(&mut self, now: Instant, to: MemberId, slot: Slot, offset: u64) {
-        let Some(state) = self.snapshots.held.get(&self.trim_through).cloned() else { return };
-        let digest = match self.snapshots.digest {
-            Some((of, digest)) if of == self.trim_through => digest,
-            _ => xxh3_128(&state),
+        let wish = Wish::Snapshot { slot, offset };
+        // Another is asked for only by whoever has it damaged.
+        let asked = slot > self.trim_through && self.snapshots.held.contains_key(&slot);
+        let serves = if asked { slot } else { self.trim_through };
+        let offset = if slot == serves { offset } else { 0 };
+        if !self.snapshots.held.contains_key(&serves) {
+            return;
+        }
+        let loaded = self.snapshots.loaded.as_mut().filter(|loaded| loaded.slot == serves);
+        let Some(Loaded { digest, state, idle, .. }) = loaded else {
+            return self.read_snapshot(serves, to, offset);
         };
-        self.snapshots.digest = Some((self.trim_through, digest));
-        let asked = Wish::Snapshot { slot, offset };
-        let offset = if slot == self.trim_through { offset } else { 0 };
+        *idle = 0;
+        let (digest, state) = (*digest, state.clone());
         let begin = usize::try_from(offset).unwrap_or(usize::MAX).min(state.len());
         let end = begin.saturating_add(self.part_bytes()).min(state.len());
         let message = Message::SnapshotChunk {
-            slot: self.trim_through,
+            slot: serves,
             total: state.len() as u64,
             digest,
             offset: begin as u64,
             bytes: state.slice(begin..end),
         };
         self.send(to, message);
-        self.note_served(now, to, asked, end - begin);
+        self.note_served(now, to, wish, end - begin);
         self.pay(now, end - begin, 0);
+    }
+
+    /// One is read at a time; who waits for another asks again.
+    fn read_snapshot(&mut self, slot: Slot, to: MemberId, offset: u64) {
+        let (of, waiting) = self.snapshots.reading.get_or_insert((slot, BTreeMap::new()));
+        if *of != slot {
+            return;
+        }
+        waiting.insert(to, offset);
+        if waiting.len() == 1 {
+            // Before the next one is in memory, the last one leaves it.
+            self.snapshots.loaded = None;
+            self.outputs.push_back(Output::ReadSnapshot { slot });
+        }
     }
 
     /// A part came: self-clocked, the next is asked for when it is in.
@@ -174,6 +307,9 @@ impl Node {
         offset: u64,
         bytes: &Bytes,
     ) {
+        if self.snapshots.healing.as_ref().is_some_and(|healing| healing.slot == slot) {
+            return self.handle_healing_part(now, from, total, offset, bytes);
+        }
         if slot <= self.chosen_through || total > limits::SNAPSHOT_BYTES {
             self.snapshots.fetch = self.snapshots.fetch.take().filter(|fetch| fetch.slot() != slot);
             return;
@@ -240,7 +376,8 @@ impl Node {
             self.write(Write::Promised(self.promised));
         }
         self.damaged.retain(|row| *row > slot);
-        self.snapshots.held = BTreeMap::from([(slot, state.clone())]);
+        self.snapshots.held = BTreeMap::from([(slot, Some(xxh3_128(&state)))]);
+        self.snapshots.loaded = None;
         self.write(Write::Install { slot, state });
         self.gate(Gated::Snapshot(slot));
         self.disk.note_installed(slot);

@@ -204,6 +204,10 @@ impl Lab {
                     answers.push(Input::ViewRows { view, rows, end: left.next().is_none() });
                 }
                 Output::CloseView(view) => drop(seat.views.remove(&view)),
+                Output::ReadSnapshot { slot } => {
+                    let state = seat.disk.0.snapshots.get(&slot).cloned();
+                    answers.push(Input::SnapshotRead { slot, state });
+                }
                 Output::Applied(applied) => seat.applied.push(applied),
                 other => seat.other.push(other),
             }

@@ -180,7 +180,10 @@ pub(crate) fn output(member: u64, output: &Output) -> Option<String> {
         Output::LeaderChanged { leader: None } => format!("{member} follows nobody"),
         Output::Notice(notice) => format!("{member} notes: {}", self::notice(notice)),
         Output::Installed { slot, index } => format!("{member} stands at {slot:?}, {index:?}"),
-        Output::OpenView { .. } | Output::ReadView { .. } | Output::CloseView(_) => return None,
+        Output::OpenView { .. }
+        | Output::ReadView { .. }
+        | Output::CloseView(_)
+        | Output::ReadSnapshot { .. } => return None,
         other => format!("{member} gives {other:?}"),
     })
 }

@@ -465,3 +465,49 @@ fn a_trim_that_waited_is_judged_again() {
         assert!(trims == 0 || appends > 8, "{appends}: {trims} trims");
     }
 }
+
+/// A consumer that nobody moves on holds back every trim: however many snapshots are on the disk then, none is in memory
+/// unless a peer asks for it, at a start, too.
+#[test]
+fn snapshots_are_on_the_disk_and_not_in_memory() {
+    let mut lab = trimming();
+    fill(&mut lab, 1..10, None);
+    let cursor = Operation::SetCursor { name: "forgotten".into(), index: lab.status(1).first_index };
+    lab.input(1, Input::Call { request: RequestId(90), operation: cursor });
+    lab.settle();
+    fill(&mut lab, 100..200, None);
+    for n in 1..=3 {
+        assert!(lab.seat(n).disk.0.snapshots.len() >= 20, "{n}: {}", lab.seat(n).disk.0.snapshots.len());
+        assert_eq!(lab.seat(n).node.snapshot_bytes(), 0, "{n}");
+    }
+    lab.crash(2);
+    lab.restart(2);
+    lab.settle();
+    assert_eq!(lab.seat(2).node.snapshot_bytes(), 0);
+    // One that is served is in memory while it is served.
+    let trim = lab.status(1).trim_through;
+    let largest = lab.seat(1).disk.0.snapshots.values().map(bytes::Bytes::len).max().unwrap();
+    tell(&mut lab, 3, 1, Message::SnapshotRequest { slot: Slot(0), offset: 0 });
+    assert_eq!(lab.mail_of(|m| matches!(m, Message::SnapshotChunk { slot, .. } if *slot == trim)), 1);
+    assert!((1..=largest).contains(&lab.seat(1).node.snapshot_bytes()));
+    lab.settle();
+    (0..30).for_each(|_| beat(&mut lab, None));
+    assert_eq!(lab.seat(1).node.snapshot_bytes(), 0);
+}
+
+/// One that is damaged and in nobody's memory comes from a peer's disk, whichever of them it is.
+#[test]
+fn a_damaged_snapshot_that_is_not_served_heals_from_a_peer() {
+    let mut lab = trimming();
+    fill(&mut lab, 1..10, None);
+    let cursor = Operation::SetCursor { name: "forgotten".into(), index: lab.status(1).first_index };
+    lab.input(1, Input::Call { request: RequestId(90), operation: cursor });
+    lab.settle();
+    fill(&mut lab, 100..140, None);
+    let last = *lab.seat(2).disk.0.snapshots.keys().next_back().unwrap();
+    assert!(last > lab.status(2).trim_through);
+    let whole = lab.seat(2).disk.0.snapshots.insert(last, "damaged".into());
+    lab.input(2, Input::DamagedSnapshot(last));
+    lab.settle();
+    assert_eq!(lab.seat(2).disk.0.snapshots.get(&last), whole.as_ref());
+}
