@@ -158,10 +158,25 @@ async fn a_retry_after_expiry_is_told_so() {
     assert_eq!((next.first_index, next.repeated), (count + 1, false));
     let minted = next.first_index;
     let mut seen = minted;
-    // More keys than the table has rows: the first one is forgotten.
+    // More keys than the table has rows: they wait until the first one is old enough to be forgotten.
     for n in 0..20 {
-        let key = format!("key {n}");
-        seen = append(member, keyed(&key, Some(seen), &key)).await.unwrap().last_index;
+        let (key, before) = (format!("key {n}"), seen);
+        seen = until("there is a row for the key", || {
+            let key = &key;
+            async move {
+                let error = match append(member, keyed(key, Some(before), key)).await {
+                    Ok(appended) => return Ok(appended.last_index),
+                    Err(error) => error,
+                };
+                assert_eq!((error.reason.as_str(), error.not_appended), ("too-many-keys", true));
+                // Log time passes with what is appended.
+                append(member, AppendRequest { entries: vec![Bytes::new()], ..AppendRequest::default() })
+                    .await
+                    .unwrap();
+                Err(error.reason)
+            }
+        })
+        .await;
     }
     let error = append(member, keyed("key 0", Some(minted), "key 0")).await.unwrap_err();
     assert_eq!((error.reason.as_str(), error.not_appended), ("key-expired", false));

@@ -7,7 +7,7 @@
 //! | level | since |
 //! |---|---|
 //! | 1 | the first version |
-//! | 2 | stricter bounds on settings |
+//! | 2 | stricter bounds on settings; drawn session numbers; keys that are forgotten by age only |
 //!
 //! No function here has a catch-all: a new kind does not compile until it says its level.
 
@@ -27,6 +27,7 @@ impl Operation {
             | Operation::RemoveCursor { .. }
             | Operation::ChangeSettings { .. }
             | Operation::SaveCheckpoint(_) => 1,
+            Operation::OpenSessionAs { .. } => 2,
         }
     }
 

@@ -84,6 +84,7 @@ bugs! {
     BacklogUnbounded = "accepts-that-wait-for-a-disk-unbounded",
     StopBarsForEver = "announced-stop-bars-campaigns-for-ever",
     ForwardedToTheDead = "calls-forwarded-to-a-leader-that-is-gone",
+    IdleKeyEvicted = "idle-key-evicted-within-its-horizon",
     LevelIgnored = "format-level-ignored",
     UndecodableProposed = "undecodable-proposal-accepted",
 }

@@ -52,6 +52,12 @@ pub enum IdentityRefused {
         "this key may have been used already and forgotten: read the log before appending under a new one"
     )]
     KeyExpired,
+    /// The table is full of sessions in use, and of keys that are not old enough to be forgotten.
+    #[error(
+        "the table of sessions and keys is full, and no key in it is old enough to be forgotten: nothing was appended; \
+         try again later, or raise the limit of session rows"
+    )]
+    TooManyKeys,
     /// The table is full of sessions in use.
     #[error("the session table is full: close sessions, or raise the limit of session rows")]
     TooManySessions,
@@ -78,6 +84,8 @@ struct KeyRow {
     key: Bytes,
     /// The last index before the call that used it was applied.
     tail: Index,
+    /// Log time of its first use; zero while the log is at level 1, where keys have no age.
+    used: Duration,
     remembered: Remembered,
 }
 
@@ -90,7 +98,26 @@ pub(crate) enum Lookup {
     Repeat(Outcome),
 }
 
-/// The session table. Invariant: `rows` counts sessions, their calls and keys. Keys give way to sessions; with
+/// What the table goes by: the settings in force, and log time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    pub(crate) limits: Limits,
+    /// From level 2 on a key is remembered for as long as a session may be idle, whatever else comes.
+    pub(crate) level: u32,
+    pub(crate) now: Duration,
+}
+
+impl Rules {
+    fn keys_have_ages(&self) -> bool {
+        self.level >= 2 && !planted!(IdleKeyEvicted)
+    }
+
+    fn may_forget(&self, key: &KeyRow) -> bool {
+        !self.keys_have_ages() || self.now.saturating_sub(key.used) > self.limits.session_idle
+    }
+}
+
+/// The session table. Invariant: `rows` counts sessions, their calls and keys. Old keys give way; with
 /// nothing but sessions there is at most one row more for each than the limit says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sessions {
@@ -127,17 +154,43 @@ impl Sessions {
         }
     }
 
-    pub(crate) fn open(&mut self, now: Duration, limits: &Limits) -> Result<SessionId, IdentityRefused> {
-        self.evict_keys(limits, 1);
-        if self.rows >= limits.session_rows as usize {
+    /// Opens a session: under `wanted`, a number that its member drew, or under the next one.
+    pub(crate) fn open(
+        &mut self,
+        wanted: Option<SessionId>,
+        rules: &Rules,
+    ) -> Result<SessionId, IdentityRefused> {
+        self.evict_keys(rules, 1);
+        let id = wanted.unwrap_or(SessionId(self.last_id + 1));
+        // A number that is drawn twice is as unlikely as one that is guessed.
+        if self.rows >= rules.limits.session_rows as usize || self.open.contains_key(&id) {
             return Err(IdentityRefused::TooManySessions);
         }
-        self.last_id += 1;
-        let id = SessionId(self.last_id);
-        self.open.insert(id, Session { used: now, last: 0, calls: BTreeMap::new() });
-        self.by_use.insert((now, id));
+        if wanted.is_none() {
+            self.last_id = id.0;
+        }
+        self.open.insert(id, Session { used: rules.now, last: 0, calls: BTreeMap::new() });
+        self.by_use.insert((rules.now, id));
         self.rows += 1;
         Ok(id)
+    }
+
+    /// Makes room for a new key, before anything is appended under it.
+    pub(crate) fn make_room(&mut self, identity: &Identity, rules: &Rules) -> Result<(), IdentityRefused> {
+        let Identity::Key { .. } = identity else { return Ok(()) };
+        if !rules.keys_have_ages() {
+            return Ok(());
+        }
+        self.evict_keys(rules, 1);
+        if self.rows >= rules.limits.session_rows as usize {
+            return Err(IdentityRefused::TooManyKeys);
+        }
+        Ok(())
+    }
+
+    /// The level has risen to where keys have ages: those from before count from now.
+    pub(crate) fn begin_ages(&mut self, now: Duration) {
+        self.keys.values_mut().for_each(|row| row.used = now);
     }
 
     pub(crate) fn close(&mut self, id: SessionId) {
@@ -204,13 +257,14 @@ impl Sessions {
         digest: u128,
         outcome: Outcome,
         tail: Index,
-        limits: &Limits,
+        rules: &Rules,
     ) {
+        let limits = &rules.limits;
         let remembered = Remembered { digest, outcome };
         match identity {
             Identity::None => {}
             Identity::Session { session, sequence, .. } => {
-                self.evict_keys(limits, 1);
+                self.evict_keys(rules, 1);
                 let Some(session) = self.open.get_mut(session) else { return };
                 session.last = *sequence;
                 session.calls.insert(*sequence, remembered);
@@ -224,21 +278,25 @@ impl Sessions {
                 }
             }
             Identity::Key { key, .. } => {
-                self.evict_keys(limits, 1);
+                self.evict_keys(rules, 1);
                 self.last_key += 1;
+                let used = if rules.level >= 2 { rules.now } else { Duration::ZERO };
                 // The key's bytes are copied: a slice would keep the whole batch in memory.
                 let key = Bytes::copy_from_slice(key);
                 self.numbers.insert(key.clone(), self.last_key);
-                self.keys.insert(self.last_key, KeyRow { key, tail, remembered });
+                self.keys.insert(self.last_key, KeyRow { key, tail, used, remembered });
                 self.rows += 1;
             }
         }
     }
 
-    /// Makes room for `wanted` rows by forgetting the keys used longest ago.
-    fn evict_keys(&mut self, limits: &Limits, wanted: usize) {
-        while self.rows + wanted > limits.session_rows as usize {
-            let Some((_, row)) = self.keys.pop_first() else { return };
+    /// Makes room for `wanted` rows by forgetting the keys used longest ago, as far as they are old enough.
+    fn evict_keys(&mut self, rules: &Rules, wanted: usize) {
+        while self.rows + wanted > rules.limits.session_rows as usize {
+            let Some(oldest) = self.keys.first_entry().filter(|oldest| rules.may_forget(oldest.get())) else {
+                return;
+            };
+            let row = oldest.remove();
             self.numbers.remove(&row.key);
             // What was minted at or below `row.tail` may be this key.
             self.horizon = self.horizon.max(row.tail.next());
@@ -246,7 +304,8 @@ impl Sessions {
         }
     }
 
-    pub(crate) fn write(&self, w: &mut Writer) {
+    /// At `level`: ages of keys came with level 2.
+    pub(crate) fn write(&self, w: &mut Writer, level: u32) {
         w.u64(self.last_id);
         w.u64(self.last_key);
         w.u64(self.horizon.0);
@@ -266,12 +325,15 @@ impl Sessions {
             w.u64(*number);
             w.bytes(&row.key);
             w.u64(row.tail.0);
+            if level >= 2 {
+                w.u64(crate::settings::nanos(row.used));
+            }
             row.remembered.write(w);
         }
     }
 
     /// Rows out of order, or a number twice, are found by the state around it, which has one encoding only.
-    pub(crate) fn read(r: &mut Reader) -> Result<Sessions, DecodeError> {
+    pub(crate) fn read(r: &mut Reader, level: u32) -> Result<Sessions, DecodeError> {
         let mut sessions = Sessions {
             last_id: r.position("session")?,
             last_key: r.position("key")?,
@@ -293,11 +355,12 @@ impl Sessions {
             let number = r.u64()?;
             let key = Bytes::copy_from_slice(&r.bytes("key", limits::KEY_BYTES)?);
             let tail = Index(r.u64()?);
+            let used = if level >= 2 { Duration::from_nanos(r.u64()?) } else { Duration::ZERO };
             let remembered = Remembered::read(r)?;
             if sessions.numbers.insert(key.clone(), number).is_some() {
                 return Err(DecodeError::Disordered);
             }
-            sessions.keys.insert(number, KeyRow { key, tail, remembered });
+            sessions.keys.insert(number, KeyRow { key, tail, used, remembered });
             sessions.rows += 1;
         }
         Ok(sessions)

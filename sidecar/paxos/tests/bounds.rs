@@ -172,6 +172,7 @@ fn cursors_sessions_and_checkpoints_take_any_number() {
         let (index, name) = (Index(number), || "c".to_owned());
         assert!(goes_through_if_accepted(Operation::SetCursor { name: name(), index }));
         assert!(goes_through_if_accepted(Operation::AdvanceCursor { name: name(), index }));
+        assert!(goes_through_if_accepted(Operation::OpenSessionAs { session: SessionId(number) }));
         assert!(goes_through_if_accepted(Operation::CloseSession { session: SessionId(number) }));
         let checkpoint = Checkpoint { index, length: number, digest: Digest([0xff; 32]) };
         assert!(goes_through_if_accepted(Operation::SaveCheckpoint(checkpoint)));

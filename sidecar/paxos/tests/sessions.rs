@@ -19,9 +19,14 @@ use synod_paxos::{
 const BALLOT: Ballot = Ballot { round: 1, member: MemberId(1) };
 
 fn state(limits: Limits) -> SystemState {
+    state_at(Settings::FORMAT_LEVEL, limits)
+}
+
+fn state_at(level: u32, limits: Limits) -> SystemState {
     planted::plant();
     let mut genesis = Genesis::new(ClusterId([1; 16]), [(MemberId(1), "log-0".to_owned())].into());
     genesis.settings.limits = limits;
+    genesis.settings.format_level = level;
     SystemState::new(&genesis)
 }
 
@@ -148,11 +153,86 @@ fn idle_sessions_expire_by_log_time() {
     assert_eq!(call(&mut state, append(numbered(used, 1), None, "a")).0, at(1, true));
 }
 
+/// From level 2 on a key is forgotten by age only. A full table refuses new keys and sessions first, and nothing is
+/// appended for them.
+#[test]
+fn a_key_is_never_forgotten_within_its_horizon() {
+    let limits = Limits { session_rows: 16, session_idle: Duration::from_secs(10), ..Limits::default() };
+    let mut state = state(limits);
+    assert_eq!(call(&mut state, append(keyed("first", None), None, "a")).0, at(1, false));
+    // Sessions without end, and keys: each takes a row, as long as there is one.
+    for _ in 0..7 {
+        open(&mut state);
+    }
+    for n in 0..8 {
+        assert!(call(&mut state, append(keyed(&n.to_string(), None), None, "b")).0.is_ok());
+    }
+    let full = refused(IdentityRefused::TooManySessions);
+    for _ in 0..40 {
+        assert_eq!(call(&mut state, Operation::OpenSession).0, full);
+    }
+    let tail = state.last_index.0;
+    let refusal = refused(IdentityRefused::TooManyKeys);
+    assert_eq!(call(&mut state, append(keyed("late", None), None, "c")), (refusal, 0));
+    let _ = apply(&mut state, Duration::from_secs(10), append(keyed("0", None), None, "b"));
+    assert_eq!(call(&mut state, append(keyed("first", None), None, "a")), (at(1, true), 0));
+    let decoded = SystemState::decode(state.encode());
+    assert_eq!(decoded.as_ref(), Ok(&state), "ages are part of the state");
+    // Idle sessions have expired a moment later, and keys are old enough to give way.
+    for n in 0..16 {
+        let key = format!("new {n}");
+        let (reply, added) = apply(&mut state, Duration::from_secs(1), append(keyed(&key, None), None, "d"));
+        assert_eq!((reply, added.len()), (at(tail + 1 + n, false), 1));
+    }
+    let expired = refused(IdentityRefused::KeyExpired);
+    assert_eq!(call(&mut state, append(keyed("first", Some(0)), None, "a")), (expired, 0));
+}
+
+/// Level 1 decides as the version before does, and keys from then count from when the level rises.
+#[test]
+fn keys_have_ages_from_level_2_on() {
+    let limits = Limits { session_rows: 16, session_idle: Duration::from_secs(10), ..Limits::default() };
+    let mut state = state_at(1, limits);
+    let key = |n: u64| append(keyed(&n.to_string(), None), None, "a");
+    for n in 0..17 {
+        assert_eq!(call(&mut state, key(n)).0, at(n + 1, false));
+    }
+    assert_eq!(call(&mut state, key(0)).0, at(18, false), "it was forgotten at once");
+    let decoded = SystemState::decode(state.encode());
+    assert_eq!(decoded.as_ref(), Ok(&state));
+    let settings = Settings { format_level: 2, ..state.settings };
+    let raise = Operation::ChangeSettings { expected_version: state.settings.version, settings };
+    let (raised, _) = apply(&mut state, Duration::from_secs(90), raise);
+    assert!(raised.is_ok());
+    assert_eq!(call(&mut state, key(99)).0, refused(IdentityRefused::TooManyKeys));
+    assert_eq!(call(&mut state, key(16)).0, at(17, true));
+    let decoded = SystemState::decode(state.encode());
+    assert_eq!(decoded.as_ref(), Ok(&state));
+}
+
+/// A session's number is drawn by its member: nobody who sees one knows another.
+#[test]
+fn a_session_has_the_number_that_was_drawn_for_it() {
+    let mut state = state(Limits::default());
+    let drawn = SessionId(0xfeed_f00d_dead_beef);
+    let operation = || Operation::OpenSessionAs { session: drawn };
+    assert_eq!(call(&mut state, operation()).0, Ok(Reply::SessionOpened(drawn)));
+    assert_eq!(call(&mut state, operation()).0, refused(IdentityRefused::TooManySessions));
+    assert_eq!(call(&mut state, append(numbered(drawn, 1), None, "a")).0, at(1, false));
+    assert_eq!(
+        call(&mut state, append(numbered(SessionId(1), 1), None, "a")).0,
+        refused(IdentityRefused::SessionExpired)
+    );
+    let decoded = SystemState::decode(state.encode());
+    assert_eq!(decoded.as_ref(), Ok(&state));
+}
+
 /// "A free idempotency key is remembered within the table's limits; if it carries the index seen when it was
 /// minted, a retry below the eviction horizon answers `key expired`" (reliability.md, fault 40).
 #[test]
 fn an_evicted_key_is_refused_where_it_was_minted_before() {
-    let mut state = state(Limits { session_rows: 16, ..Limits::default() });
+    // At level 1 keys give way at any age.
+    let mut state = state_at(1, Limits { session_rows: 16, ..Limits::default() });
     assert_eq!(call(&mut state, append(keyed("first", Some(0)), None, "a")).0, at(1, false));
     for n in 0..16 {
         let _ = call(&mut state, append(keyed(&n.to_string(), None), None, "b"));

@@ -35,7 +35,7 @@ use synod_paxos::system::SystemState;
 use synod_paxos::value::{Checkpoint, Operation};
 use synod_paxos::{
     AdminOutcome, Applied, ElectionSettings, Incoming, Index, Input, Instant, MemberId, Node, Notice, Output,
-    Refusal, RequestId, Slot, Write, WriteBatch,
+    Refusal, RequestId, SessionId, Slot, Write, WriteBatch,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
@@ -271,6 +271,17 @@ impl Driver {
         Ok(())
     }
 
+    /// A session gets a number that nobody guesses, once the log's level has such sessions.
+    fn drawn(&self, operation: Operation) -> Operation {
+        let level = self.node.system().map_or(1, |system| system.settings.format_level);
+        match (operation, clock::seed()) {
+            (Operation::OpenSession, Ok(number)) if level >= 2 && number != 0 => {
+                Operation::OpenSessionAs { session: SessionId(number) }
+            }
+            (operation, _) => operation,
+        }
+    }
+
     fn handle(&mut self, input: Input) {
         self.node.handle(clock::now(), input);
     }
@@ -286,6 +297,7 @@ impl Driver {
                     false
                 };
                 self.pending.insert(request, Pending::Call(reply, appends, permit));
+                let operation = self.drawn(operation);
                 self.handle(Input::Call { request, operation });
             }
             Command::Read(request, consistency, reply) => {

@@ -111,7 +111,8 @@ impl Asked {
 
     fn operation(&mut self, settings: Settings) -> Operation {
         match self.byte() % 9 {
-            0 => Operation::OpenSession,
+            0 if self.byte().is_multiple_of(2) => Operation::OpenSession,
+            0 => Operation::OpenSessionAs { session: SessionId(self.number()) },
             1 => Operation::CloseSession { session: SessionId(self.number()) },
             2 => Operation::SetCursor { name: self.name(), index: Index(self.number()) },
             3 => Operation::AdvanceCursor { name: self.name(), index: Index(self.number()) },

@@ -94,6 +94,7 @@ fn identity(error: &IdentityRefused) -> Failure {
         IdentityRefused::SequenceForgotten => (Code::FailedPrecondition, "sequence-forgotten"),
         IdentityRefused::Reused => (Code::AlreadyExists, "key-reused"),
         IdentityRefused::KeyExpired => (Code::FailedPrecondition, "key-expired"),
+        IdentityRefused::TooManyKeys => (Code::ResourceExhausted, "too-many-keys"),
         IdentityRefused::TooManySessions => (Code::ResourceExhausted, "too-many-sessions"),
     };
     // This try was not appended; whether an earlier one was is forgotten.

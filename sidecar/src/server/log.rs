@@ -20,6 +20,7 @@ use synod_proto::v1::{
 };
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
+use tonic::transport::server::UdsConnectInfo;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 /// The largest message that is read: more than a call within its bounds can have.
@@ -80,8 +81,18 @@ impl Log for LogService {
         request: Request<OpenSessionRequest>,
     ) -> Result<Response<OpenSessionResponse>, Status> {
         let deadline = deadline::of(request.metadata());
+        let caller = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
+        let user = caller.map(|credentials| credentials.uid());
+        let seen = self.shared.handle().status().await;
+        let settings = seen.map_err(|error| failure::status(failure::unanswered(&error)))?.status.settings;
+        if let Some(settings) = &settings {
+            self.guard.sessions.may_open(user, settings).map_err(|failure| failure::status(*failure))?;
+        }
         match self.call(Operation::OpenSession, deadline).await? {
-            Reply::SessionOpened(session) => Ok(Response::new(OpenSessionResponse { session: session.0 })),
+            Reply::SessionOpened(session) => {
+                self.guard.sessions.opened(user, session);
+                Ok(Response::new(OpenSessionResponse { session: session.0 }))
+            }
             other => unreachable!("the core opened a session with {other:?}"),
         }
     }
@@ -93,6 +104,7 @@ impl Log for LogService {
         let deadline = deadline::of(request.metadata());
         let session = SessionId(request.into_inner().session);
         self.call(Operation::CloseSession { session }, deadline).await?;
+        self.guard.sessions.closed(session);
         Ok(Response::new(CloseSessionResponse {}))
     }
 

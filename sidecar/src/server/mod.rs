@@ -14,6 +14,7 @@ pub mod health;
 pub mod listen;
 mod log;
 mod oversize;
+mod shares;
 
 pub use checkpoints::CheckpointsService;
 pub use cluster::ClusterService;
@@ -22,6 +23,7 @@ pub use log::LogService;
 
 use crate::connections::{Caller, Crowded};
 use crate::space::Space;
+use shares::Shares;
 use std::sync::Arc;
 use synod_proto::v1::Failure;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -39,13 +41,14 @@ pub struct Guard {
     space: Space,
     subscribers: Arc<Semaphore>,
     reads: Arc<Semaphore>,
+    sessions: Arc<Shares>,
 }
 
 impl Guard {
     /// Takes on what there is space for.
     pub fn new(space: Space) -> Guard {
         let (subscribers, reads) = (Semaphore::new(SUBSCRIBERS), Semaphore::new(READS));
-        Guard { space, subscribers: Arc::new(subscribers), reads: Arc::new(reads) }
+        Guard { space, subscribers: Arc::new(subscribers), reads: Arc::new(reads), sessions: Arc::default() }
     }
 
     fn may_append(&self) -> Result<(), Box<Failure>> {

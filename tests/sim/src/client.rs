@@ -32,7 +32,7 @@ pub struct Open {
 }
 
 impl Open {
-    fn input(&self, client: usize) -> Input {
+    fn input(&self, client: usize, drawn: bool) -> Input {
         let request = self.request;
         let operation = match &self.operation {
             Operation::Append { number, expected, identity, .. } => {
@@ -50,6 +50,11 @@ impl Open {
                 };
                 let entries = self.entries.clone();
                 value::Operation::Append(Append { identity, expected_index: expected.map(Index), entries })
+            }
+            // As a driver does: from level 2 on its number is drawn.
+            Operation::OpenSession if drawn => {
+                let number = self.request.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+                value::Operation::OpenSessionAs { session: SessionId(number) }
             }
             Operation::OpenSession => value::Operation::OpenSession,
             Operation::SetCursor { index } => {
@@ -167,7 +172,9 @@ impl World {
         };
         (open.at, open.request) = (at, request);
         open.tries += 1;
-        let input = open.input(client);
+        let system = self.node(at).and_then(|node| node.system());
+        let drawn = system.is_some_and(|system| system.settings.format_level >= 2);
+        let input = open.input(client, drawn);
         self.trace.step(self.now, 5, client as u64, request.0);
         self.trace.line(self.now, || {
             format!("client {client} at {at:?} {request:?}, try {}: {operation:?}", open.tries)

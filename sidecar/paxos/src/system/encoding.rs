@@ -50,7 +50,7 @@ impl SystemState {
         self.trim.write(&mut w);
         w.length(self.marks.len());
         self.marks.iter().for_each(|mark| mark.write(&mut w));
-        self.sessions.write(&mut w);
+        self.sessions.write(&mut w, self.settings.format_level);
         w.finish()
     }
 
@@ -93,7 +93,7 @@ impl SystemState {
         for _ in 0..r.length("marks", limits::MARKS, 32)? {
             marks.push(Mark::read(&mut r)?);
         }
-        let sessions = Sessions::read(&mut r)?;
+        let sessions = Sessions::read(&mut r, settings.format_level)?;
         r.end()?;
         let state = SystemState {
             applied,

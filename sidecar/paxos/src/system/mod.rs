@@ -13,7 +13,7 @@ use crate::codec::{DecodeError, Writer};
 use crate::configuration::ConfigurationHistory;
 use crate::genesis::Genesis;
 use crate::limits;
-use crate::sessions::{Lookup, Outcome, Sessions};
+use crate::sessions::{Lookup, Outcome, Rules, Sessions};
 use crate::settings::Settings;
 use crate::types::{Ballot, Index, MemberId, Slot};
 use crate::value::{Append, Call, CallError, Checkpoint, Identity, Operation, Value};
@@ -184,7 +184,6 @@ impl SystemState {
     /// protocol.md, "Sessions").
     fn apply_append(&mut self, append: Append, entries: &mut Vec<Bytes>) -> Result<Reply, CallRefused> {
         let tail = self.last_index;
-        let limits = self.settings.limits;
         if append.identity == Identity::None {
             return match self.add_entries(append, entries)? {
                 Outcome::Appended { first, last } => Ok(Reply::Appended { first, last, repeat: false }),
@@ -204,9 +203,10 @@ impl SystemState {
         let (outcome, repeat) = match found? {
             Lookup::Repeat(outcome) => (outcome, true),
             Lookup::New => {
-                let identity = append.identity.clone();
+                let (identity, rules) = (append.identity.clone(), self.session_rules());
+                self.sessions.make_room(&identity, &rules)?;
                 let outcome = self.add_entries(append, entries)?;
-                self.sessions.remember(&identity, digest, outcome, tail, &limits);
+                self.sessions.remember(&identity, digest, outcome, tail, &rules);
                 (outcome, false)
             }
         };
@@ -232,7 +232,10 @@ impl SystemState {
         match operation {
             Operation::Append(append) => self.apply_append(append, &mut Vec::new()),
             Operation::OpenSession => {
-                Ok(Reply::SessionOpened(self.sessions.open(self.log_time, &self.settings.limits)?))
+                Ok(Reply::SessionOpened(self.sessions.open(None, &self.session_rules())?))
+            }
+            Operation::OpenSessionAs { session } => {
+                Ok(Reply::SessionOpened(self.sessions.open(Some(session), &self.session_rules())?))
             }
             Operation::CloseSession { session } => {
                 self.sessions.close(session);
@@ -249,9 +252,18 @@ impl SystemState {
             }
             Operation::SaveCheckpoint(checkpoint) => self.save_checkpoint(checkpoint),
             Operation::ChangeSettings { expected_version, settings } => {
-                Ok(Reply::SettingsChanged(self.settings.change(expected_version, settings)?))
+                let before = self.settings.format_level;
+                let changed = self.settings.change(expected_version, settings)?;
+                if before < 2 && changed.format_level >= 2 {
+                    self.sessions.begin_ages(self.log_time);
+                }
+                Ok(Reply::SettingsChanged(changed))
             }
         }
+    }
+
+    fn session_rules(&self) -> Rules {
+        Rules { limits: self.settings.limits, level: self.settings.format_level, now: self.log_time }
     }
 
     fn set_cursor(&mut self, name: String, index: Index) -> Result<Reply, CallRefused> {

@@ -154,6 +154,7 @@ pub(super) fn note_outcome(result: &Result<Reply, CallRefused>, w: &mut Writer) 
                 IdentityRefused::Reused => 3,
                 IdentityRefused::KeyExpired => 4,
                 IdentityRefused::TooManySessions => 5,
+                IdentityRefused::TooManyKeys => 6,
             });
         }
         Err(

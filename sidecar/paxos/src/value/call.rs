@@ -18,6 +18,7 @@ const REMOVE_CURSOR: u8 = 4;
 const CHANGE_SETTINGS: u8 = 5;
 const SAVE_CHECKPOINT: u8 = 6;
 const ADVANCE_CURSOR: u8 = 7;
+const OPEN_SESSION_AS: u8 = 8;
 
 const EXPECTED_INDEX: u8 = 1;
 const WITH_SESSION: u8 = 2;
@@ -51,6 +52,11 @@ pub enum Operation {
     Append(Append),
     /// A new session, under an id that the log gives.
     OpenSession,
+    /// A new session under a number that its member drew, so that nobody guesses it; since level 2.
+    OpenSessionAs {
+        /// Not 0.
+        session: SessionId,
+    },
     /// The end of a session.
     CloseSession {
         /// Which.
@@ -278,6 +284,7 @@ impl Call {
             Operation::ChangeSettings { settings, .. } => settings.validate()?,
             Operation::Append(_)
             | Operation::OpenSession
+            | Operation::OpenSessionAs { .. }
             | Operation::CloseSession { .. }
             | Operation::AdvanceCursor { .. }
             | Operation::RemoveCursor { .. }
@@ -299,7 +306,10 @@ impl Call {
                 bytes => Err(NameError::TooLong { bytes }.into()),
             },
             Operation::ChangeSettings { settings, .. } => Ok(settings.check_readable()?),
-            Operation::OpenSession | Operation::CloseSession { .. } | Operation::SaveCheckpoint(_) => Ok(()),
+            Operation::OpenSession
+            | Operation::OpenSessionAs { .. }
+            | Operation::CloseSession { .. }
+            | Operation::SaveCheckpoint(_) => Ok(()),
         }
     }
 
@@ -336,6 +346,10 @@ impl Call {
                 append.write(w);
             }
             Operation::OpenSession => w.u8(OPEN_SESSION),
+            Operation::OpenSessionAs { session } => {
+                w.u8(OPEN_SESSION_AS);
+                w.u64(session.0);
+            }
             Operation::CloseSession { session } => {
                 w.u8(CLOSE_SESSION);
                 w.u64(session.0);
@@ -375,6 +389,7 @@ impl Call {
         let operation = match r.u8()? {
             APPEND => Operation::Append(Append::read(r)?),
             OPEN_SESSION => Operation::OpenSession,
+            OPEN_SESSION_AS => Operation::OpenSessionAs { session: SessionId(r.u64()?) },
             CLOSE_SESSION => Operation::CloseSession { session: SessionId(r.u64()?) },
             SET_CURSOR => {
                 let name = r.text("cursor", limits::NAME_BYTES)?;
