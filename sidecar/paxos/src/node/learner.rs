@@ -73,6 +73,7 @@ impl Node {
             Effect::None => {}
             Effect::LeaderStart(ballot) => self.apply_leader_start(slot, ballot),
             Effect::Batch { first: index, entries: added, skipped: not_added, calls } => {
+                self.log_time_seen = Some(self.clock);
                 (first, entries, skipped) = (index, added, not_added);
                 for call in calls {
                     self.conclude_call(call);
@@ -94,6 +95,8 @@ impl Node {
             self.proposer.as_mut().filter(|p| p.ballot == ballot && p.start == Start::Proposed(slot));
         if let Some(proposer) = serving {
             proposer.start = Start::Serving(slot);
+            // The time since the last leader's newest batch, as far as this member saw it pass.
+            proposer.stamped = proposer.stamped.or(self.log_time_seen);
             self.notice(Notice::Leading { ballot, epoch: slot });
         }
         self.settle_calls_before(ballot);

@@ -96,6 +96,11 @@ pub struct Node {
 
     chosen_through: Slot,
     system: Option<SystemState>,
+    /// When the newest input came.
+    clock: Instant,
+    /// When the newest batch that moved log time on was applied: a new leader counts from then, since its proposer had
+    /// stamped it before.
+    log_time_seen: Option<Instant>,
     /// Election timing in place of the log's.
     election_override: Option<ElectionSettings>,
     /// The newest format level that this member reads.
@@ -153,6 +158,8 @@ impl Node {
             snapshots: snapshots::Snapshots::new(disk.snapshots, disk.fetched),
             chosen_through: applied,
             system,
+            clock: now,
+            log_time_seen: None,
             election_override: None,
             readable_level: Settings::FORMAT_LEVEL,
             unreadable: None,
@@ -205,6 +212,7 @@ impl Node {
 
     /// Takes one input.
     pub fn handle(&mut self, now: Instant, input: Input) {
+        self.clock = self.clock.max(now);
         if self.halted {
             return self.refuse_halted(input);
         }
@@ -232,6 +240,7 @@ impl Node {
 
     /// Gives the next output; call until there is none.
     pub fn poll_output(&mut self, now: Instant) -> Option<Output> {
+        self.clock = self.clock.max(now);
         if self.outputs.is_empty() && !self.halted {
             self.drive(now);
             self.flush_disk(now);
@@ -281,7 +290,7 @@ impl Node {
         self.expire_views(now);
         self.beat_proposer(now);
         self.beat_hand_over(now);
-        self.beat_retention();
+        self.beat_retention(now);
         self.beat_catch_up(now);
         self.beat_snapshots(now);
         self.resend_forwarded(now);

@@ -401,7 +401,7 @@ impl Node {
             proposer.queue_bytes -= queued.call.payload_bytes();
             calls.push(queued.call);
         }
-        // A new leader's first batch adds nothing: no clock has seen the time before it.
+        // A leader that saw no batch of an earlier one applied adds nothing: no clock has seen the time before it.
         let advance = proposer.stamped.map_or(Duration::ZERO, |stamped| now.since(stamped));
         proposer.stamped = Some(now);
         Some((proposer.ballot, advance, calls))

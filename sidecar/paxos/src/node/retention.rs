@@ -3,9 +3,10 @@
 use super::Node;
 use crate::settings::Retention;
 use crate::system::{Mark, SystemState};
-use crate::types::{MemberId, Slot};
+use crate::types::{Instant, MemberId, Slot};
 use crate::value::Value;
 use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
 use core::time::Duration;
 
 /// A mark stands about every so many parts of what is retained.
@@ -17,6 +18,11 @@ const PARTS_OF_ALL: u64 = 3;
 const LEAST_APART: u64 = 64 << 20;
 /// What an entry adds to a log beside its payload, about, in bytes.
 const ENTRY_BYTES: u64 = 32;
+/// Of an age that is retained, between two marks and between two stamps of a log that nobody writes to. So an entry goes
+/// when it is three such parts older than was asked for, at the latest.
+const AGE_PARTS: u32 = 8;
+/// No more stamps than that.
+const LEAST_PAUSE: Duration = Duration::from_secs(1);
 /// A member that catches up holds back the trim until this many times what retention keeps is held.
 const PATIENCE: u64 = 2;
 
@@ -29,16 +35,35 @@ fn weight(system: &SystemState, mark: &Mark) -> u64 {
 impl Node {
     /// Marks and trims are decided once a beat, one at a time, and proposed with the next slots: under a load that never
     /// leaves the window empty, too.
-    pub(super) fn beat_retention(&mut self) {
+    pub(super) fn beat_retention(&mut self, now: Instant) {
         let Some(proposer) = self.proposer.as_ref().filter(|p| p.is_serving()) else { return };
         if proposer.housekeeping.is_some() || self.chosen_through < proposer.housekept {
             return;
         }
         let due = self.due_trim().map(|mark| Value::Trim { through: mark.slot });
         let due = due.or_else(|| self.is_mark_due().then_some(Value::Mark));
+        let due = due.or_else(|| self.due_stamp(now));
         if let Some(proposer) = self.proposer.as_mut() {
             proposer.housekeeping = due;
         }
+    }
+
+    /// Log time passes with batches. Where entries go by their age, a log that nobody writes to gets an empty batch now
+    /// and then, as long as there is an entry that may go.
+    fn due_stamp(&mut self, now: Instant) -> Option<Value> {
+        let system = self.state();
+        let age = system.settings.retention.age?;
+        let pause = (age / AGE_PARTS).max(LEAST_PAUSE);
+        if system.last_index == system.trim.index {
+            return None;
+        }
+        let proposer = self.proposer.as_mut()?;
+        if !proposer.queue.is_empty() || proposer.stamped.is_some_and(|stamped| now.since(stamped) < pause) {
+            return None;
+        }
+        let advance = proposer.stamped.map_or(Duration::ZERO, |stamped| now.since(stamped));
+        proposer.stamped = Some(now);
+        Some(Value::Batch { ballot: proposer.ballot, advance, calls: Vec::new() })
     }
 
     fn is_mark_due(&self) -> bool {
@@ -53,7 +78,7 @@ impl Node {
         let Retention { entries, bytes, age } = system.settings.retention;
         entries.is_some_and(|n| system.last_index.0 - last.index.0 >= (n / PARTS).max(1))
             || bytes.is_some_and(|n| system.payload_bytes - last.payload_bytes >= (n / PARTS).max(1))
-            || age.is_some_and(|n| system.log_time.saturating_sub(last.log_time) >= n / 8)
+            || age.is_some_and(|n| system.log_time.saturating_sub(last.log_time) >= n / AGE_PARTS)
             || weight(system, &last) >= LEAST_APART.max(weight(system, &system.trim) / PARTS_OF_ALL)
     }
 

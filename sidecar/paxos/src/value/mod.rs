@@ -44,7 +44,8 @@ pub enum Value {
         /// The ballot of the leader that took them. Behind a LeaderStart of a higher ballot the batch is void
         /// (docs: decisions/0002).
         ballot: Ballot,
-        /// How much log time passes with it: the leader's clock since its previous batch, 0 for its first.
+        /// How much log time passes with it: the leader's clock since its previous batch; for its first, since it saw an
+        /// earlier leader's applied, or 0.
         advance: Duration,
         /// The calls.
         calls: Vec<Call>,

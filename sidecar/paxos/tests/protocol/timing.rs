@@ -1,6 +1,7 @@
-//! Election timing that a log can go on with (docs: settings.md).
+//! Election timing that a log can go on with (docs: settings.md), and the time that passes in a quiet log.
 
-use crate::lab::{Lab, m};
+use crate::append;
+use crate::lab::{CLUSTER, Lab, m};
 use std::time::Duration;
 use synod_paxos::genesis::GenesisError;
 use synod_paxos::settings::SettingsError;
@@ -8,7 +9,8 @@ use synod_paxos::status::Role;
 use synod_paxos::system::{CallRefused, Effect};
 use synod_paxos::value::{Call, Operation, Origin, Value};
 use synod_paxos::{
-    Ballot, ElectionSettings, Genesis, Incarnation, Input, RequestId, Settings, Slot, SystemState,
+    AdminCommand, Ballot, ElectionSettings, Genesis, Incarnation, Index, Input, RequestId, Settings, Slot,
+    SystemState,
 };
 
 fn timing(heartbeat_ms: u64, timeout_ms: u64) -> ElectionSettings {
@@ -92,4 +94,43 @@ fn a_log_that_is_stuck_is_led_under_an_override() {
     lab.settle();
     let in_force = lab.status(1).settings.map(|settings| settings.election);
     assert_eq!(in_force, Some(ElectionSettings::default()));
+}
+
+/// A log that nobody writes to any more still loses what is older than its retention says, across leaders too.
+#[test]
+fn a_quiet_log_is_trimmed_by_age() {
+    let age = Duration::from_secs(16);
+    let mut lab = Lab::new(3, |_, disk| {
+        if let Some(genesis) = &mut disk.genesis {
+            genesis.settings.retention.age = Some(age);
+        }
+    });
+    lab.campaign(1);
+    lab.settle();
+    for request in 1..=5 {
+        lab.input(1, append(request, None, "x"));
+        lab.settle();
+    }
+    let quiet = |lab: &mut Lab, span: Duration| {
+        let end = lab.now.after(span);
+        while lab.now < end {
+            lab.pass(Duration::from_millis(100));
+            lab.settle();
+        }
+    };
+    quiet(&mut lab, age / 2);
+    lab.admin(1, AdminCommand::TransferLeader { cluster: CLUSTER, to: Some(m(2)) });
+    lab.settle();
+    assert_eq!(lab.status(2).role, Role::Leader);
+    // Nothing goes that is younger than was asked for; with three eighths more, everything has gone.
+    quiet(&mut lab, age / 2 - Duration::from_millis(200));
+    assert_eq!(lab.status(2).first_index, Index(1));
+    quiet(&mut lab, age * 3 / 8 + Duration::from_secs(1));
+    for n in 1..=3 {
+        assert_eq!(lab.status(n).first_index, Index(6), "member {n}");
+    }
+    // Then it is quiet.
+    let slot = lab.status(2).chosen_through;
+    quiet(&mut lab, age);
+    assert_eq!(lab.status(2).chosen_through, slot);
 }
