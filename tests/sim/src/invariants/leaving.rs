@@ -4,7 +4,7 @@ use crate::disk::SimDisk;
 use crate::invariants::chosen::Chosen;
 use crate::member::Member;
 use crate::oracle::{Violation, violation};
-use synod_paxos::{ClusterId, MemberId, Message, Row};
+use synod_paxos::{ClusterId, MemberId, Message, Row, Slot};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Checks a message as it leaves the member whose disk this is.
@@ -25,13 +25,16 @@ pub fn check(
         ),
         Message::Accepted { ballot, slots } => {
             let trimmed = disk.state().trim_through;
-            // What rots after it was written had been there; what is chosen is so under every ballot.
+            // What rots or is lost after it was written had been there; what is chosen is so under every ballot.
             let lower = |row: &Row| {
                 let settled = row.chosen || chosen.value(row.slot) == Some(xxh3_64(&row.value));
                 row.ballot < *ballot && !settled && row.is_intact(cluster)
             };
-            let missing =
-                slots.iter().find(|slot| **slot > trimmed && disk.rows().get(slot).is_none_or(lower));
+            let less = |slot: &Slot| match disk.rows().get(slot) {
+                Some(row) => lower(row),
+                None => !disk.damaged().contains(slot),
+            };
+            let missing = slots.iter().find(|slot| **slot > trimmed && less(slot));
             match missing {
                 Some(slot) => violation(
                     "durable before it leaves",
