@@ -287,5 +287,8 @@ fn best_row(survivors: &[DurableState], cluster: ClusterId, slot: Slot) -> Optio
         let row = disk.rows.get(&slot).filter(|row| row.is_intact(cluster))?;
         Some(((row.chosen || disk.chosen_through >= slot, row.ballot), row))
     });
-    rows.max_by_key(|(rank, _)| *rank).map(|(_, row)| row.clone())
+    let ((chosen, _), row) = rows.max_by_key(|(rank, _)| *rank)?;
+    // Whoever knows the slot to be chosen has lost its row: an older vote need not be what was chosen.
+    let lost = survivors.iter().any(|disk| disk.chosen_through >= slot && disk.trim_through < slot);
+    (chosen || !lost).then(|| row.clone())
 }

@@ -185,6 +185,11 @@ impl Node {
         for row in &mut rows {
             row.chosen |=
                 row.slot <= if planted!(WatermarkNotDurable) { self.chosen_through } else { open.chosen };
+            let applied = self.recent.get(&row.slot).filter(|_| row.chosen);
+            if applied.is_some_and(|applied| *applied != xxh3_128(&row.value)) {
+                // Another value was applied: the disk has lost the row that took this one's place.
+                row.checksum = !row.checksum;
+            }
         }
         let durable = open.chosen;
         match open.purpose {
@@ -218,8 +223,15 @@ impl Node {
         let last = if end { Slot(u64::MAX) } else { rows.last()?.slot };
         let votes = self.rows.range(from..=last.max(from));
         let mut votes = votes.filter(|(slot, row)| **slot <= last && row.ballot < ballot && !row.chosen);
-        let shown = |slot: &Slot| rows.binary_search_by_key(slot, |row| row.slot).is_ok();
-        votes.find(|(slot, _)| !shown(slot)).map(|(slot, _)| *slot).filter(|_| !planted!(MissingPromised))
+        // An older vote is shown where the disk has lost the one that took its place.
+        let shown = |slot: &Slot, vote: &Row| {
+            let row = rows.binary_search_by_key(slot, |row| row.slot).ok().and_then(|at| rows.get(at));
+            row.is_some_and(|row| row.ballot == vote.ballot)
+        };
+        votes
+            .find(|(slot, vote)| !shown(slot, vote))
+            .map(|(slot, _)| *slot)
+            .filter(|_| !planted!(MissingPromised))
     }
 
     /// A row that should be in a view is not there.
@@ -233,6 +245,10 @@ impl Node {
     /// candidate waits for a promise that it knows to be coming.
     fn send_promise_chunk(&mut self, now: Instant, view: ViewId, mut rows: Vec<Row>, mut last: bool) {
         let Some(cluster) = self.cluster() else { return };
+        if rows.is_empty() && !last {
+            // The disk could not be read: a candidate that waited on would keep everyone else from leading.
+            return self.close_view(view);
+        }
         let trim_through = self.trim_through;
         let still_promised = self.promised;
         let open = self.views.open.get(&view).map(|view| &view.purpose);

@@ -130,7 +130,10 @@ impl Appends {
     }
 
     /// Whether the link to the leader takes another call now, rather than when some have arrived.
-    fn has_room(&self, request: RequestId, most: usize) -> bool {
+    fn has_room(&self, request: RequestId, leader: Ballot, most: usize) -> bool {
+        if self.forwarded.is_none_or(|(ballot, _)| ballot != leader) {
+            return true;
+        }
         let bytes = self.calls.get(&request).map_or(0, |own| own.call.payload_bytes());
         self.under_way.is_empty() || self.under_way_bytes + bytes <= most
     }
@@ -220,17 +223,13 @@ impl Node {
             self.requeue_forwarded(leader);
         }
         let most = self.bounds.pipeline;
-        let (me, others) = (self.me, self.appends.forwarded.is_none_or(|(ballot, _)| ballot != leader));
-        if leader.member == me || others {
-            // What was forwarded under another ballot is that one's to settle.
-            (self.appends.under_way, self.appends.under_way_bytes) = (VecDeque::new(), 0);
-        }
+        let me = self.me;
         while let Some(request) = self
             .appends
             .queued
             .front()
             .copied()
-            .filter(|r| leader.member == me || self.appends.has_room(*r, most))
+            .filter(|r| leader.member == me || self.appends.has_room(*r, leader, most))
         {
             self.appends.queued.pop_front();
             if leader.member != me {

@@ -54,7 +54,9 @@ impl Node {
             proposer.partial.insert(from, partial);
         }
         let Some(partial) = proposer.partial.get_mut(&from) else { return };
-        if partial.view != view || partial.next_chunk != chunk {
+        // Only the first chunk of a promise is empty, or the last.
+        let in_vain = rows.is_empty() && chunk > 0 && !last;
+        if partial.view != view || partial.next_chunk != chunk || in_vain {
             return;
         }
         partial.next_chunk += 1;

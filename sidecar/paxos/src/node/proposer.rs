@@ -363,6 +363,11 @@ impl Node {
         if calls.is_empty() {
             return None;
         }
+        if encoded.is_none() {
+            let calls = calls.clone();
+            self.refuse_unreadable(slot, calls);
+            return None;
+        }
         for call in calls.iter().filter(|call| call.origin.member == self.me) {
             self.appends.note_proposed(call.origin.request, ballot);
             if planted!(AcknowledgedEarly) {

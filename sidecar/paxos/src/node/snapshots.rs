@@ -199,8 +199,10 @@ impl Node {
 
     /// A snapshot was read from the disk: those who wait for it get their parts.
     pub(super) fn handle_snapshot_read(&mut self, now: Instant, slot: Slot, state: Option<Bytes>) {
-        let reading = self.snapshots.reading.take();
-        let Some((_, waiting)) = reading.filter(|(asked, _)| *asked == slot) else { return };
+        if self.snapshots.reading.as_ref().is_none_or(|(asked, _)| *asked != slot) {
+            return;
+        }
+        let Some((_, waiting)) = self.snapshots.reading.take() else { return };
         let Some(state) = state else { return };
         let Some(held) = self.snapshots.held.get_mut(&slot) else { return };
         let digest = xxh3_128(&state);
@@ -285,12 +287,13 @@ impl Node {
 
     /// One is read at a time; who waits for another asks again.
     fn read_snapshot(&mut self, slot: Slot, to: MemberId, offset: u64) {
+        let begins = self.snapshots.reading.is_none();
         let (of, waiting) = self.snapshots.reading.get_or_insert((slot, BTreeMap::new()));
         if *of != slot {
             return;
         }
         waiting.insert(to, offset);
-        if waiting.len() == 1 {
+        if begins {
             // Before the next one is in memory, the last one leaves it.
             self.snapshots.loaded = None;
             self.outputs.push_back(Output::ReadSnapshot { slot });
@@ -363,6 +366,8 @@ impl Node {
             system.sessions.lose_one();
         }
         let index = system.last_index;
+        // Its log time is that of now: what passed here since the last batch was seen is in it.
+        self.log_time_seen = Some(self.clock);
         (self.chosen_through, self.trim_through) = (slot, slot);
         self.system = Some(system);
         if !planted!(InstallKeepsBelow) {

@@ -214,3 +214,84 @@ fn many_lost_rows_heal_without_waiting_for_heartbeats() {
     assert_eq!(lab.status(1).damaged, [], "after {beats} heartbeats");
     assert!((1..=last.0).all(|slot| lab.seat(1).disk.0.rows.contains_key(&Slot(slot))));
 }
+
+/// A disk that has lost a row may show the one that it took the place of. What was applied is known, and no other value is
+/// told of that slot: the row heals from those that have it.
+#[test]
+fn an_older_row_in_an_applied_slot_is_not_told() {
+    let mut lab = Lab::new(3, |_, _| {});
+    lab.campaign(1);
+    lab.settle();
+    lab.input(1, crate::append(1, None, "V"));
+    lab.settle();
+    let slot = lab.status(1).applied;
+    for _ in 0..3 {
+        // The watermark becomes durable.
+        lab.pass(Duration::from_millis(100));
+        lab.settle();
+    }
+    let older = accepted(slot.0, ballot(1, 3), &batch("old", 1, 3));
+    lab.seat(1).disk.0.rows.insert(slot, older);
+    let asks = synod_paxos::Message::LearnRequest { from: slot, through: slot, retries: 0 };
+    crate::lab::tell(&mut lab, 3, 1, asks);
+    for incoming in &lab.mail {
+        if let synod_paxos::Message::Learned { rows, .. } = &incoming.message {
+            assert!(rows.is_empty(), "{rows:?}");
+        }
+    }
+    assert_eq!(lab.status(1).damaged, [slot]);
+    for _ in 0..10 {
+        lab.pass(Duration::from_millis(100));
+        lab.settle();
+    }
+    assert_eq!(lab.status(1).damaged, []);
+    let healed = lab.seat(1).disk.0.rows[&slot].clone();
+    let has_v = healed.value.windows(1).any(|byte| byte == b"V");
+    assert!(healed.is_intact(CLUSTER) && has_v, "{healed:?}");
+}
+
+/// The same above what is chosen: a promise in which an older vote stands for the last one does not leave.
+#[test]
+fn an_older_vote_in_place_of_the_last_one_is_not_promised() {
+    let (last, old) = (batch("V", 2, 1), batch("old", 1, 3));
+    let mut lab = Lab::new(3, |member, disk| {
+        disk.promised = ballot(2, 1);
+        if member == m(2) {
+            disk.rows.insert(Slot(1), accepted(1, ballot(2, 1), &last));
+        }
+    });
+    lab.seat(2).disk.0.rows.insert(Slot(1), accepted(1, ballot(1, 3), &old));
+    lab.campaign(3);
+    for _ in 0..6 {
+        (1..=3).for_each(|n| lab.sync(n));
+        while lab.deliver(|i| !matches!(i.message, synod_paxos::Message::Promise { .. })) {}
+    }
+    let promised = lab.mail.iter().filter(|incoming| incoming.from == m(2)).find_map(|i| match &i.message {
+        synod_paxos::Message::Promise { rows, .. } => Some(rows.clone()),
+        _ => None,
+    });
+    assert_eq!(promised, None);
+    // It holds the vote in memory, so the disk has it again.
+    assert_eq!(lab.seat(2).disk.0.rows[&Slot(1)].ballot, ballot(2, 1));
+}
+
+/// A promise that the disk cannot give is not begun: a candidate that waited for it would keep everyone from leading.
+#[test]
+fn a_promise_that_cannot_be_read_is_not_begun() {
+    let mut lab = Lab::new(3, |_, disk| {
+        disk.promised = ballot(1, 3);
+        disk.rows.insert(Slot(1), accepted(1, ballot(1, 3), &batch("x", 1, 3)));
+    });
+    // Every read of a view gives nothing, and no end.
+    lab.chunk_rows = 0;
+    lab.campaign(1);
+    lab.settle();
+    assert_eq!(lab.status(1).role, Role::Candidate);
+    lab.chunk_rows = usize::MAX;
+    for _ in 0..100 {
+        lab.pass(Duration::from_millis(100));
+        lab.settle();
+    }
+    let leads = (1..=3).any(|n| lab.status(n).role == Role::Leader);
+    assert!(leads, "a leader, once the disks can be read");
+}

@@ -7,7 +7,7 @@ use crate::node::proposer::QueuedCall;
 use crate::system::Reply;
 use crate::types::{Ballot, Incarnation, Instant, MemberId, RequestId};
 use crate::value::{Call, Origin};
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -30,6 +30,7 @@ impl Node {
         if self.appends.forwarded.is_none_or(|(ballot, _)| ballot != leader) {
             // What was forwarded under another ballot is that one's to settle.
             (self.appends.abandoned, self.appends.abandoned_bytes) = (BTreeMap::new(), 0);
+            (self.appends.under_way, self.appends.under_way_bytes) = (VecDeque::new(), 0);
         }
         if self.appends.abandoned_bytes > QUEUE_BYTES {
             self.appends.calls.remove(&request);
