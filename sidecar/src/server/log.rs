@@ -4,6 +4,7 @@ use super::append_stream;
 use super::freshness::Wanted;
 use super::oversize::Explained;
 use super::{Guard, convert, deadline, failure};
+use crate::connections::Caller;
 use crate::driver::{Handle, Position};
 use crate::shared::Shared;
 use futures::Stream;
@@ -20,7 +21,6 @@ use synod_proto::v1::{
 };
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
-use tonic::transport::server::UdsConnectInfo;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 /// The largest message that is read: more than a call within its bounds can have.
@@ -81,8 +81,7 @@ impl Log for LogService {
         request: Request<OpenSessionRequest>,
     ) -> Result<Response<OpenSessionResponse>, Status> {
         let deadline = deadline::of(request.metadata());
-        let caller = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
-        let user = caller.map(|credentials| credentials.uid());
+        let user = Caller::of(request.extensions())?.uid();
         let seen = self.shared.handle().status().await;
         let settings = seen.map_err(|error| failure::status(failure::unanswered(&error)))?.status.settings;
         if let Some(settings) = &settings {

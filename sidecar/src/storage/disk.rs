@@ -210,6 +210,21 @@ fn leave_damaged(
     Ok(next)
 }
 
+/// How many slots above and below a watermark may get another vote: see the core's window of slots.
+pub(super) fn window(transaction: &ReadTransaction) -> Result<u64, StorageError> {
+    let meta = transaction.open_table(META)?;
+    let genesis = meta.get(name::GENESIS)?.map(|sealed| sealed.value().to_vec());
+    let alpha = match genesis {
+        Some(sealed) => {
+            Genesis::decode(encoding::unseal(name::GENESIS, &sealed)?.to_vec().into())
+                .map_err(|error| StorageError::damaged("the genesis", error))?
+                .alpha
+        }
+        None => 0,
+    };
+    Ok(2 * u64::from(alpha) + 64)
+}
+
 /// What stands in a segment that has damaged blocks, as far as it may: every slot in its span that no row is found of
 /// may have had one (docs: decisions/0016).
 pub(super) fn left_of(
@@ -236,21 +251,15 @@ pub(super) fn left_of(
     }
     let lost = rows.len()?.saturating_sub(found);
     if lost > 0 {
-        summary.add_row(before + 1);
+        let window = window(transaction)?;
+        // Rows that took the place of an older segment's may be among what is lost.
+        let trimmed = get(name::TRIM_THROUGH)?;
+        summary.add_row((before + 1).saturating_sub(window).max(trimmed + 1));
         summary.add_row(chosen.max(before + 1));
-    }
-    if lost > chosen.saturating_sub(before).saturating_sub(own) {
-        // Votes above the watermark may be among what is lost: so far may they have gone.
-        let genesis = meta.get(name::GENESIS)?.map(|sealed| sealed.value().to_vec());
-        let alpha = match genesis {
-            Some(sealed) => {
-                Genesis::decode(encoding::unseal(name::GENESIS, &sealed)?.to_vec().into())
-                    .map_err(|error| StorageError::damaged("the genesis", error))?
-                    .alpha
-            }
-            None => 0,
-        };
-        summary.add_row(chosen + 2 * u64::from(alpha) + 64);
+        if lost > chosen.saturating_sub(before).saturating_sub(own) {
+            // Votes above the watermark, too: so far may they have gone.
+            summary.add_row(chosen + window);
+        }
     }
     Ok(summary)
 }

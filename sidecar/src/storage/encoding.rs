@@ -106,6 +106,7 @@ pub(super) mod name {
             FORMAT | MEMBER | INCARNATION | WRITTEN | PROMISED | CHOSEN_THROUGH | APPLIED | SYSTEM
             | GENESIS | JOINED | CONFIRMED | TOMBSTONE | FENCED | TRIM_THROUGH | LEASE | UNBORN
             | SEGMENTS | SNAPSHOTS => Some(1),
+            LAYOUT => Some(2),
             _ => None,
         }
     }

@@ -159,10 +159,12 @@ impl View {
                     newest = Some((source.number, source.take(lowest)?));
                 }
             }
-            if let Some((number, row)) = newest
-                && !in_file(files, number, each(row))?
-            {
-                return Ok(false);
+            if let Some((number, row)) = newest {
+                let row =
+                    if self.may_be_replaced(number, lowest)? { encoding::damaged_row(lowest) } else { row };
+                if !in_file(files, number, each(row))? {
+                    return Ok(false);
+                }
             }
             let mut left = Vec::new();
             for mut source in open {
@@ -172,6 +174,16 @@ impl View {
             }
             open = left;
         }
+    }
+
+    /// Whether a row of an older segment may have another in the newest one that is lost there.
+    fn may_be_replaced(&self, number: u64, slot: u64) -> Result<bool, StorageError> {
+        let (current, db) = &self.layout.current;
+        if number == *current || !db.is_damaged() {
+            return Ok(false);
+        }
+        let before = self.layout.older.iter().map(|older| older.summary.slots.1).max().unwrap_or(0);
+        Ok(slot + super::disk::window(&db.begin_read()?)? > before)
     }
 
     fn source(&self, older: &Arc<Older>, from: u64) -> Result<Source, StorageError> {

@@ -353,7 +353,12 @@ impl RedbStorage {
         carry_member(&before, transaction, draft, self.level)?;
         if damaged {
             // Its rows are read where they are, and what was lost of them heals from peers.
-            let kept = disk::left_of(left.number, &before, &draft.older)?;
+            let mut kept = disk::left_of(left.number, &before, &draft.older)?;
+            if left.slots != (0, 0) {
+                // What this process wrote there it knows exactly.
+                kept.add_row(left.slots.0);
+                kept.add_row(left.slots.1);
+            }
             draft.older.push(Summary { bytes: left.bytes, ..kept });
             return Ok(());
         }
