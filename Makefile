@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down cluster cluster-down test verify fix tools bench sim sim-explain mutants search fuzz torture volumes cover rust
+.PHONY: help demo demo-down cluster cluster-down test verify fix tools bench sim sim-explain mutants search fuzz torture volumes cover sbom rust
 
 CACHE := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/synod
 NEXTEST_VERSION := 0.9.151
@@ -90,6 +90,9 @@ cover: rust $(TARPAULIN) ## Which lines of sidecar/paxos the core's tests and so
 
 bench: rust ## Measure on this machine: make bench BENCH_ARGS='--help'
 	@cargo run --quiet --release --locked --package synod-bench -- $(BENCH_ARGS)
+
+sbom: rust ## Write what the sidecar and the operator are built from (CycloneDX) to target/sbom
+	@cargo run --quiet --locked --package synod-supply --bin synod-sbom -- $(SBOM_ARGS)
 
 tools: rust $(NEXTEST) $(DENY) ## Build the test runner and the dependency checker, once
 
