@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down cluster cluster-down test verify fix tools bench sim sim-explain mutants search fuzz torture volumes cover sbom rust
+.PHONY: help demo demo-down cluster cluster-down test verify fix tools bench sim sim-explain mutants search fuzz torture volumes cover sbom rust powercut
 
 CACHE := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/synod
 NEXTEST_VERSION := 0.9.151
@@ -74,7 +74,7 @@ fuzz: rust $(FUZZ) ## Throw bytes at every decoder, FOR each: make fuzz FOR=10m
 	@CARGO_FUZZ='$(FUZZ)' fuzz/run '$(FOR)' $(TARGETS)
 
 TORTURE := cargo test --quiet --release --locked --package synod-sidecar --test torture -- --nocapture
-# Volumes of each kind that `make volumes` wipes, rolls back and swaps.
+# Volumes of each kind that `make volumes` wipes, rolls back and swaps; cuts of `make powercut`.
 RUNS ?= 200
 
 torture: rust ## Kill, pause, stall and fill real members under load: make torture FOR=20m
@@ -82,6 +82,9 @@ torture: rust ## Kill, pause, stall and fill real members under load: make tortu
 
 volumes: rust ## Wipe, roll back and swap the volumes of real members: make volumes RUNS=200
 	@SYNOD_VOLUMES='$(RUNS)' $(TORTURE) volumes
+
+powercut: rust ## Cut the power of all real members at once under load: make powercut RUNS=200
+	@SYNOD_POWERCUT='$(RUNS)' $(TORTURE) power_cut
 
 cover: rust $(TARPAULIN) ## Which lines of sidecar/paxos the core's tests and some simulated seeds run
 	@'$(TARPAULIN)' tarpaulin --packages synod-paxos synod-sim --tests --engine llvm --skip-clean --locked \

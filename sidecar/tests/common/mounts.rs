@@ -8,6 +8,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+/// How a disk that can be cut is mounted: nothing but a sync makes its journal commit, and file data is written neither
+/// with that nor with a rename.
+const CUTTABLE: &str = "loop,data=writeback,noauto_da_alloc,commit=600";
+
 /// A mount namespace, held by a process that ends when the test does.
 pub struct Mounts {
     holder: Child,
@@ -81,6 +85,40 @@ impl Mounts {
         self.run("mount", &["-o", "loop", image, place]);
         self.path(at)
     }
+
+    /// The same, with the file in memory, for [`Mounts::cut`].
+    pub fn cuttable(&self, at: &Path, mebibytes: u64) -> PathBuf {
+        let medium = self.memory(&at.with_extension("medium"), mebibytes + 16);
+        File::create(medium.join("image")).unwrap().set_len(mebibytes << 20).unwrap();
+        std::fs::create_dir(at).unwrap();
+        self.run("mkfs.ext4", &["-q", "-m", "0", image_of(at).to_str().unwrap()]);
+        self.attach(at);
+        self.path(at)
+    }
+
+    /// Cuts these disks off at once: from now on nothing more gets from the page cache or the journal to the medium, and
+    /// every write and sync fails.
+    pub fn cut(&self, disks: &[PathBuf]) {
+        let script = "for disk; do mount -o remount,abort \"$disk\" & done; wait";
+        let mut arguments = vec!["-c", script, "sh"];
+        arguments.extend(disks.iter().map(|disk| disk.to_str().unwrap()));
+        self.run("sh", &arguments);
+    }
+
+    /// Mounts a disk that was cut, as it is on its medium. No process may use it.
+    pub fn mount_again(&self, at: &Path) {
+        self.run("umount", &[at.to_str().unwrap()]);
+        self.attach(at);
+    }
+
+    fn attach(&self, at: &Path) {
+        self.run("mount", &["-o", CUTTABLE, image_of(at).to_str().unwrap(), at.to_str().unwrap()]);
+    }
+}
+
+/// The medium of a disk that can be cut.
+fn image_of(at: &Path) -> PathBuf {
+    at.with_extension("medium").join("image")
 }
 
 impl Drop for Mounts {

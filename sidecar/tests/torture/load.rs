@@ -136,14 +136,31 @@ impl Load {
         .await;
     }
 
-    /// Ends the writers, reads every member's log and judges it. Every log must be the same. Gives the calls that were
-    /// refused.
-    pub(crate) async fn judge(self, members: &[Member], report: &mut Report) -> u64 {
+    /// Ends the writers.
+    pub(crate) async fn end(self) -> Ended {
         self.stop.store(true, Ordering::Relaxed);
         let mut told = Vec::new();
         for writer in self.writers {
             told.push(writer.await.unwrap());
         }
+        Ended { told }
+    }
+
+    /// Ends the writers and judges every member's log.
+    pub(crate) async fn judge(self, members: &[Member], report: &mut Report) {
+        self.end().await.judge(members, report).await;
+    }
+}
+
+/// What the writers of a run were told.
+pub(crate) struct Ended {
+    told: Vec<Vec<Told>>,
+}
+
+impl Ended {
+    /// Reads every member's log and judges it. Every log must be the same.
+    pub(crate) async fn judge(&self, members: &[Member], report: &mut Report) {
+        let told = &self.told;
         let count = |is: fn(&Told) -> bool| told.iter().flatten().filter(|told| is(told)).count() as u64;
         report.acknowledged = count(|told| matches!(told, Told::Acknowledged(_)));
         report.unknown = count(|told| *told == Told::Unknown);
@@ -151,7 +168,7 @@ impl Load {
         for member in members {
             // A read that is cut begins anew.
             let read = until("the log is read", || async {
-                let mut one = OneLog::new(&told);
+                let mut one = OneLog::new(told);
                 one.read(&member.client()).await.map_err(|error| format!("{}: {error:?}", member.name))?;
                 Ok::<_, String>(one)
             })
@@ -164,7 +181,6 @@ impl Load {
             digests.push((read.digest.finish(), read.last));
         }
         assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "the logs differ: {digests:?}");
-        count(|told| *told == Told::Refused)
     }
 }
 

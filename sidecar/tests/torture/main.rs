@@ -2,17 +2,19 @@
 //! testing, 5; faults 1, 10 to 13, 22, 39).
 //!
 //! In `make test` for a few of each; `make torture` sets `SYNOD_TORTURE` to how long it goes on and has the report
-//! written to `target/torture/report.json`.
+//! written to `target/torture/report.json`. `make powercut` sets `SYNOD_POWERCUT` to a number of cuts.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../common/mod.rs"]
 mod common;
 mod faults;
 mod load;
+mod powercut;
 mod volumes;
 
 use faults::Torture;
 use load::Load;
+use powercut::PowerCut;
 use serde::Serialize;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -23,6 +25,8 @@ const WRITERS: usize = 6;
 const KILLS: u64 = 12;
 /// Volumes of each kind in a run without `SYNOD_VOLUMES`.
 const VOLUMES: u64 = 3;
+/// Power cuts of a run without `SYNOD_POWERCUT`.
+const CUTS: u64 = 6;
 /// Between two lines of progress.
 const PROGRESS: Duration = Duration::from_secs(15);
 
@@ -38,13 +42,13 @@ fn seconds(span: &str) -> u64 {
     }
 }
 
-/// Writes a report where `make` looks for it.
+/// Writes a report below `target`, where `make` looks for it.
 fn save(name: &str, report: &impl Serialize) {
     let json = serde_json::to_string_pretty(report).unwrap();
     println!("{json}");
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/torture");
-    std::fs::create_dir_all(&dir).unwrap();
-    std::fs::write(dir.join(name), json).unwrap();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target").join(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, json).unwrap();
 }
 
 /// Property: an acknowledged append is in every member's log, once, at its index and in its writer's order, and what
@@ -102,7 +106,7 @@ async fn nothing_acknowledged_is_lost_when_processes_die() {
     report.seconds = began.elapsed().as_secs();
     println!("{report:?}");
     if wanted.is_some() {
-        save("report.json", &report);
+        save("torture/report.json", &report);
     }
     assert_eq!((report.lost, report.duplicated, report.reordered), (0, 0, 0));
     assert_eq!(report.found, report.acknowledged * faults::MEMBERS as u64);
@@ -130,11 +134,60 @@ async fn volumes_that_change_under_their_members() {
     let report = VolumesReport { wiped, rolled_back, swapped, seconds: began.elapsed().as_secs() };
     println!("{report:?}");
     if wanted.is_some() {
-        save("volumes.json", &report);
+        save("torture/volumes.json", &report);
     }
     for outcome in [&report.wiped, &report.rolled_back, &report.swapped] {
         assert_eq!((outcome.unsafe_votes, outcome.whole_again), (0, runs));
         assert_eq!((outcome.lost, outcome.duplicated, outcome.reordered), (0, 0, 0));
     }
     assert_eq!(report.rolled_back.fenced, runs, "who comes back as an older copy says so");
+}
+
+/// Property: a power cut of all members at once takes no acknowledged append, whatever it leaves of what was not synced
+/// (docs: reliability.md, faults 10 and 13).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn power_cuts_take_nothing_acknowledged() {
+    let wanted = std::env::var("SYNOD_POWERCUT").ok().map(|runs| runs.parse().expect("a number"));
+    let (runs, began) = (wanted.unwrap_or(CUTS), Instant::now());
+    let Some(mut power) = PowerCut::start(&[]).await else { return };
+    let load = Load::start(&power.cluster.members, WRITERS);
+    let mut told = Instant::now();
+    while power.report.cuts < runs {
+        power.round(&load).await;
+        if wanted.is_some() && told.elapsed() > PROGRESS {
+            told = Instant::now();
+            let seconds = began.elapsed().as_secs();
+            println!("{seconds:>5} s: {} cuts, {} acknowledged", power.report.cuts, load.acknowledged());
+        }
+    }
+    load.advance().await;
+    let mut report = power.judge(&load.end().await).await;
+    report.load.seconds = began.elapsed().as_secs();
+    println!("{report:?}");
+    if wanted.is_some() {
+        save("powercut/report.json", &report);
+    }
+    assert!(report.forgotten > 0, "no cut took what was not synced");
+    let load = report.load;
+    assert_eq!((load.lost, load.duplicated, load.reordered), (0, 0, 0));
+    assert_eq!(load.found, load.acknowledged * faults::MEMBERS as u64);
+}
+
+/// Property: the test above sees a storage whose sync does nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_power_cut_finds_a_sync_that_does_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let forget = dir.path().join("forget");
+    let wrapper = powercut::without_sync(dir.path(), &forget);
+    let Some(mut power) = PowerCut::start(&wrapper).await else { return };
+    let load = Load::start(&power.cluster.members, WRITERS);
+    load.advance().await;
+    std::fs::write(&forget, "").unwrap();
+    load.advance().await;
+    let ended = load.end().await;
+    power.cut();
+    power.ready().await;
+    let report = power.judge(&ended).await;
+    println!("{report:?}");
+    assert!(report.load.lost > 0, "every acknowledged entry is there, though nothing was synced: {report:?}");
 }
