@@ -166,6 +166,14 @@ impl Member {
         self.child.as_ref().unwrap().id()
     }
 
+    /// The most memory that its process ever had resident, in bytes; 0 once it has ended.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        kibibytes.unwrap_or_default() << 10
+    }
+
     /// Waits for the end of a wrapped member: its exit code and what it said.
     pub fn end(&mut self) -> (Option<i32>, String) {
         let output = self.child.take().unwrap().wait_with_output().unwrap();

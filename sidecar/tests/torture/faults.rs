@@ -4,6 +4,10 @@ use crate::common::mounts::{Filler, Mounts, free, stand_still};
 use crate::common::{Cluster, Member, is_ready, until};
 use crate::load::{Load, Report};
 use rustix::process::{Pid, Signal, kill_process};
+use std::any::Any;
+use std::io::Write;
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 pub(crate) const MEMBERS: usize = 3;
@@ -13,12 +17,20 @@ const DISK: u64 = 4_096;
 /// Kept in reserve on each.
 const RESERVE: u64 = 8 << 20;
 
+/// Connections at a time to each of a member's ports and its socket, of strangers: they and the rest fit in the 1,024
+/// files that a process may usually have open.
+const STRANGERS: usize = 260;
+/// What an HTTP/2 client says first: its preface and empty settings.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
 /// Three members under load, the first with its disk in memory, the others on a file system of their own each.
 pub(crate) struct Torture {
     /// Before the mounts, so that the processes end first.
     pub(crate) cluster: Cluster,
     mounts: Mounts,
     seed: u64,
+    /// Where leases are on: how much was acknowledged when they were switched on.
+    leases_since: Option<u64>,
     pub(crate) report: Report,
 }
 
@@ -50,7 +62,7 @@ impl Torture {
         })
         .await;
         cluster.form().await;
-        Torture { cluster, mounts, seed, report: Report::default() }
+        Torture { cluster, mounts, seed, leases_since: None, report: Report::default() }
     }
 
     /// Whether disks can stand still here, and be filled other than in memory.
@@ -69,11 +81,13 @@ impl Torture {
     /// One fault, chosen by the seed.
     pub(crate) async fn strike(&mut self, load: &Load) {
         let victim = usize::try_from(self.pick(MEMBERS as u64)).unwrap();
+        self.weigh();
         match self.pick(40) {
             0..=2 => self.power_loss(),
             3..=6 => self.freeze(victim).await,
             7..=8 if self.has_disks() => self.stall(1 + victim % 2).await,
             9 => self.fill_one(if self.has_disks() { victim } else { 0 }, load).await,
+            15..=16 => self.strangers(victim, load).await,
             10 if self.has_disks() => self.fill_all(load).await,
             // Killed again while it recovers (docs: reliability.md, fault 13).
             11..=14 => {
@@ -85,6 +99,7 @@ impl Torture {
     }
 
     pub(crate) fn kill(&mut self, victim: usize) {
+        self.weigh();
         self.cluster.members[victim].kill();
         self.cluster.members[victim].start();
         self.report.kills += 1;
@@ -92,6 +107,7 @@ impl Torture {
 
     /// Every process ends at once (docs: reliability.md, fault 10).
     fn power_loss(&mut self) {
+        self.weigh();
         self.cluster.members.iter_mut().for_each(Member::kill);
         self.cluster.members.iter_mut().for_each(Member::start);
         self.report.kills += MEMBERS as u64;
@@ -154,6 +170,63 @@ impl Torture {
         }
         drop(fillers);
         load.advance().await;
+    }
+
+    /// Switches leases on, or off.
+    pub(crate) async fn switch_leases(&mut self, load: &Load) {
+        let wanted = self.leases_since.is_none().to_string();
+        let members = &self.cluster.members;
+        until("leases are switched", || async {
+            let asked = |member: &Member| member.admin(&["settings", "--leases", &wanted]).status.success();
+            // At whichever member answers.
+            if members.iter().any(asked) { Ok(()) } else { Err(wanted.clone()) }
+        })
+        .await;
+        let now = load.acknowledged();
+        match self.leases_since.take() {
+            Some(since) => self.report.under_leases += now - since,
+            None => self.leases_since = Some(now),
+        }
+    }
+
+    /// Connections to a member's socket and ports that say nothing, or no more than what HTTP/2 begins with: the load
+    /// goes on, and the member gets in again beside them.
+    pub(crate) async fn strangers(&mut self, victim: usize, load: &Load) {
+        let member = &self.cluster.members[victim];
+        let mut held: Vec<Box<dyn Any>> = Vec::new();
+        for number in 0..STRANGERS {
+            for address in [member.peer, member.health] {
+                // A member that ended has no port.
+                if let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(1)) {
+                    if number % 2 == 0 {
+                        drop(stream.write_all(PREFACE));
+                    }
+                    held.push(Box::new(stream));
+                }
+            }
+            if let Ok(stream) = UnixStream::connect(&member.socket) {
+                held.push(Box::new(stream));
+            }
+        }
+        self.report.silent += held.len() as u64;
+        load.advance().await;
+        self.kill(victim);
+        self.cluster.members[victim].kept_running("it is ready beside strangers", is_ready).await;
+        load.advance().await;
+    }
+
+    /// Notes the most memory that a member ever had; before a process ends.
+    pub(crate) fn weigh(&mut self) {
+        for member in &self.cluster.members {
+            self.report.memory = self.report.memory.max(member.peak_memory());
+        }
+    }
+
+    /// What was done so far.
+    pub(crate) fn report(&self, load: &Load) -> Report {
+        let mut report = self.report.clone();
+        report.under_leases += self.leases_since.map_or(0, |since| load.acknowledged() - since);
+        report
     }
 
     /// For progress.

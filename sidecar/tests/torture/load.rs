@@ -1,6 +1,7 @@
 //! Writers under load, and the judgement of what every member's log makes of what they were told.
 
 use crate::common::{Member, until};
+use crate::readers::{Known, Seen};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use serde::Serialize;
@@ -27,6 +28,13 @@ pub(crate) struct Report {
     pub(crate) stalls: u64,
     /// Disks that were filled under a running member.
     pub(crate) full_disks: u64,
+    /// Silent connections to sockets and ports.
+    pub(crate) silent: u64,
+    /// Entries acknowledged while leases were on.
+    pub(crate) under_leases: u64,
+    /// The most memory that a member ever had resident, in bytes.
+    pub(crate) memory: u64,
+    pub(crate) readers: Seen,
     pub(crate) acknowledged: u64,
     pub(crate) unknown: u64,
     /// Acknowledged entries found: the sum over all members.
@@ -53,6 +61,7 @@ pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicU64>,
     refused: Arc<AtomicU64>,
+    pub(crate) known: Arc<Known>,
 }
 
 /// The text of a call: whose, its number, and something that takes space.
@@ -72,6 +81,7 @@ async fn write(
     writer: usize,
     stop: Arc<AtomicBool>,
     counts: [Arc<AtomicU64>; 2],
+    known: Arc<Known>,
 ) -> Vec<Told> {
     let options = || AppendOptions { timeout: APPEND_PATIENCE, ..AppendOptions::default() };
     let [acknowledged, refused] = counts;
@@ -83,6 +93,7 @@ async fn write(
         told.push(match client.append_with(vec![entry], options()).await {
             Ok(appended) => {
                 acknowledged.fetch_add(1, Ordering::Relaxed);
+                known.cover(appended.first_index);
                 Told::Acknowledged(appended.first_index)
             }
             Err(AppendError::Unknown(_)) => Told::Unknown,
@@ -106,11 +117,13 @@ impl Load {
     pub(crate) fn start(members: &[Member], writers: usize) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
         let (acknowledged, refused) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let known = Arc::new(Known::default());
         let start = |writer: usize| {
             let client = members[writer % members.len()].client();
-            tokio::spawn(write(client, writer, stop.clone(), [acknowledged.clone(), refused.clone()]))
+            let counts = [acknowledged.clone(), refused.clone()];
+            tokio::spawn(write(client, writer, stop.clone(), counts, known.clone()))
         };
-        Load { writers: (0..writers).map(start).collect(), stop, acknowledged, refused }
+        Load { writers: (0..writers).map(start).collect(), stop, acknowledged, refused, known: known.clone() }
     }
 
     /// Acknowledged so far.
@@ -143,7 +156,7 @@ impl Load {
         for writer in self.writers {
             told.push(writer.await.unwrap());
         }
-        Ended { told }
+        Ended { told, known: self.known }
     }
 
     /// Ends the writers and judges every member's log.
@@ -155,6 +168,7 @@ impl Load {
 /// What the writers of a run were told.
 pub(crate) struct Ended {
     told: Vec<Vec<Told>>,
+    known: Arc<Known>,
 }
 
 impl Ended {
@@ -168,7 +182,7 @@ impl Ended {
         for member in members {
             // A read that is cut begins anew.
             let read = until("the log is read", || async {
-                let mut one = OneLog::new(told);
+                let mut one = OneLog::new(told, &self.known);
                 one.read(&member.client()).await.map_err(|error| format!("{}: {error:?}", member.name))?;
                 Ok::<_, String>(one)
             })
@@ -181,12 +195,15 @@ impl Ended {
             digests.push((read.digest.finish(), read.last));
         }
         assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "the logs differ: {digests:?}");
+        // With what each log was read to hold, too.
+        report.readers = self.known.seen();
     }
 }
 
 /// One member's log as it is read.
 struct OneLog<'a> {
     told: &'a [Vec<Told>],
+    known: &'a Known,
     /// For each writer, which of its calls were seen, and the last acknowledged one.
     seen: Vec<Vec<bool>>,
     newest: Vec<Option<usize>>,
@@ -199,9 +216,10 @@ struct OneLog<'a> {
 }
 
 impl OneLog<'_> {
-    fn new(told: &[Vec<Told>]) -> OneLog<'_> {
+    fn new<'a>(told: &'a [Vec<Told>], known: &'a Known) -> OneLog<'a> {
         OneLog {
             told,
+            known,
             seen: told.iter().map(|calls| vec![false; calls.len()]).collect(),
             newest: vec![None; told.len()],
             last: 0,
@@ -219,6 +237,7 @@ impl OneLog<'_> {
         while let Some(entry) = entries.try_next().await? {
             self.last += 1;
             assert_eq!(entry.index, self.last, "the log has no gaps");
+            self.known.show(entry.index, &entry.payload);
             self.entry(&entry.payload);
         }
         Ok(())

@@ -1,5 +1,5 @@
-//! Real processes killed and paused under load, on disks that stand still and fill up (docs: reliability.md, layers of
-//! testing, 5; faults 1, 10 to 13, 22, 39).
+//! Real processes killed and paused under load, on disks that stand still, fill up and lose their power, among strangers'
+//! connections (docs: reliability.md, layers of testing, 5; faults 1, 10 to 13, 22, 39).
 //!
 //! In `make test` for a few of each; `make torture` sets `SYNOD_TORTURE` to how long it goes on and has the report
 //! written to `target/torture/report.json`. `make powercut` sets `SYNOD_POWERCUT` to a number of cuts.
@@ -10,11 +10,14 @@ mod common;
 mod faults;
 mod load;
 mod powercut;
+mod readers;
 mod volumes;
 
+use common::until;
 use faults::Torture;
 use load::Load;
 use powercut::PowerCut;
+use readers::Readers;
 use serde::Serialize;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -23,6 +26,10 @@ use volumes::{Kind, Outcome};
 const WRITERS: usize = 6;
 /// Kills of a run without `SYNOD_TORTURE`.
 const KILLS: u64 = 12;
+/// Rounds with leases, and then without.
+const LEASES: u64 = 6;
+/// What a member may have resident, at any time (docs: reliability.md).
+const MEMORY: u64 = 256 << 20;
 /// Volumes of each kind in a run without `SYNOD_VOLUMES`.
 const VOLUMES: u64 = 3;
 /// Power cuts of a run without `SYNOD_POWERCUT`.
@@ -52,7 +59,8 @@ fn save(name: &str, report: &impl Serialize) {
 }
 
 /// Property: an acknowledged append is in every member's log, once, at its index and in its writer's order, and what
-/// was refused for certain is in none, whatever happened to processes and disks (docs: protocol.md, first paragraph).
+/// was refused for certain is in none, whatever happened to processes and disks (docs: protocol.md, first paragraph). No
+/// reader is shown less than it was promised, and no member takes more memory than it may.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_when_processes_die() {
     let wanted = std::env::var("SYNOD_TORTURE").ok().map(|span| seconds(&span));
@@ -63,16 +71,21 @@ async fn nothing_acknowledged_is_lost_when_processes_die() {
         println!("no disk stands still here: that takes root and loop devices");
     }
     let load = Load::start(&torture.cluster.members, WRITERS);
+    let readers = Readers::start(&torture.cluster.members, &load.known);
     if wanted.is_none() {
         // One of each kind, whatever the seed chooses.
         load.advance().await;
-        torture.freeze(1).await;
+        torture.switch_leases(&load).await;
+        let leader = torture.cluster.leader().await;
+        torture.freeze(leader).await;
+        torture.strangers(0, &load).await;
         if torture.has_disks() {
             torture.stall(2).await;
             torture.fill_all(&load).await;
         }
         torture.fill_one(0, &load).await;
     }
+    let mut rounds = 0;
     loop {
         let over = match wanted {
             Some(seconds) => began.elapsed().as_secs() >= seconds,
@@ -82,6 +95,11 @@ async fn nothing_acknowledged_is_lost_when_processes_die() {
             break;
         }
         load.advance().await;
+        rounds += 1;
+        // On in half of the rounds.
+        if rounds % LEASES == 0 {
+            torture.switch_leases(&load).await;
+        }
         match wanted {
             Some(_) => torture.strike(&load).await,
             None => torture.kill(usize::try_from(torture.report.kills).unwrap() % faults::MEMBERS),
@@ -101,8 +119,11 @@ async fn nothing_acknowledged_is_lost_when_processes_die() {
         }
     }
     load.advance().await;
-    let mut report = torture.report.clone();
-    load.judge(&torture.cluster.members, &mut report).await;
+    torture.weigh();
+    let mut report = torture.report(&load);
+    let ended = load.end().await;
+    readers.end().await;
+    ended.judge(&torture.cluster.members, &mut report).await;
     report.seconds = began.elapsed().as_secs();
     println!("{report:?}");
     if wanted.is_some() {
@@ -110,6 +131,10 @@ async fn nothing_acknowledged_is_lost_when_processes_die() {
     }
     assert_eq!((report.lost, report.duplicated, report.reordered), (0, 0, 0));
     assert_eq!(report.found, report.acknowledged * faults::MEMBERS as u64);
+    let readers = report.readers;
+    assert_eq!((readers.stale, readers.holes, readers.differing), (0, 0, 0));
+    assert!(readers.reads > 0 && report.under_leases > 0 && report.memory > 0);
+    assert!(report.memory <= MEMORY, "a member had {} MiB resident", report.memory >> 20);
 }
 
 #[derive(Debug, Serialize)]
@@ -151,6 +176,7 @@ async fn power_cuts_take_nothing_acknowledged() {
     let (runs, began) = (wanted.unwrap_or(CUTS), Instant::now());
     let Some(mut power) = PowerCut::start(&[]).await else { return };
     let load = Load::start(&power.cluster.members, WRITERS);
+    let readers = Readers::start(&power.cluster.members, &load.known);
     let mut told = Instant::now();
     while power.report.cuts < runs {
         power.round(&load).await;
@@ -161,19 +187,24 @@ async fn power_cuts_take_nothing_acknowledged() {
         }
     }
     load.advance().await;
-    let mut report = power.judge(&load.end().await).await;
+    let ended = load.end().await;
+    readers.end().await;
+    let mut report = power.judge(&ended).await;
     report.load.seconds = began.elapsed().as_secs();
     println!("{report:?}");
     if wanted.is_some() {
         save("powercut/report.json", &report);
     }
     assert!(report.forgotten > 0, "no cut took what was not synced");
-    let load = report.load;
+    let (readers, load) = (report.load.readers, report.load);
+    assert!(load.memory <= MEMORY, "a member had {} MiB resident", load.memory >> 20);
+    // What a reader was shown stands, too.
+    assert_eq!((readers.stale, readers.holes, readers.differing), (0, 0, 0));
     assert_eq!((load.lost, load.duplicated, load.reordered), (0, 0, 0));
     assert_eq!(load.found, load.acknowledged * faults::MEMBERS as u64);
 }
 
-/// Property: the test above sees a storage whose sync does nothing.
+/// Property: the test above sees a storage whose sync does nothing, in the logs and with its readers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_power_cut_finds_a_sync_that_does_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -181,12 +212,19 @@ async fn a_power_cut_finds_a_sync_that_does_nothing() {
     let wrapper = powercut::without_sync(dir.path(), &forget);
     let Some(mut power) = PowerCut::start(&wrapper).await else { return };
     let load = Load::start(&power.cluster.members, WRITERS);
+    let known = load.known.clone();
+    let _readers = Readers::start(&power.cluster.members, &known);
     load.advance().await;
     std::fs::write(&forget, "").unwrap();
     load.advance().await;
     let ended = load.end().await;
     power.cut();
     power.ready().await;
+    until("a reader is shown less than was acknowledged", || async {
+        let seen = known.seen();
+        if seen.stale > 0 { Ok(()) } else { Err(seen) }
+    })
+    .await;
     let report = power.judge(&ended).await;
     println!("{report:?}");
     assert!(report.load.lost > 0, "every acknowledged entry is there, though nothing was synced: {report:?}");

@@ -72,6 +72,8 @@ impl PowerCut {
     /// All members and their page caches end; the members start from what was synced.
     pub(crate) fn cut(&mut self) {
         let text = format!("cut {}", self.report.cuts);
+        let memory = self.cluster.members.iter().map(Member::peak_memory).max().unwrap_or_default();
+        self.report.load.memory = self.report.load.memory.max(memory);
         let probes: Vec<_> = self.cluster.members.iter().map(|m| m.data_dir.join("probe")).collect();
         for probe in &probes {
             fs::write(probe, &text).unwrap();
