@@ -159,9 +159,9 @@ impl Load {
         Ended { told, known: self.known }
     }
 
-    /// Ends the writers and judges every member's log.
-    pub(crate) async fn judge(self, members: &[Member], report: &mut Report) {
-        self.end().await.judge(members, report).await;
+    /// Ends the writers and judges every member's log. Gives the calls that were refused.
+    pub(crate) async fn judge(self, members: &[Member], report: &mut Report) -> u64 {
+        self.end().await.judge(members, report).await
     }
 }
 
@@ -172,8 +172,8 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
-    /// Reads every member's log and judges it. Every log must be the same.
-    pub(crate) async fn judge(&self, members: &[Member], report: &mut Report) {
+    /// Reads every member's log and judges it. Every log must be the same. Gives the calls that were refused.
+    pub(crate) async fn judge(&self, members: &[Member], report: &mut Report) -> u64 {
         let told = &self.told;
         let count = |is: fn(&Told) -> bool| told.iter().flatten().filter(|told| is(told)).count() as u64;
         report.acknowledged = count(|told| matches!(told, Told::Acknowledged(_)));
@@ -197,6 +197,7 @@ impl Ended {
         assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "the logs differ: {digests:?}");
         // With what each log was read to hold, too.
         report.readers = self.known.seen();
+        count(|told| *told == Told::Refused)
     }
 }
 

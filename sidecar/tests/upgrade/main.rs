@@ -10,6 +10,9 @@ mod common;
 #[allow(dead_code, reason = "shared with the torture tests, which use more of it")]
 #[path = "../torture/load.rs"]
 mod load;
+#[allow(dead_code, reason = "shared with the torture tests, which read meanwhile")]
+#[path = "../torture/readers.rs"]
+mod readers;
 
 use common::{Cluster, stderr, until};
 use load::{Load, Report};
