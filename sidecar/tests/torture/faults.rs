@@ -45,6 +45,16 @@ fn signal(member: &Member, signal: Signal) {
     kill_process(pid, signal).unwrap();
 }
 
+/// Switches leases on or off, at whichever member answers.
+pub(crate) async fn set_leases(members: &[Member], on: bool) {
+    let on = on.to_string();
+    until("leases are switched", || async {
+        let asked = |member: &Member| member.admin(&["settings", "--leases", &on]).status.success();
+        if members.iter().any(asked) { Ok(()) } else { Err(&on) }
+    })
+    .await;
+}
+
 impl Torture {
     pub(crate) async fn start(seed: u64) -> Torture {
         let mounts = Mounts::new();
@@ -174,14 +184,7 @@ impl Torture {
 
     /// Switches leases on, or off.
     pub(crate) async fn switch_leases(&mut self, load: &Load) {
-        let wanted = self.leases_since.is_none().to_string();
-        let members = &self.cluster.members;
-        until("leases are switched", || async {
-            let asked = |member: &Member| member.admin(&["settings", "--leases", &wanted]).status.success();
-            // At whichever member answers.
-            if members.iter().any(asked) { Ok(()) } else { Err(wanted.clone()) }
-        })
-        .await;
+        set_leases(&self.cluster.members, self.leases_since.is_none()).await;
         let now = load.acknowledged();
         match self.leases_since.take() {
             Some(since) => self.report.under_leases += now - since,

@@ -198,6 +198,7 @@ async fn power_cuts_take_nothing_acknowledged() {
     assert!(report.forgotten > 0, "no cut took what was not synced");
     let (readers, load) = (report.load.readers, report.load);
     assert!(load.memory <= MEMORY, "a member had {} MiB resident", load.memory >> 20);
+    assert!(readers.reads > 0 && load.under_leases > 0);
     // What a reader was shown stands, too.
     assert_eq!((readers.stale, readers.holes, readers.differing), (0, 0, 0));
     assert_eq!((load.lost, load.duplicated, load.reordered), (0, 0, 0));

@@ -3,6 +3,7 @@
 
 use crate::common::mounts::Mounts;
 use crate::common::{Cluster, Member};
+use crate::faults::set_leases;
 use crate::load::{Ended, Load, Report};
 use serde::Serialize;
 use std::fs;
@@ -46,6 +47,7 @@ pub(crate) struct PowerCut {
     pub(crate) cluster: Cluster,
     mounts: Mounts,
     disks: Vec<PathBuf>,
+    rounds: u64,
     pub(crate) report: Cuts,
 }
 
@@ -66,7 +68,7 @@ impl PowerCut {
         })
         .await;
         cluster.form().await;
-        Some(PowerCut { cluster, mounts, disks, report: Cuts::default() })
+        Some(PowerCut { cluster, mounts, disks, rounds: 0, report: Cuts::default() })
     }
 
     /// All members and their page caches end; the members start from what was synced.
@@ -98,9 +100,15 @@ impl PowerCut {
         self.cluster.members.iter_mut().for_each(Member::start);
     }
 
-    /// One cut under load; every third is followed by another before the members have recovered.
+    /// One cut under load, under leases in half of the rounds; every third is followed by another before the members have recovered.
     pub(crate) async fn round(&mut self, load: &Load) {
         let number = self.report.cuts;
+        let before = load.acknowledged();
+        self.rounds += 1;
+        let leases = self.rounds % 4 >= 2;
+        if self.rounds.is_multiple_of(2) {
+            set_leases(&self.cluster.members, leases).await;
+        }
         load.advance().await;
         // In no step with the writers.
         tokio::time::sleep(Duration::from_millis(number * 37 % PAUSE)).await;
@@ -111,6 +119,9 @@ impl PowerCut {
             self.report.in_recovery += 1;
         }
         self.ready().await;
+        if leases {
+            self.report.load.under_leases += load.acknowledged() - before;
+        }
     }
 
     pub(crate) async fn ready(&self) {
