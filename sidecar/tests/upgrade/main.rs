@@ -10,12 +10,12 @@ mod common;
 #[allow(dead_code, reason = "shared with the torture tests, which use more of it")]
 #[path = "../torture/load.rs"]
 mod load;
-#[allow(dead_code, reason = "shared with the torture tests, which read meanwhile")]
 #[path = "../torture/readers.rs"]
 mod readers;
 
 use common::{Cluster, stderr, until};
 use load::{Load, Report};
+use readers::Readers;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use synod_proto::v1::MemberState;
@@ -71,6 +71,7 @@ async fn a_rolling_upgrade_goes_up_and_back_down_under_load() {
     .await;
     cluster.form().await;
     let load = Load::start(&cluster.members, 4);
+    let readers = Readers::start(&cluster.members, &load.known);
     load.advance().await;
     let consumers = |cluster: &Cluster| cluster.members[0].client().consumers();
     consumers(&cluster).register_at("reader", 0).await.unwrap();
@@ -122,11 +123,15 @@ async fn a_rolling_upgrade_goes_up_and_back_down_under_load() {
     roll(&mut cluster, &load, None).await;
 
     let mut report = Report::default();
-    let refused = load.judge(&cluster.members, &mut report).await;
+    let ended = load.end().await;
+    readers.end().await;
+    let refused = ended.judge(&cluster.members, &mut report).await;
     println!("{report:?}");
     assert!(report.acknowledged > 300, "{report:?}");
     assert_eq!((report.lost, report.duplicated, report.reordered), (0, 0, 0), "{report:?}");
     assert_eq!((report.unknown, refused), (0, 0), "no append fails: {report:?}");
+    let seen = report.readers;
+    assert!(seen.reads > 0 && (seen.stale, seen.holes, seen.differing) == (0, 0, 0), "{seen:?}");
     for member in &mut cluster.members {
         assert_eq!(member.metric("synod_proposals_unreadable_total"), 0);
         assert_eq!(member.terminate(), Some(0));
