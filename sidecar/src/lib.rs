@@ -14,7 +14,9 @@ pub mod scrub;
 pub mod server;
 pub mod shared;
 pub mod space;
-pub mod storage;
 pub mod telemetry;
 pub mod tls;
 pub mod transport;
+
+/// The disk.
+pub use synod_storage as storage;

@@ -23,6 +23,7 @@ use synod_paxos::message::Message;
 use synod_paxos::status::Status;
 use synod_paxos::value::{Operation, Value};
 use synod_paxos::{MemberId, Row};
+use synod_storage::inodes;
 
 /// A warning is told where less is free than so many times the reserve.
 const LOW: u64 = 4;
@@ -150,7 +151,7 @@ impl Space {
         if now != before {
             tell(before, now, free, &self.0);
         }
-        let few = inodes(&self.0.dir).is_some_and(|left| left < FEW_INODES);
+        let few = inodes::left(&self.0.dir).is_some_and(|left| left < FEW_INODES);
         if few != self.0.few_inodes.swap(few, Ordering::Relaxed) && few {
             let dir = self.0.dir.display();
             tracing::warn!(%dir, "few inodes are left on the disk: the log needs two for each of its segments");
@@ -227,7 +228,7 @@ impl Space {
     pub fn give_up_ballast(&self) -> io::Result<bool> {
         let (path, size) = self.ballast();
         let has_space = free(&self.0.dir).is_none_or(|free| free >= size);
-        if has_space && inodes(&self.0.dir) != Some(0) {
+        if has_space && inodes::left(&self.0.dir) != Some(0) {
             return Ok(false);
         }
         match std::fs::remove_file(&path) {
@@ -264,22 +265,6 @@ impl Space {
 pub(crate) fn free(dir: &Path) -> Option<u64> {
     let space = statvfs(dir).ok()?;
     Some(space.f_bavail.saturating_mul(space.f_frsize))
-}
-
-/// Files that can still be made on the disk of `dir`; none: its file system has no such bound.
-pub(crate) fn inodes(dir: &Path) -> Option<u64> {
-    let space = statvfs(dir).ok()?;
-    (space.f_files > 0).then_some(space.f_favail)
-}
-
-/// What to say of a full disk beside that it is full.
-pub(crate) fn about_inodes(dir: &Path) -> &'static str {
-    match inodes(dir) {
-        Some(0) => {
-            " (no inode is left: remove files that are not needed, or use a file system with more inodes)"
-        }
-        _ => "",
-    }
 }
 
 fn allocate(path: &Path, size: u64) -> io::Result<()> {

@@ -46,7 +46,7 @@ pub enum ListenError {
 
 /// What to say of the place beside what the system said.
 fn about(place: &str) -> &'static str {
-    Path::new(place).parent().filter(|folder| folder.is_dir()).map_or("", crate::space::about_inodes)
+    Path::new(place).parent().filter(|folder| folder.is_dir()).map_or("", synod_storage::inodes::advice)
 }
 
 fn system(place: impl ToString, source: io::Error) -> ListenError {

@@ -1,6 +1,6 @@
 //! The files of a data directory: what the storage asks of a file system, and the real one.
 
-use super::StorageError;
+use crate::StorageError;
 use crate::descriptors;
 use redb::StorageBackend;
 use std::fmt::Debug;
@@ -56,7 +56,7 @@ pub trait Files: Debug + Send + Sync {
 
 /// A data directory on the real file system.
 #[derive(Debug)]
-pub(super) struct Directory {
+pub(crate) struct Directory {
     dir: PathBuf,
     /// Locked; closing it lets go.
     _lock: Option<File>,
@@ -64,7 +64,7 @@ pub(super) struct Directory {
 
 impl Directory {
     /// Makes `dir` and its [`DIRECTORY`] where they are missing, and takes the lock.
-    pub(super) fn open(dir: &Path) -> Result<Directory, StorageError> {
+    pub(crate) fn open(dir: &Path) -> Result<Directory, StorageError> {
         let explain = |error| explain_io(dir, error);
         let log = dir.join(DIRECTORY);
         std::fs::create_dir_all(&log).map_err(explain)?;
@@ -83,7 +83,7 @@ impl Directory {
     }
 
     /// For looking only: nothing is made, and a process that holds the directory is found.
-    pub(super) fn look(dir: &Path) -> Result<Directory, StorageError> {
+    pub(crate) fn look(dir: &Path) -> Result<Directory, StorageError> {
         let lock = match File::open(dir.join(DIRECTORY).join(LOCK)) {
             Ok(lock) => lock,
             // A copy of the segments has none, and nobody can hold it.
@@ -189,7 +189,7 @@ impl StorageBackend for Stored {
 }
 
 /// What the system said, as what the user can do.
-pub(super) fn explain_io(dir: &Path, error: io::Error) -> StorageError {
+pub(crate) fn explain_io(dir: &Path, error: io::Error) -> StorageError {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             StorageError::Full { dir: dir.to_owned() }
@@ -200,7 +200,7 @@ pub(super) fn explain_io(dir: &Path, error: io::Error) -> StorageError {
 }
 
 /// Whether the system had too little of something for a moment: that says nothing of what is on the disk.
-pub(super) fn is_shortage(error: &io::Error) -> bool {
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
     const ENOMEM: i32 = 12;
     const ENFILE: i32 = 23;
     const EMFILE: i32 = 24;

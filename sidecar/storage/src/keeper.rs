@@ -1,10 +1,10 @@
 //! What is done to files off the hot path: preparing the next segment, closing the last one, removing those that are
 //! trimmed.
 
-use super::StorageError;
-use super::files::Files;
-use super::segment::{Older, Segment, file_name, give_up, prepare};
-use super::sums::sums_name;
+use crate::StorageError;
+use crate::files::Files;
+use crate::segment::{Older, Segment, file_name, give_up, prepare};
+use crate::sums::sums_name;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_millis(2);
 
 /// One thing to do.
 #[derive(Debug)]
-pub(super) enum Job {
+pub(crate) enum Job {
     Prepare(u64),
     /// Close it, or repair what a killed process left.
     Settle(Arc<Older>),
@@ -47,7 +47,7 @@ fn locked(house: &Shared) -> MutexGuard<'_, House> {
 
 /// The one who does it: a thread, or whoever calls [`Keeper::work`].
 #[derive(Debug)]
-pub(super) struct Keeper {
+pub(crate) struct Keeper {
     house: Shared,
     worker: Worker,
     jobs: Option<Sender<Job>>,
@@ -64,7 +64,7 @@ struct Worker {
 
 impl Keeper {
     /// Starts the thread where `background` asks for one; it ends with the keeper.
-    pub(super) fn start(files: Arc<dyn Files>, background: bool) -> Result<Keeper, StorageError> {
+    pub(crate) fn start(files: Arc<dyn Files>, background: bool) -> Result<Keeper, StorageError> {
         let house = Shared::default();
         let worker = || Worker { files: files.clone(), house: house.clone(), waiting: Vec::new() };
         let (mut jobs, mut thread) = (None, None);
@@ -79,7 +79,7 @@ impl Keeper {
         Ok(Keeper { house: house.clone(), worker: worker(), jobs, thread })
     }
 
-    pub(super) fn post(&mut self, job: Job) {
+    pub(crate) fn post(&mut self, job: Job) {
         match &job {
             Job::Prepare(_) => locked(&self.house).asked = true,
             Job::Settle(older) => drop(locked(&self.house).unsettled.insert(older.summary.number)),
@@ -93,7 +93,7 @@ impl Keeper {
     }
 
     /// Does what waits, where no thread does it.
-    pub(super) fn work(&mut self) {
+    pub(crate) fn work(&mut self) {
         self.worker.turn();
     }
 
@@ -101,12 +101,12 @@ impl Keeper {
     ///
     /// # Errors
     /// That.
-    pub(super) fn check(&self) -> Result<(), StorageError> {
+    pub(crate) fn check(&self) -> Result<(), StorageError> {
         locked(&self.house).failed.take().map_or(Ok(()), Err)
     }
 
     /// The next segment, if it is ready.
-    pub(super) fn take_next(&self) -> Option<Segment> {
+    pub(crate) fn take_next(&self) -> Option<Segment> {
         let mut house = locked(&self.house);
         let next = house.next.take()?;
         house.asked = false;
@@ -118,7 +118,7 @@ impl Keeper {
     ///
     /// # Errors
     /// If it cannot be made.
-    pub(super) fn next_now(&mut self, number: u64) -> Result<Segment, StorageError> {
+    pub(crate) fn next_now(&mut self, number: u64) -> Result<Segment, StorageError> {
         loop {
             if let Some(next) = self.take_next() {
                 return Ok(next);
@@ -135,12 +135,12 @@ impl Keeper {
     }
 
     /// Whether the next segment was asked for and has not been taken.
-    pub(super) fn is_asked(&self) -> bool {
+    pub(crate) fn is_asked(&self) -> bool {
         locked(&self.house).asked
     }
 
     /// All segments below `current` and up to this number are closed cleanly.
-    pub(super) fn closed_through(&self, current: u64) -> u64 {
+    pub(crate) fn closed_through(&self, current: u64) -> u64 {
         locked(&self.house).unsettled.first().copied().unwrap_or(current).min(current) - 1
     }
 }

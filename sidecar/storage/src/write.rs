@@ -1,15 +1,15 @@
 //! The one writer: each commit is one transaction in one file, the newest segment.
 
-use super::disk::{self, Mark};
-use super::encoding::{
+use crate::disk::{self, Mark};
+use crate::encoding::{
     self, Format, MARKS, META, PEERS, ROW_HEAD, ROWS, SKIPPED, SNAPSHOTS, Summary, name, peer_checksum, seal,
 };
-use super::fetched;
-use super::files::explain_io;
-use super::keeper::{Job, Keeper};
-use super::rows::format_of;
-use super::segment::{Current, Db, Layout, Older, Segment, begin, layout, values};
-use super::{Options, StorageError};
+use crate::fetched;
+use crate::files::explain_io;
+use crate::keeper::{Job, Keeper};
+use crate::rows::format_of;
+use crate::segment::{Current, Db, Layout, Older, Segment, begin, layout, values};
+use crate::{Options, StorageError};
 use bytes::Bytes;
 use redb::{
     ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, WriteTransaction,
@@ -29,35 +29,35 @@ const PARTS: u64 = 8;
 /// The one writer of a data directory.
 #[derive(Debug)]
 pub struct RedbStorage {
-    pub(super) keeper: Keeper,
-    pub(super) current: Segment,
-    pub(super) layout: Current,
-    pub(super) options: Options,
+    pub(crate) keeper: Keeper,
+    pub(crate) current: Segment,
+    pub(crate) layout: Current,
+    pub(crate) options: Options,
     /// What stands in the current segment, and what the others are known to hold.
-    pub(super) draft: Draft,
-    pub(super) marks: Vec<Mark>,
+    pub(crate) draft: Draft,
+    pub(crate) marks: Vec<Mark>,
     /// All marks up to here are in `marks` or durable.
-    pub(super) noted: Slot,
+    pub(crate) noted: Slot,
     /// All marks up to here are durable.
-    pub(super) marked: Slot,
+    pub(crate) marked: Slot,
     /// Little of the current segment is not trimmed: the next one is to take its place early.
-    pub(super) leave: bool,
+    pub(crate) leave: bool,
     /// When the next segment is asked for again, in bytes of the current one.
-    pub(super) ask_at: u64,
+    pub(crate) ask_at: u64,
     /// The log's format level, as far as it is known here.
-    pub(super) level: u32,
+    pub(crate) level: u32,
 }
 
 /// What a transaction changes in what the writer knows.
 #[derive(Clone, Debug)]
-pub(super) struct Draft {
-    pub(super) summary: Summary,
+pub(crate) struct Draft {
+    pub(crate) summary: Summary,
     /// The current segment's.
-    pub(super) format: Format,
+    pub(crate) format: Format,
     /// Slot of each snapshot -> number of its segment.
-    pub(super) snapshots: BTreeMap<u64, u64>,
-    pub(super) older: Vec<Summary>,
-    pub(super) trim_through: Slot,
+    pub(crate) snapshots: BTreeMap<u64, u64>,
+    pub(crate) older: Vec<Summary>,
+    pub(crate) trim_through: Slot,
 }
 
 /// Of each kind that replaces what stood before, the last one.
@@ -71,7 +71,7 @@ struct Last<'a> {
 type Meta<'t> = Table<'t, &'static str, &'static [u8]>;
 
 /// Puts a sealed value.
-pub(super) fn put(meta: &mut Meta<'_>, name: &str, value: &[u8]) -> Result<(), StorageError> {
+pub(crate) fn put(meta: &mut Meta<'_>, name: &str, value: &[u8]) -> Result<(), StorageError> {
     meta.insert(name, seal(name, value).as_slice())?;
     Ok(())
 }
@@ -212,14 +212,14 @@ impl Draft {
     }
 
     /// Lists what the older segments and the snapshots are.
-    pub(super) fn list(&self, meta: &mut Meta<'_>, closed: u64) -> Result<(), StorageError> {
+    pub(crate) fn list(&self, meta: &mut Meta<'_>, closed: u64) -> Result<(), StorageError> {
         put(meta, name::SEGMENTS, &encoding::segments(closed, &self.older))?;
         put(meta, name::SNAPSHOTS, &encoding::catalog(&self.snapshots))
     }
 }
 
 /// Begins a segment with all that the one before says of the member: each value of it must be whole.
-pub(super) fn carry_member(
+pub(crate) fn carry_member(
     before: &ReadTransaction,
     transaction: &WriteTransaction,
     draft: &mut Draft,

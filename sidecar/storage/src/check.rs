@@ -1,19 +1,19 @@
 //! What the fuzz targets and the test over their corpus ask of the stored formats.
 
-use super::encoding::{
+use crate::encoding::{
     Format, ROW_HEAD, catalog, convert_row, joined, mark_checksum, number, pair, places, read_catalog,
     read_joined, read_mark, read_number, read_pair, read_row, read_segments, seal, seal_snapshot, segments,
     unseal, unseal_snapshot, write_row,
 };
-use super::fetched;
+use crate::fetched;
 
 /// Reads bytes as each thing that a start reads: a row, a number, a pair, a joined cluster, places of calls, the
 /// lists of segments and of snapshots, a seal. What is
 /// accepted is written again as the same bytes.
 ///
 /// # Panics
-/// Where it is not: the tests of [`crate::outside`] call this.
-pub(crate) fn check_stored(bytes: &[u8]) {
+/// Where it is not: the fuzz targets and the test over their corpus call this.
+pub fn check_stored(bytes: &[u8]) {
     for format in [Format::Second, Format::Third] {
         let row = read_row(format, 7, bytes);
         if matches!(bytes.get(16), Some(0 | 1)) && bytes.len() >= ROW_HEAD {

@@ -19,10 +19,12 @@
 //! segments: docs: decisions/0009; the layout in full: docs/storage.md.
 
 mod check;
+pub mod descriptors;
 mod disk;
 mod encoding;
 mod fetched;
 mod files;
+pub mod inodes;
 mod keeper;
 mod load;
 mod offline;
@@ -33,9 +35,10 @@ mod segment;
 mod sums;
 mod write;
 
-pub(crate) use check::check_stored;
-
-pub use disk::{Mark, Opened, create, mint_member, move_aside, open, open_member, open_on, open_with};
+pub use check::check_stored;
+pub use disk::{
+    Mark, Opened, create, create_on, mint_member, move_aside, open, open_member, open_on, open_with,
+};
 pub use files::{DIRECTORY, Files, LEGACY};
 pub use load::Rows;
 pub use offline::{Checked, Offline, SegmentFile};
@@ -102,7 +105,7 @@ pub enum StorageError {
     /// No space is left.
     #[error(
         "the disk of {} is full: make the volume larger or free space, then start again{}", dir.display(),
-        crate::space::about_inodes(dir)
+        inodes::advice(dir)
     )]
     Full {
         /// The data directory.

@@ -1,17 +1,17 @@
 //! Looking at a data directory that no process holds, without changing a byte of it.
 
-use super::disk::{lists, open_on, trimmed_files};
-use super::encoding::{self, MARKS, ROW_HEAD, ROWS, SKIPPED, Summary};
-use super::files::{DIRECTORY, Directory, Files, LEGACY, explain_io};
-use super::load::{Loaded, Rows, load};
-use super::read::{LogReader, View};
-use super::rows::RowTable;
-use super::segment::{
+use crate::disk::{lists, open_on, trimmed_files};
+use crate::encoding::{self, MARKS, ROW_HEAD, ROWS, SKIPPED, Summary};
+use crate::files::{DIRECTORY, Directory, Files, LEGACY, explain_io};
+use crate::load::{Loaded, Rows, load};
+use crate::read::{LogReader, View};
+use crate::rows::RowTable;
+use crate::segment::{
     Db, Layout, Standing, Unsummed, file_name, in_file, open_read_only, parse_name, repair, standing,
     summarize,
 };
-use super::sums::summed;
-use super::{Options, StorageError};
+use crate::sums::summed;
+use crate::{Options, StorageError};
 use bytes::Bytes;
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata};
 use std::path::Path;

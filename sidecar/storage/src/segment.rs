@@ -3,11 +3,11 @@
 //! Only the newest one is written to. An older one never changes again: it is opened when somebody reads in it, and
 //! few are open at a time.
 
-use super::StorageError;
-use super::encoding::{self, Format, META, PEERS, ROWS, Summary, name};
-use super::files::{Files, explain_io, is_shortage};
-use super::rows::format_of;
-use super::sums::{self, Watch, Watched};
+use crate::StorageError;
+use crate::encoding::{self, Format, META, PEERS, ROWS, Summary, name};
+use crate::files::{Files, explain_io, is_shortage};
+use crate::rows::format_of;
+use crate::sums::{self, Watch, Watched};
 use redb::{
     Builder, Database, DatabaseError, ReadOnlyDatabase, ReadTransaction, ReadableDatabase, ReadableTable,
     StorageBackend, TransactionError, WriteTransaction,
@@ -27,24 +27,24 @@ const OPEN: usize = 4;
 const NEW: &str = ".new";
 
 /// A segment's file name.
-pub(super) fn file_name(number: u64) -> String {
+pub(crate) fn file_name(number: u64) -> String {
     format!("segment-{number:010}.redb")
 }
 
 /// The number in a segment's file name.
-pub(super) fn parse_name(name: &str) -> Option<u64> {
+pub(crate) fn parse_name(name: &str) -> Option<u64> {
     let number = name.strip_prefix("segment-")?.strip_suffix(".redb")?.parse().ok()?;
     (file_name(number) == name).then_some(number)
 }
 
 /// Whether a file was given up before it had its name.
-pub(super) fn is_unfinished(name: &str) -> bool {
+pub(crate) fn is_unfinished(name: &str) -> bool {
     name.strip_suffix(NEW).and_then(parse_name).is_some()
 }
 
 /// A database that is open, one way or the other.
 #[derive(Clone)]
-pub(super) enum Db {
+pub(crate) enum Db {
     Written(Arc<Database>, Arc<Watch>),
     ReadOnly(Arc<ReadOnlyDatabase>, Arc<Watch>),
 }
@@ -59,7 +59,7 @@ impl std::fmt::Debug for Db {
 }
 
 impl Db {
-    pub(super) fn begin_read(&self) -> Result<ReadTransaction, TransactionError> {
+    pub(crate) fn begin_read(&self) -> Result<ReadTransaction, TransactionError> {
         match self {
             Db::Written(database, _) => database.begin_read(),
             Db::ReadOnly(database, _) => database.begin_read(),
@@ -67,7 +67,7 @@ impl Db {
     }
 
     /// What was read from it may lack something.
-    pub(super) fn is_damaged(&self) -> bool {
+    pub(crate) fn is_damaged(&self) -> bool {
         let (Db::Written(_, watch) | Db::ReadOnly(_, watch)) = self;
         watch.is_damaged()
     }
@@ -88,7 +88,7 @@ fn explain_open(files: &dyn Files, name: &str, error: DatabaseError) -> StorageE
 }
 
 /// Names the file where something in it cannot be read.
-pub(super) fn in_file<T>(
+pub(crate) fn in_file<T>(
     files: &dyn Files,
     number: u64,
     read: Result<T, StorageError>,
@@ -119,7 +119,7 @@ fn open_file(files: &dyn Files, name: &str, write: bool) -> Result<Box<dyn Stora
 }
 
 /// Opens a file for writing, repaired if its last process was killed.
-pub(super) fn open_written(
+pub(crate) fn open_written(
     files: &Arc<dyn Files>,
     name: &str,
 ) -> Result<(Arc<Database>, Arc<Watch>), StorageError> {
@@ -135,7 +135,7 @@ pub(super) fn open_written(
 
 /// What is done about a file that has no checksums of its blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unsummed {
+pub(crate) enum Unsummed {
     /// They are taken and stored beside it.
     Store,
     /// They are taken and kept in memory: the directory is only looked at.
@@ -146,7 +146,7 @@ pub(super) enum Unsummed {
 ///
 /// # Errors
 /// [`StorageError::Unclean`] where it would have to be repaired.
-pub(super) fn open_read_only(files: &dyn Files, name: &str, unsummed: Unsummed) -> Result<Db, StorageError> {
+pub(crate) fn open_read_only(files: &dyn Files, name: &str, unsummed: Unsummed) -> Result<Db, StorageError> {
     let stored = sums::stored(files, name);
     let known = stored.is_some();
     let opened = open_with(files, name, stored.unwrap_or_default());
@@ -188,7 +188,7 @@ fn open_with(
 }
 
 /// Closes a file that may have been left by a killed process.
-pub(super) fn repair(files: &Arc<dyn Files>, number: u64) -> Result<(), StorageError> {
+pub(crate) fn repair(files: &Arc<dyn Files>, number: u64) -> Result<(), StorageError> {
     let name = file_name(number);
     let (database, watch) = open_written(files, &name)?;
     close(&**files, number, database, &watch)
@@ -203,7 +203,7 @@ fn close(files: &dyn Files, number: u64, database: Arc<Database>, watch: &Watch)
 }
 
 /// Makes the next segment: whole and last on the disk under its name, and marked as not born.
-pub(super) fn prepare(files: &Arc<dyn Files>, number: u64) -> Result<Segment, StorageError> {
+pub(crate) fn prepare(files: &Arc<dyn Files>, number: u64) -> Result<Segment, StorageError> {
     let error = match make(files, number) {
         Err(StorageError::Database(redb::Error::Io(error))) => explain_io(files.place(), error),
         other => return other,
@@ -212,7 +212,7 @@ pub(super) fn prepare(files: &Arc<dyn Files>, number: u64) -> Result<Segment, St
 }
 
 /// Where there was no space for the next segment, what there is of it takes none either.
-pub(super) fn give_up(files: &dyn Files, number: u64) {
+pub(crate) fn give_up(files: &dyn Files, number: u64) {
     // What cannot be removed now is removed by the next start, or written over.
     drop(files.remove(&format!("{}{NEW}", file_name(number))));
 }
@@ -248,7 +248,7 @@ fn make(files: &Arc<dyn Files>, number: u64) -> Result<Segment, StorageError> {
 }
 
 /// A transaction in the safe mode (docs: decisions/0003).
-pub(super) fn begin(database: &Database) -> Result<WriteTransaction, StorageError> {
+pub(crate) fn begin(database: &Database) -> Result<WriteTransaction, StorageError> {
     let mut transaction = database.begin_write()?;
     transaction.set_two_phase_commit(true);
     Ok(transaction)
@@ -256,10 +256,10 @@ pub(super) fn begin(database: &Database) -> Result<WriteTransaction, StorageErro
 
 /// The segment that is written, or the one that will be.
 #[derive(Clone)]
-pub(super) struct Segment {
-    pub(super) number: u64,
-    pub(super) database: Arc<Database>,
-    pub(super) watch: Arc<Watch>,
+pub(crate) struct Segment {
+    pub(crate) number: u64,
+    pub(crate) database: Arc<Database>,
+    pub(crate) watch: Arc<Watch>,
 }
 
 impl std::fmt::Debug for Segment {
@@ -270,14 +270,14 @@ impl std::fmt::Debug for Segment {
 
 /// An older segment, open or not.
 #[derive(Debug)]
-pub(super) struct Older {
-    pub(super) summary: Summary,
+pub(crate) struct Older {
+    pub(crate) summary: Summary,
     files: Arc<dyn Files>,
     open: Mutex<Option<Db>>,
 }
 
 impl Older {
-    pub(super) fn new(files: Arc<dyn Files>, summary: Summary, open: Option<Db>) -> Older {
+    pub(crate) fn new(files: Arc<dyn Files>, summary: Summary, open: Option<Db>) -> Older {
         Older { summary, files, open: Mutex::new(open) }
     }
 
@@ -317,7 +317,7 @@ impl Older {
 
     /// Closes it cleanly if it was written by this process and nobody reads in it; `false`: somebody does. Or
     /// repairs what a killed process left.
-    pub(super) fn settle(&self) -> Result<bool, StorageError> {
+    pub(crate) fn settle(&self) -> Result<bool, StorageError> {
         let mut open = self.state();
         match open.take() {
             Some(Db::Written(database, watch)) if Arc::strong_count(&database) > 1 => {
@@ -361,24 +361,24 @@ impl Recent {
 
 /// The segments at one moment. Who holds it can go on reading what was there then: no file of it is removed.
 #[derive(Clone, Debug)]
-pub(super) struct Layout {
+pub(crate) struct Layout {
     /// Before the files that it is one of: it is closed before their lock is let go.
-    pub(super) current: (u64, Db),
+    pub(crate) current: (u64, Db),
     /// Oldest first.
-    pub(super) older: Vec<Arc<Older>>,
-    pub(super) files: Arc<dyn Files>,
+    pub(crate) older: Vec<Arc<Older>>,
+    pub(crate) files: Arc<dyn Files>,
     /// Offline nothing is repaired.
-    pub(super) may_repair: bool,
+    pub(crate) may_repair: bool,
     /// Older segments are read from their files, not from pages that others' reading left in memory.
     reads_anew: bool,
     recent: Arc<Recent>,
 }
 
 /// The layout now.
-pub(super) type Current = Arc<RwLock<Arc<Layout>>>;
+pub(crate) type Current = Arc<RwLock<Arc<Layout>>>;
 
 impl Layout {
-    pub(super) fn new(
+    pub(crate) fn new(
         files: Arc<dyn Files>,
         current: (u64, Db),
         older: &[Summary],
@@ -389,12 +389,12 @@ impl Layout {
     }
 
     /// The same, for who wants to see what the disk has: each older segment that is opened through it is opened anew.
-    pub(super) fn read_anew(&self) -> Layout {
+    pub(crate) fn read_anew(&self) -> Layout {
         Layout { reads_anew: true, ..self.clone() }
     }
 
     /// The database of an older segment.
-    pub(super) fn open(&self, older: &Arc<Older>) -> Result<Db, StorageError> {
+    pub(crate) fn open(&self, older: &Arc<Older>) -> Result<Db, StorageError> {
         let db = older.database(self.may_repair)?;
         self.recent.touch(older);
         match db {
@@ -406,7 +406,7 @@ impl Layout {
     }
 
     /// The database of a segment.
-    pub(super) fn find(&self, number: u64) -> Result<Db, StorageError> {
+    pub(crate) fn find(&self, number: u64) -> Result<Db, StorageError> {
         if number == self.current.0 {
             return Ok(self.current.1.clone());
         }
@@ -417,13 +417,13 @@ impl Layout {
     }
 }
 
-pub(super) fn layout(current: &Current) -> Arc<Layout> {
+pub(crate) fn layout(current: &Current) -> Arc<Layout> {
     // The writer under this lock only puts another pointer in place.
     current.read().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// What stands in an open database.
-pub(super) fn summarize(number: u64, transaction: &ReadTransaction) -> Result<Summary, StorageError> {
+pub(crate) fn summarize(number: u64, transaction: &ReadTransaction) -> Result<Summary, StorageError> {
     let rows = transaction.open_table(ROWS)?;
     let marks = transaction.open_table(encoding::MARKS)?;
     let mut summary = Summary { number, ..Summary::default() };
@@ -439,7 +439,7 @@ pub(super) fn summarize(number: u64, transaction: &ReadTransaction) -> Result<Su
 }
 
 /// What a segment is.
-pub(super) enum Standing {
+pub(crate) enum Standing {
     /// It was prepared, and never written.
     Unborn,
     /// Format 1.
@@ -449,7 +449,7 @@ pub(super) enum Standing {
 }
 
 /// Meta values as they are stored, by name.
-pub(super) fn values(
+pub(crate) fn values(
     meta: &impl ReadableTable<&'static str, &'static [u8]>,
 ) -> Result<BTreeMap<String, Vec<u8>>, StorageError> {
     let mut found = BTreeMap::new();
@@ -461,7 +461,7 @@ pub(super) fn values(
 }
 
 /// What a segment is; whatever is neither is damaged.
-pub(super) fn standing(
+pub(crate) fn standing(
     files: &dyn Files,
     number: u64,
     transaction: &ReadTransaction,
@@ -504,7 +504,7 @@ pub(super) fn standing(
 }
 
 /// The trim point that a transaction shows.
-pub(super) fn trim_through(transaction: &ReadTransaction) -> Result<Slot, StorageError> {
+pub(crate) fn trim_through(transaction: &ReadTransaction) -> Result<Slot, StorageError> {
     let meta = transaction.open_table(META)?;
     let sealed = meta.get(name::TRIM_THROUGH)?;
     let sealed = sealed.ok_or_else(|| StorageError::damaged("the trim point", "it is missing"))?;

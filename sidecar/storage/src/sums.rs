@@ -8,8 +8,8 @@
 //! without them, of an earlier version or of a process that was killed, is checked by redb's own means when it is
 //! opened, and gets them then.
 
-use super::StorageError;
-use super::files::{Files, explain_io};
+use crate::StorageError;
+use crate::files::{Files, explain_io};
 use redb::{Builder, DatabaseError, StorageBackend};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -29,12 +29,12 @@ const LEAF: u8 = 1;
 const SUFFIX: &str = ".sums";
 
 /// The name of a segment's file of checksums.
-pub(super) fn sums_name(segment: &str) -> String {
+pub(crate) fn sums_name(segment: &str) -> String {
     format!("{segment}{SUFFIX}")
 }
 
 /// The segment's name in the name of its file of checksums.
-pub(super) fn summed(name: &str) -> Option<&str> {
+pub(crate) fn summed(name: &str) -> Option<&str> {
     name.strip_suffix(SUFFIX)
 }
 
@@ -60,7 +60,7 @@ fn decode(bytes: &[u8]) -> Option<Vec<u64>> {
 }
 
 /// The checksums that are stored of a file; none: there are none that can be relied on.
-pub(super) fn stored(files: &dyn Files, name: &str) -> Option<Vec<u64>> {
+pub(crate) fn stored(files: &dyn Files, name: &str) -> Option<Vec<u64>> {
     let file = files.open(&sums_name(name), false).ok()?;
     let mut bytes = vec![0; usize::try_from(file.len().ok()?).ok()?];
     file.read(0, &mut bytes).ok()?;
@@ -77,7 +77,7 @@ fn store(files: &dyn Files, name: &str, sums: &[u64]) -> io::Result<()> {
 }
 
 /// Removes the checksums of a file that is to be written, so that no crash leaves them beside it.
-pub(super) fn forget(files: &dyn Files, name: &str) -> io::Result<()> {
+pub(crate) fn forget(files: &dyn Files, name: &str) -> io::Result<()> {
     match files.remove(&sums_name(name)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
@@ -101,7 +101,7 @@ fn each_block(file: &dyn StorageBackend, mut each: impl FnMut(usize, &[u8])) -> 
 }
 
 /// Blocks of a file that fail the checksums stored of it; none where there are no checksums.
-pub(super) fn damaged_blocks(files: &dyn Files, name: &str) -> io::Result<Vec<usize>> {
+pub(crate) fn damaged_blocks(files: &dyn Files, name: &str) -> io::Result<Vec<usize>> {
     let Some(sums) = stored(files, name) else { return Ok(Vec::new()) };
     let mut damaged = Vec::new();
     let file = files.open(name, false)?;
@@ -122,7 +122,7 @@ fn matches(sums: &[u64], number: usize, block: &[u8]) -> bool {
 
 /// What is known of an open file: how far it is written, its checksums, and whether some block failed.
 #[derive(Debug, Default)]
-pub(super) struct Watch {
+pub(crate) struct Watch {
     used: AtomicU64,
     sums: RwLock<Vec<u64>>,
     damaged: AtomicBool,
@@ -135,29 +135,29 @@ pub(super) struct Watch {
 impl Watch {
     /// How far the database has written into the file, in bytes. The file itself is doubled by redb as it fills, and
     /// the rest of it takes no space.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
 
     /// A block that was read failed its checksum: what is not found may have been there.
-    pub(super) fn is_damaged(&self) -> bool {
+    pub(crate) fn is_damaged(&self) -> bool {
         self.damaged.load(Ordering::Acquire)
     }
 
     /// From now on its checksums are stored when it is closed. No version that does not know them writes to it then.
-    pub(super) fn keep(&self) {
+    pub(crate) fn keep(&self) {
         self.keeps.store(true, Ordering::Release);
     }
 
     /// Some block is known to have failed.
-    pub(super) fn note_damaged(&self) {
+    pub(crate) fn note_damaged(&self) {
         self.damaged.store(true, Ordering::Release);
     }
 }
 
 /// A file under a database.
 #[derive(Debug)]
-pub(super) struct Watched {
+pub(crate) struct Watched {
     inner: Box<dyn StorageBackend>,
     watch: Arc<Watch>,
     /// Where it lies, if it is written.
@@ -166,7 +166,7 @@ pub(super) struct Watched {
 
 impl Watched {
     /// A file that is read, with the checksums that are known of it.
-    pub(super) fn read_only(
+    pub(crate) fn read_only(
         inner: Box<dyn StorageBackend>,
         sums: Vec<u64>,
     ) -> io::Result<(Watched, Arc<Watch>)> {
@@ -174,7 +174,7 @@ impl Watched {
     }
 
     /// A file that is written. Its checksums are not on the disk from now on.
-    pub(super) fn written(
+    pub(crate) fn written(
         files: &Arc<dyn Files>,
         name: &str,
         inner: Box<dyn StorageBackend>,
@@ -375,7 +375,7 @@ impl Overlay {
 ///
 /// # Errors
 /// If it cannot be read.
-pub(super) fn adopt(files: &dyn Files, name: &str) -> Result<Option<Vec<u64>>, StorageError> {
+pub(crate) fn adopt(files: &dyn Files, name: &str) -> Result<Option<Vec<u64>>, StorageError> {
     let unusable = |error| explain_io(files.place(), error);
     let inner = files.open(name, false).map_err(unusable)?;
     let length = AtomicU64::new(inner.len().map_err(unusable)?);
@@ -400,7 +400,7 @@ pub(super) fn adopt(files: &dyn Files, name: &str) -> Result<Option<Vec<u64>>, S
 ///
 /// # Errors
 /// If it cannot be read.
-pub(super) fn adopt_and_store(files: &dyn Files, name: &str) -> Result<Option<Vec<u64>>, StorageError> {
+pub(crate) fn adopt_and_store(files: &dyn Files, name: &str) -> Result<Option<Vec<u64>>, StorageError> {
     let sums = adopt(files, name)?;
     if let Some(sums) = &sums
         && let Err(error) = store(files, name, sums)

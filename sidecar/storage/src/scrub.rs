@@ -1,11 +1,11 @@
 //! Reading everything again, a piece at a time, to find what is damaged before somebody needs it (docs: storage.md,
 //! "The scrubber").
 
-use super::StorageError;
-use super::encoding::{self, MARKS, META, ROW_HEAD, SKIPPED, name};
-use super::load::snapshot;
-use super::read::{LogReader, View, cluster};
-use super::segment::{Layout, file_name, in_file, layout, trim_through};
+use crate::StorageError;
+use crate::encoding::{self, MARKS, META, ROW_HEAD, SKIPPED, name};
+use crate::load::snapshot;
+use crate::read::{LogReader, View, cluster};
+use crate::segment::{Layout, file_name, in_file, layout, trim_through};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -53,7 +53,7 @@ impl LogReader {
     ///
     /// # Errors
     /// If there is none, or it cannot be read.
-    pub(crate) fn snapshot(&self, slot: Slot) -> Result<Bytes, StorageError> {
+    pub fn snapshot(&self, slot: Slot) -> Result<Bytes, StorageError> {
         let layout = layout(&self.layout);
         match listed(&layout)?.get(&slot.0) {
             Some(segment) => snapshot(&layout, slot.0, *segment),

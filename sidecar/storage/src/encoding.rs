@@ -1,6 +1,6 @@
 //! The bytes of rows and meta values: little-endian, each with a fixed head.
 
-use super::StorageError;
+use crate::StorageError;
 use bytes::Bytes;
 use redb::TableDefinition;
 use std::collections::BTreeMap;
@@ -9,28 +9,28 @@ use synod_paxos::message::Counters;
 use synod_paxos::{Ballot, ClusterId, Digest, Incarnation, MemberId, Row, Slot, WriteCounter, row};
 use xxhash_rust::xxh3::Xxh3;
 
-pub(super) const ROWS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("rows");
-pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+pub(crate) const ROWS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("rows");
+pub(crate) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 /// Member -> the most that was seen of its counters, and [`peer_checksum`].
-pub(super) const PEERS: TableDefinition<'_, u64, (u64, u64, u64)> = TableDefinition::new("counters");
+pub(crate) const PEERS: TableDefinition<'_, u64, (u64, u64, u64)> = TableDefinition::new("counters");
 /// [`PEERS`] of format 1.
-pub(super) const OLD_PEERS: TableDefinition<'_, u64, (u64, u64)> = TableDefinition::new("peers");
+pub(crate) const OLD_PEERS: TableDefinition<'_, u64, (u64, u64)> = TableDefinition::new("peers");
 /// First index -> slot, count, and [`mark_checksum`].
-pub(super) const MARKS: TableDefinition<'_, u64, (u64, u32, u64)> = TableDefinition::new("marks");
+pub(crate) const MARKS: TableDefinition<'_, u64, (u64, u32, u64)> = TableDefinition::new("marks");
 /// Slot -> the places, four bytes each, of calls whose entries were not added.
-pub(super) const SKIPPED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("skipped");
+pub(crate) const SKIPPED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("skipped");
 /// Slot of a mark -> the encoded system state there.
-pub(super) const SNAPSHOTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("snapshots");
+pub(crate) const SNAPSHOTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("snapshots");
 /// Offset -> a part of the snapshot that is being fetched.
-pub(super) const FETCHED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("fetched");
+pub(crate) const FETCHED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("fetched");
 
 /// One file with nothing sealed, and trimmed rows deleted one by one: the `format` of a directory without segments.
-pub(super) const OLD_FORMAT: u64 = 1;
+pub(crate) const OLD_FORMAT: u64 = 1;
 
 /// The version of everything in a segment. Its number is the row `format` of the table `meta`, the only one that is
 /// stored bare, so that any version can tell which it is; from the third on `layout` repeats it under a checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Format {
+pub(crate) enum Format {
     /// A row's checksum does not cover its chosen byte.
     Second,
     /// It does.
@@ -39,28 +39,28 @@ pub(super) enum Format {
 
 impl Format {
     /// The newest one.
-    pub(super) const NEWEST: Format = Format::Third;
+    pub(crate) const NEWEST: Format = Format::Third;
 
     /// The one that a segment has which begins while the log is at this format level: the members that cannot read the
     /// third one must find none of it as long as the log lets them take part (docs: decisions/0016).
-    pub(super) fn at_level(level: u32) -> Format {
+    pub(crate) fn at_level(level: u32) -> Format {
         if level >= 2 { Format::Third } else { Format::Second }
     }
 
-    pub(super) fn number(self) -> u64 {
+    pub(crate) fn number(self) -> u64 {
         match self {
             Format::Second => 2,
             Format::Third => 3,
         }
     }
 
-    pub(super) fn from_number(number: u64) -> Option<Format> {
+    pub(crate) fn from_number(number: u64) -> Option<Format> {
         [Format::Second, Format::Third].into_iter().find(|format| format.number() == number)
     }
 }
 
 /// Names of meta rows.
-pub(super) mod name {
+pub(crate) mod name {
     pub(crate) const FORMAT: &str = "format";
     /// The format again, under a checksum; in no segment of the second one.
     pub(crate) const LAYOUT: &str = "layout";
@@ -117,7 +117,7 @@ pub(super) mod name {
 }
 
 /// A meta value with a checksum over its name and itself in front: a flipped bit must not change a promise.
-pub(super) fn seal(name: &str, value: &[u8]) -> Vec<u8> {
+pub(crate) fn seal(name: &str, value: &[u8]) -> Vec<u8> {
     let mut sealed = Vec::with_capacity(8 + value.len());
     sealed.extend_from_slice(&seal_checksum(name, value).to_le_bytes());
     sealed.extend_from_slice(value);
@@ -133,7 +133,7 @@ fn seal_checksum(name: &str, value: &[u8]) -> u64 {
 }
 
 /// The value under a seal.
-pub(super) fn unseal<'a>(name: &str, sealed: &'a [u8]) -> Result<&'a [u8], StorageError> {
+pub(crate) fn unseal<'a>(name: &str, sealed: &'a [u8]) -> Result<&'a [u8], StorageError> {
     match sealed.split_first_chunk() {
         Some((checksum, value)) if u64::from_le_bytes(*checksum) == seal_checksum(name, value) => Ok(value),
         _ => Err(StorageError::damaged("what the member is", format!("`{name}` fails its checksum"))),
@@ -152,7 +152,7 @@ fn snapshot_checksum(slot: u64, state: &[u8]) -> u64 {
 }
 
 /// A snapshot with a checksum over its slot and itself: what others install must be what everyone had there.
-pub(super) fn seal_snapshot(slot: u64, state: &[u8]) -> Vec<u8> {
+pub(crate) fn seal_snapshot(slot: u64, state: &[u8]) -> Vec<u8> {
     let mut sealed = Vec::with_capacity(9 + state.len());
     sealed.push(SEALED);
     sealed.extend_from_slice(&snapshot_checksum(slot, state).to_le_bytes());
@@ -161,7 +161,7 @@ pub(super) fn seal_snapshot(slot: u64, state: &[u8]) -> Vec<u8> {
 }
 
 /// The snapshot under a seal.
-pub(super) fn unseal_snapshot(slot: u64, stored: &[u8]) -> Result<&[u8], StorageError> {
+pub(crate) fn unseal_snapshot(slot: u64, stored: &[u8]) -> Result<&[u8], StorageError> {
     let Some((SEALED, sealed)) = stored.split_first().map(|(first, rest)| (*first, rest)) else {
         return Ok(stored);
     };
@@ -174,7 +174,7 @@ pub(super) fn unseal_snapshot(slot: u64, stored: &[u8]) -> Result<&[u8], Storage
 }
 
 /// Over a peer's row.
-pub(super) fn peer_checksum(member: u64, incarnation: u64, written: u64) -> u64 {
+pub(crate) fn peer_checksum(member: u64, incarnation: u64, written: u64) -> u64 {
     let mut hash = Xxh3::new();
     [member, incarnation, written].iter().for_each(|number| hash.update(&number.to_le_bytes()));
     hash.digest()
@@ -182,30 +182,30 @@ pub(super) fn peer_checksum(member: u64, incarnation: u64, written: u64) -> u64 
 
 /// What stands in a segment; spans are of what stands there first and last, 0 and 0 for nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Summary {
-    pub(super) number: u64,
+pub(crate) struct Summary {
+    pub(crate) number: u64,
     /// Slots of rows.
-    pub(super) slots: (u64, u64),
+    pub(crate) slots: (u64, u64),
     /// First indexes of marks.
-    pub(super) marks: (u64, u64),
+    pub(crate) marks: (u64, u64),
     /// The slot of the last mark.
-    pub(super) marked: u64,
+    pub(crate) marked: u64,
     /// How far its file is written, in bytes.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 impl Summary {
-    pub(super) fn add_row(&mut self, slot: u64) {
+    pub(crate) fn add_row(&mut self, slot: u64) {
         self.slots = widened(self.slots, slot);
     }
 
-    pub(super) fn add_mark(&mut self, first: u64, slot: u64) {
+    pub(crate) fn add_mark(&mut self, first: u64, slot: u64) {
         self.marks = widened(self.marks, first);
         self.marked = self.marked.max(slot);
     }
 
     /// Nothing in it is above `trim_through`.
-    pub(super) fn is_trimmed(&self, trim_through: u64) -> bool {
+    pub(crate) fn is_trimmed(&self, trim_through: u64) -> bool {
         self.slots.1.max(self.marked) <= trim_through
     }
 }
@@ -215,7 +215,7 @@ fn widened((first, last): (u64, u64), with: u64) -> (u64, u64) {
 }
 
 /// The older segments, oldest first, behind the number up to which all of them were closed cleanly.
-pub(super) fn segments(closed: u64, segments: &[Summary]) -> Vec<u8> {
+pub(crate) fn segments(closed: u64, segments: &[Summary]) -> Vec<u8> {
     let numbers = segments.iter().flat_map(|segment| {
         let Summary { number, slots, marks, marked, bytes } = *segment;
         [number, slots.0, slots.1, marks.0, marks.1, marked, bytes]
@@ -223,7 +223,7 @@ pub(super) fn segments(closed: u64, segments: &[Summary]) -> Vec<u8> {
     std::iter::once(closed).chain(numbers).flat_map(u64::to_le_bytes).collect()
 }
 
-pub(super) fn read_segments(bytes: &[u8]) -> Result<(u64, Vec<Summary>), StorageError> {
+pub(crate) fn read_segments(bytes: &[u8]) -> Result<(u64, Vec<Summary>), StorageError> {
     decode("the list of segments", bytes, |r| {
         let closed = r.u64()?;
         let mut found = Vec::new();
@@ -241,23 +241,23 @@ pub(super) fn read_segments(bytes: &[u8]) -> Result<(u64, Vec<Summary>), Storage
 }
 
 /// Which segment each snapshot stands in, by slot.
-pub(super) fn catalog(snapshots: &BTreeMap<u64, u64>) -> Vec<u8> {
+pub(crate) fn catalog(snapshots: &BTreeMap<u64, u64>) -> Vec<u8> {
     snapshots.iter().flat_map(|(slot, number)| pair(*slot, *number)).collect()
 }
 
-pub(super) fn read_catalog(bytes: &[u8]) -> Result<BTreeMap<u64, u64>, StorageError> {
+pub(crate) fn read_catalog(bytes: &[u8]) -> Result<BTreeMap<u64, u64>, StorageError> {
     decode("the list of snapshots", bytes, |r| {
         (0..bytes.len() / 16).map(|_| Ok((r.u64()?, r.u64()?))).collect()
     })
 }
 
 /// ballot (16), chosen (1), checksum (8).
-pub(super) const ROW_HEAD: usize = 25;
+pub(crate) const ROW_HEAD: usize = 25;
 /// Where in it the chosen byte is.
 const CHOSEN: usize = 16;
 
 /// Writes a row into space of `ROW_HEAD` bytes and its value's length.
-pub(super) fn write_row(format: Format, row: &Row, space: &mut [u8]) {
+pub(crate) fn write_row(format: Format, row: &Row, space: &mut [u8]) {
     let checksum = match format {
         Format::Second => row.checksum,
         Format::Third => row::cover(row.checksum, u8::from(row.chosen)),
@@ -271,7 +271,7 @@ pub(super) fn write_row(format: Format, row: &Row, space: &mut [u8]) {
 
 /// A row as it is stored. One that makes no sense is shown with a checksum that does not fit: every reader of rows
 /// looks at that, and knows what to do with a damaged one.
-pub(super) fn read_row(format: Format, slot: u64, stored: &[u8]) -> Row {
+pub(crate) fn read_row(format: Format, slot: u64, stored: &[u8]) -> Row {
     let Some((head, value)) = stored.split_at_checked(ROW_HEAD) else { return damaged_row(slot) };
     let number = |from: usize| {
         let mut bytes = [0; 8];
@@ -289,12 +289,12 @@ pub(super) fn read_row(format: Format, slot: u64, stored: &[u8]) -> Row {
 }
 
 /// What is shown in the place of a row that cannot be read: it fails its checksum.
-pub(super) fn damaged_row(slot: u64) -> Row {
+pub(crate) fn damaged_row(slot: u64) -> Row {
     Row { slot: Slot(slot), ballot: Ballot::ZERO, chosen: false, value: Bytes::new(), checksum: 0 }
 }
 
 /// The same row in a segment of another format. A damaged one stays damaged.
-pub(super) fn convert_row(from: Format, to: Format, slot: u64, stored: &[u8]) -> Vec<u8> {
+pub(crate) fn convert_row(from: Format, to: Format, slot: u64, stored: &[u8]) -> Vec<u8> {
     let mut converted = stored.to_vec();
     if from != to && matches!(stored.get(CHOSEN), Some(0 | 1)) && stored.len() >= ROW_HEAD {
         write_row(to, &read_row(from, slot, stored), &mut converted);
@@ -303,7 +303,7 @@ pub(super) fn convert_row(from: Format, to: Format, slot: u64, stored: &[u8]) ->
 }
 
 /// Over a whole mark, with the calls that it skips: a flipped bit must not serve an entry under another's index.
-pub(super) fn mark_checksum(first: u64, slot: u64, count: u32, skipped: &[u8]) -> u64 {
+pub(crate) fn mark_checksum(first: u64, slot: u64, count: u32, skipped: &[u8]) -> u64 {
     let mut hash = Xxh3::new();
     hash.update(&first.to_le_bytes());
     hash.update(&slot.to_le_bytes());
@@ -313,7 +313,7 @@ pub(super) fn mark_checksum(first: u64, slot: u64, count: u32, skipped: &[u8]) -
 }
 
 /// Checks a mark as it was stored, and gives the calls that it skips.
-pub(super) fn read_mark(
+pub(crate) fn read_mark(
     first: u64,
     (slot, count, checksum): (u64, u32, u64),
     skipped: Option<&[u8]>,
@@ -325,18 +325,18 @@ pub(super) fn read_mark(
     Ok(skipped.as_chunks().0.iter().map(|place| u32::from_le_bytes(*place)).collect())
 }
 
-pub(super) fn number(value: u64) -> [u8; 8] {
+pub(crate) fn number(value: u64) -> [u8; 8] {
     value.to_le_bytes()
 }
 
-pub(super) fn pair(first: u64, second: u64) -> [u8; 16] {
+pub(crate) fn pair(first: u64, second: u64) -> [u8; 16] {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&number(first));
     bytes[8..].copy_from_slice(&number(second));
     bytes
 }
 
-pub(super) fn joined(cluster: ClusterId, digest: Digest) -> Bytes {
+pub(crate) fn joined(cluster: ClusterId, digest: Digest) -> Bytes {
     let mut w = Writer::with_capacity(48);
     w.array(&cluster.0);
     w.array(&digest.0);
@@ -344,7 +344,7 @@ pub(super) fn joined(cluster: ClusterId, digest: Digest) -> Bytes {
 }
 
 /// Reads one meta value with `read`, which must consume it.
-pub(super) fn decode<T>(
+pub(crate) fn decode<T>(
     what: &'static str,
     bytes: &[u8],
     read: impl FnOnce(&mut Reader) -> Result<T, DecodeError>,
@@ -355,19 +355,19 @@ pub(super) fn decode<T>(
     Ok(value)
 }
 
-pub(super) fn read_number(what: &'static str, bytes: &[u8]) -> Result<u64, StorageError> {
+pub(crate) fn read_number(what: &'static str, bytes: &[u8]) -> Result<u64, StorageError> {
     decode(what, bytes, Reader::u64)
 }
 
-pub(super) fn read_pair(what: &'static str, bytes: &[u8]) -> Result<(u64, u64), StorageError> {
+pub(crate) fn read_pair(what: &'static str, bytes: &[u8]) -> Result<(u64, u64), StorageError> {
     decode(what, bytes, |r| Ok((r.u64()?, r.u64()?)))
 }
 
-pub(super) fn read_joined(bytes: &[u8]) -> Result<(ClusterId, Digest), StorageError> {
+pub(crate) fn read_joined(bytes: &[u8]) -> Result<(ClusterId, Digest), StorageError> {
     decode("the joined cluster", bytes, |r| Ok((ClusterId(r.array()?), Digest(r.array()?))))
 }
 
-pub(super) fn counters(
+pub(crate) fn counters(
     member: u64,
     (incarnation, written, checksum): (u64, u64, u64),
 ) -> Result<Counters, StorageError> {
@@ -377,7 +377,7 @@ pub(super) fn counters(
     Ok(Counters { incarnation: Incarnation(incarnation), written: WriteCounter(written) })
 }
 
-pub(super) fn places(skipped: &[u32]) -> Vec<u8> {
+pub(crate) fn places(skipped: &[u32]) -> Vec<u8> {
     skipped.iter().flat_map(|place| place.to_le_bytes()).collect()
 }
 

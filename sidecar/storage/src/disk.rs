@@ -1,20 +1,20 @@
 //! Opening a data directory.
 
-use super::encoding::{
+use crate::encoding::{
     self, Format, META, OLD_PEERS, PEERS, ROWS, SNAPSHOTS, Summary, name, peer_checksum, seal,
 };
-use super::files::{DIRECTORY, Directory, Files, LEGACY, explain_io};
-use super::keeper::{Job, Keeper};
-use super::load::{Loaded, Rows, load};
-use super::read::LogReader;
-use super::rows::stored_format;
-use super::segment::{
+use crate::files::{DIRECTORY, Directory, Files, LEGACY, explain_io};
+use crate::keeper::{Job, Keeper};
+use crate::load::{Loaded, Rows, load};
+use crate::read::LogReader;
+use crate::rows::stored_format;
+use crate::segment::{
     Db, Layout, Segment, Standing, Unsummed, begin, file_name, in_file, is_unfinished, open_read_only,
     open_written, parse_name, prepare, standing, summarize, values,
 };
-use super::sums::{self, summed};
-use super::write::{Draft, RedbStorage, carry_member, put};
-use super::{Options, StorageError};
+use crate::sums::{self, summed};
+use crate::write::{Draft, RedbStorage, carry_member, put};
+use crate::{Options, StorageError};
 use redb::{ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, WriteTransaction};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -200,7 +200,7 @@ fn leave_damaged(
     older.push(left);
     let next = prepare(shared, number + 1)?;
     let transaction = begin(&next.database)?;
-    let trim_through = super::segment::trim_through(&before)?;
+    let trim_through = crate::segment::trim_through(&before)?;
     let summary = Summary { number: next.number, ..Summary::default() };
     let format = Format::Second;
     let mut draft = Draft { summary, format, snapshots, older, trim_through };
@@ -211,7 +211,7 @@ fn leave_damaged(
 }
 
 /// How many slots above and below a watermark may get another vote: see the core's window of slots.
-pub(super) fn window(transaction: &ReadTransaction) -> Result<u64, StorageError> {
+pub(crate) fn window(transaction: &ReadTransaction) -> Result<u64, StorageError> {
     let meta = transaction.open_table(META)?;
     let genesis = meta.get(name::GENESIS)?.map(|sealed| sealed.value().to_vec());
     let alpha = match genesis {
@@ -227,7 +227,7 @@ pub(super) fn window(transaction: &ReadTransaction) -> Result<u64, StorageError>
 
 /// What stands in a segment that has damaged blocks, as far as it may: every slot in its span that no row is found of
 /// may have had one (docs: decisions/0016).
-pub(super) fn left_of(
+pub(crate) fn left_of(
     number: u64,
     transaction: &ReadTransaction,
     older: &[Summary],
@@ -351,16 +351,16 @@ fn boot(segment: &Segment) -> Result<(), StorageError> {
 }
 
 /// The lists in a segment's meta values: numbers up to which all are closed, the older segments, the snapshots.
-pub(super) type Lists = (u64, Vec<Summary>, BTreeMap<u64, u64>);
+pub(crate) type Lists = (u64, Vec<Summary>, BTreeMap<u64, u64>);
 
-pub(super) fn lists(meta: &BTreeMap<String, Vec<u8>>) -> Result<Lists, StorageError> {
+pub(crate) fn lists(meta: &BTreeMap<String, Vec<u8>>) -> Result<Lists, StorageError> {
     let get = |name: &str| meta.get(name).map(Vec::as_slice).unwrap_or_default();
     let (closed, older) = encoding::read_segments(get(name::SEGMENTS))?;
     Ok((closed, older, encoding::read_catalog(get(name::SNAPSHOTS))?))
 }
 
 /// Every listed segment must be there; those below the newest that are not listed are trimmed, and are named.
-pub(super) fn trimmed_files(
+pub(crate) fn trimmed_files(
     files: &dyn Files,
     older: &[Summary],
     newest: u64,
@@ -469,11 +469,18 @@ fn is_empty(files: &dyn Files) -> Result<bool, StorageError> {
 /// # Errors
 /// If the directory holds a member already, or cannot be written to.
 pub fn create(dir: &Path, state: &DurableState) -> Result<(), StorageError> {
-    let files = Directory::open(dir)?;
-    if !is_empty(&files)? {
-        return Err(StorageError::NotEmpty { dir: dir.to_owned() });
+    create_on(Arc::new(Directory::open(dir)?), state, Options::default())
+}
+
+/// The same on files of the caller's.
+///
+/// # Errors
+/// Those of [`create`].
+pub fn create_on(files: Arc<dyn Files>, state: &DurableState, options: Options) -> Result<(), StorageError> {
+    if !is_empty(&*files)? {
+        return Err(StorageError::NotEmpty { dir: files.place().to_owned() });
     }
-    let opened = open_on(Arc::new(files), None, Options::default())?;
+    let opened = open_on(files, None, options)?;
     let mut storage = opened.storage;
     if let Ok(system) = SystemState::decode(state.system.clone()) {
         storage.note_level(system.settings.format_level);

@@ -1,8 +1,8 @@
 //! Parts of a snapshot that is being fetched. What cannot be read of them is fetched again, so nothing here is damage
 //! that anybody needs to hear of.
 
-use super::StorageError;
-use super::encoding::FETCHED;
+use crate::StorageError;
+use crate::encoding::FETCHED;
 use bytes::Bytes;
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, TableError, WriteTransaction};
 use synod_paxos::codec::{DecodeError, Reader, Writer};
@@ -20,7 +20,7 @@ fn checksum(part: &SnapshotPart) -> u64 {
     hash.digest()
 }
 
-pub(super) fn encode(part: &SnapshotPart) -> Bytes {
+pub(crate) fn encode(part: &SnapshotPart) -> Bytes {
     let mut w = Writer::with_capacity(HEAD + part.bytes.len());
     w.u64(part.slot.0);
     w.u64(part.total);
@@ -31,7 +31,7 @@ pub(super) fn encode(part: &SnapshotPart) -> Bytes {
 }
 
 /// The part at `offset`; none: it is damaged.
-pub(super) fn decode(offset: u64, stored: &[u8]) -> Option<SnapshotPart> {
+pub(crate) fn decode(offset: u64, stored: &[u8]) -> Option<SnapshotPart> {
     let (head, bytes) = stored.split_at_checked(HEAD)?;
     let mut reader = Reader::new(Bytes::copy_from_slice(head));
     let mut read = || {
@@ -44,7 +44,7 @@ pub(super) fn decode(offset: u64, stored: &[u8]) -> Option<SnapshotPart> {
 }
 
 /// One more; the first takes the place of all that stood there.
-pub(super) fn put(transaction: &WriteTransaction, part: &SnapshotPart) -> Result<(), StorageError> {
+pub(crate) fn put(transaction: &WriteTransaction, part: &SnapshotPart) -> Result<(), StorageError> {
     if part.offset == 0 {
         clear(transaction)?;
     }
@@ -53,13 +53,13 @@ pub(super) fn put(transaction: &WriteTransaction, part: &SnapshotPart) -> Result
 }
 
 /// Removes all.
-pub(super) fn clear(transaction: &WriteTransaction) -> Result<(), StorageError> {
+pub(crate) fn clear(transaction: &WriteTransaction) -> Result<(), StorageError> {
     transaction.open_table(FETCHED)?.retain(|_, _| false)?;
     Ok(())
 }
 
 /// Removes those of a snapshot that is not needed any more.
-pub(super) fn trim(transaction: &WriteTransaction, through: Slot) -> Result<(), StorageError> {
+pub(crate) fn trim(transaction: &WriteTransaction, through: Slot) -> Result<(), StorageError> {
     let mut table = transaction.open_table(FETCHED)?;
     table.retain(|offset, stored| decode(offset, stored).is_some_and(|part| part.slot > through))?;
     Ok(())
@@ -75,7 +75,7 @@ fn table(transaction: &ReadTransaction) -> Result<Option<ReadOnlyTable<u64, &'st
 }
 
 /// Those that stand in a row from the first byte on.
-pub(super) fn load(transaction: &ReadTransaction) -> Result<Vec<SnapshotPart>, StorageError> {
+pub(crate) fn load(transaction: &ReadTransaction) -> Result<Vec<SnapshotPart>, StorageError> {
     let mut parts: Vec<SnapshotPart> = Vec::new();
     let Some(table) = table(transaction)? else { return Ok(parts) };
     for row in table.iter()? {
@@ -91,7 +91,7 @@ pub(super) fn load(transaction: &ReadTransaction) -> Result<Vec<SnapshotPart>, S
 }
 
 /// Takes them into the next segment.
-pub(super) fn carry(before: &ReadTransaction, transaction: &WriteTransaction) -> Result<(), StorageError> {
+pub(crate) fn carry(before: &ReadTransaction, transaction: &WriteTransaction) -> Result<(), StorageError> {
     let Some(from) = table(before)? else { return Ok(()) };
     let mut to = transaction.open_table(FETCHED)?;
     for row in from.iter()? {

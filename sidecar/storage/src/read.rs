@@ -1,10 +1,10 @@
 //! Reading: views for the core, entries by index for clients. A row is where it was written last: the newest segment
 //! that has its slot.
 
-use super::StorageError;
-use super::encoding::{self, MARKS, META, SKIPPED, Summary, name};
-use super::rows::{RowTable, RowsFrom};
-use super::segment::{Current, Db, Layout, Older, in_file, layout, trim_through};
+use crate::StorageError;
+use crate::encoding::{self, MARKS, META, SKIPPED, Summary, name};
+use crate::rows::{RowTable, RowsFrom};
+use crate::segment::{Current, Db, Layout, Older, in_file, layout, trim_through};
 use bytes::Bytes;
 use redb::{ReadOnlyTable, ReadTransaction};
 use std::iter::Peekable;
@@ -87,7 +87,7 @@ impl Source {
 }
 
 impl View {
-    pub(super) fn open(layout: Arc<Layout>) -> Result<View, StorageError> {
+    pub(crate) fn open(layout: Arc<Layout>) -> Result<View, StorageError> {
         let transaction = layout.current.1.begin_read()?;
         let trim_through = trim_through(&transaction)?;
         Ok(View { rows: RowTable::open(&transaction)?, trim_through, layout })
@@ -114,7 +114,7 @@ impl View {
     }
 
     /// Shows each row from `from` on, ascending, until `each` has enough: then `false`. An older segment is opened when its first slot is reached.
-    pub(super) fn walk(
+    pub(crate) fn walk(
         &self,
         from: Slot,
         mut each: impl FnMut(Row) -> Result<bool, StorageError>,
@@ -183,7 +183,7 @@ impl View {
             return Ok(false);
         }
         let before = self.layout.older.iter().map(|older| older.summary.slots.1).max().unwrap_or(0);
-        Ok(slot + super::disk::window(&db.begin_read()?)? > before)
+        Ok(slot + crate::disk::window(&db.begin_read()?)? > before)
     }
 
     fn source(&self, older: &Arc<Older>, from: u64) -> Result<Source, StorageError> {
@@ -196,7 +196,7 @@ impl View {
 /// Reads what is durable. Blocking: not for the runtime's own threads.
 #[derive(Clone, Debug)]
 pub struct LogReader {
-    pub(super) layout: Current,
+    pub(crate) layout: Current,
 }
 
 /// The tables of one segment.
@@ -415,12 +415,12 @@ fn tables(summary: Summary, db: Db, transaction: &ReadTransaction) -> Result<Tab
 }
 
 impl LogReader {
-    pub(super) fn new(layout: Current) -> LogReader {
+    pub(crate) fn new(layout: Current) -> LogReader {
         LogReader { layout }
     }
 
     /// The first index of the next mark behind `from` that can be read; none: there is none.
-    pub(super) fn behind(&self, from: Index) -> Result<Option<Index>, StorageError> {
+    pub(crate) fn behind(&self, from: Index) -> Result<Option<Index>, StorageError> {
         let mut moment = Moment::new(layout(&self.layout))?;
         let layout = moment.layout.clone();
         let mut nearest: Option<u64> = None;
@@ -485,7 +485,7 @@ impl LogReader {
     }
 }
 
-pub(super) fn cluster(transaction: &ReadTransaction) -> Result<Option<ClusterId>, StorageError> {
+pub(crate) fn cluster(transaction: &ReadTransaction) -> Result<Option<ClusterId>, StorageError> {
     let meta = transaction.open_table(META)?;
     let Some(sealed) = meta.get(name::GENESIS)? else { return Ok(None) };
     let genesis = encoding::unseal(name::GENESIS, sealed.value())?;

@@ -1,11 +1,11 @@
 //! Reading what a disk holds.
 
-use super::StorageError;
-use super::disk::lists;
-use super::encoding::{self, PEERS, SNAPSHOTS, name};
-use super::fetched;
-use super::read::View;
-use super::segment::{Layout, Standing, file_name, in_file, standing};
+use crate::StorageError;
+use crate::disk::lists;
+use crate::encoding::{self, PEERS, SNAPSHOTS, name};
+use crate::fetched;
+use crate::read::View;
+use crate::segment::{Layout, Standing, file_name, in_file, standing};
 use bytes::Bytes;
 use redb::ReadableTable;
 use std::collections::BTreeMap;
@@ -27,15 +27,15 @@ pub enum Rows {
 }
 
 /// What a disk holds.
-pub(super) struct Loaded {
-    pub(super) state: DurableState,
+pub(crate) struct Loaded {
+    pub(crate) state: DurableState,
     /// Snapshots that cannot be read: the state does not have them. A member goes on without them, it only does not
     /// serve them; a log that is copied elsewhere may begin with one.
-    pub(super) damaged: Vec<StorageError>,
+    pub(crate) damaged: Vec<StorageError>,
 }
 
 /// Reads what a disk holds.
-pub(super) fn load(layout: &Layout, which: Rows) -> Result<Loaded, StorageError> {
+pub(crate) fn load(layout: &Layout, which: Rows) -> Result<Loaded, StorageError> {
     let number = layout.current.0;
     let mut loaded = in_file(&*layout.files, number, load_newest(layout, which == Rows::Start))?;
     let from = match which {
@@ -108,7 +108,7 @@ fn load_newest(layout: &Layout, lists_only: bool) -> Result<Loaded, StorageError
 }
 
 /// The encoded system state at a mark.
-pub(super) fn snapshot(layout: &Layout, slot: u64, segment: u64) -> Result<Bytes, StorageError> {
+pub(crate) fn snapshot(layout: &Layout, slot: u64, segment: u64) -> Result<Bytes, StorageError> {
     let read = || {
         let db = layout.find(segment)?;
         let table = db.begin_read()?.open_table(SNAPSHOTS)?;

@@ -1,34 +1,34 @@
 //! The rows of one segment, read by the segment's own format.
 
-use super::StorageError;
-use super::encoding::{self, Format, META, ROWS, name};
+use crate::StorageError;
+use crate::encoding::{self, Format, META, ROWS, name};
 use redb::{OwnedRange, ReadOnlyTable, ReadTransaction, ReadableTable};
 use std::collections::BTreeMap;
 use synod_paxos::Row;
 
 /// The table of rows, and how they are stored in it.
-pub(super) struct RowTable {
+pub(crate) struct RowTable {
     table: ReadOnlyTable<u64, &'static [u8]>,
     format: Format,
 }
 
 impl RowTable {
-    pub(super) fn open(transaction: &ReadTransaction) -> Result<RowTable, StorageError> {
+    pub(crate) fn open(transaction: &ReadTransaction) -> Result<RowTable, StorageError> {
         let format = stored_format(&transaction.open_table(META)?)?;
         Ok(RowTable { table: transaction.open_table(ROWS)?, format })
     }
 
-    pub(super) fn get(&self, slot: u64) -> Result<Option<Row>, StorageError> {
+    pub(crate) fn get(&self, slot: u64) -> Result<Option<Row>, StorageError> {
         Ok(self.table.get(slot)?.map(|stored| encoding::read_row(self.format, slot, stored.value())))
     }
 
-    pub(super) fn from(&self, slot: u64) -> Result<RowsFrom, StorageError> {
+    pub(crate) fn from(&self, slot: u64) -> Result<RowsFrom, StorageError> {
         Ok(RowsFrom { range: self.table.range_owned(slot..)?, format: self.format })
     }
 }
 
 /// Rows from a slot on, ascending.
-pub(super) struct RowsFrom {
+pub(crate) struct RowsFrom {
     range: OwnedRange<u64, &'static [u8]>,
     format: Format,
 }
@@ -45,7 +45,7 @@ impl Iterator for RowsFrom {
 }
 
 /// The format of a segment, from its table of meta values.
-pub(super) fn stored_format(
+pub(crate) fn stored_format(
     meta: &impl ReadableTable<&'static str, &'static [u8]>,
 ) -> Result<Format, StorageError> {
     let format = meta.get(name::FORMAT)?;
@@ -54,7 +54,7 @@ pub(super) fn stored_format(
 }
 
 /// The same of values that were read already.
-pub(super) fn format_of(meta: &BTreeMap<String, Vec<u8>>) -> Result<Format, StorageError> {
+pub(crate) fn format_of(meta: &BTreeMap<String, Vec<u8>>) -> Result<Format, StorageError> {
     segment_format(meta.get(name::FORMAT).map(Vec::as_slice), meta.get(name::LAYOUT).map(Vec::as_slice))
 }
 
