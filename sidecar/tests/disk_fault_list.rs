@@ -123,7 +123,7 @@ fn cut(kind: &str) {
 /// The place of a slot's value on the disk: its file and offset.
 fn place_of(image: &Image, slot: u64) -> (usize, usize) {
     let wanted = vec![b'a' + slot as u8; 700];
-    let place = |(file, bytes): (&usize, &Vec<u8>)| {
+    let place = |(file, bytes): (&usize, &std::sync::Arc<Vec<u8>>)| {
         bytes.windows(wanted.len()).position(|window| window == wanted).map(|offset| (*file, offset))
     };
     image.files.iter().find_map(place).expect("the value is on the disk")
@@ -186,23 +186,28 @@ fn inflict(fault: DiskFault) {
         DiskFault::TornWrite => cut("torn"),
         DiskFault::FlippedRow => damaged(|image| {
             let (file, offset) = place_of(image, 2);
-            image.files.get_mut(&file).unwrap()[offset + 300] ^= 1;
+            image.bytes_mut(file)[offset + 300] ^= 1;
         }),
         DiskFault::FlippedFlag => damaged(|image| {
             // In front of the value: its chosen byte, and the checksum.
             let (file, offset) = place_of(image, 2);
-            image.files.get_mut(&file).unwrap()[offset - 9] ^= 1;
+            image.bytes_mut(file)[offset - 9] ^= 1;
         }),
         DiskFault::LostRow => damaged(|image| {
             // The page that holds the value says that it holds none.
             let (file, offset) = place_of(image, 2);
             let page = offset / 4_096 * 4_096;
-            image.files.get_mut(&file).unwrap()[page..page + 4_096].fill(0);
+            image.bytes_mut(file)[page..page + 4_096].fill(0);
+        }),
+        DiskFault::FlippedByte => damaged(|image| {
+            // What kind of page it is that holds the value.
+            let (file, offset) = place_of(image, 2);
+            image.bytes_mut(file)[offset / 4_096 * 4_096] ^= 1;
         }),
         DiskFault::MisdirectedWrite => damaged(|image| {
             let ((file, from), (over, to)) = (place_of(image, 5), place_of(image, 2));
             let bytes = image.files[&file][from..from + 700].to_vec();
-            image.files.get_mut(&over).unwrap()[to..to + 700].copy_from_slice(&bytes);
+            image.bytes_mut(over)[to..to + 700].copy_from_slice(&bytes);
         }),
         DiskFault::FailedWrite => {
             let strike = |disk: &Disk| {

@@ -158,6 +158,13 @@ pub enum Action {
         /// Which.
         slot: u64,
     },
+    /// One bit of a member's files changes.
+    FlipByte {
+        /// Whose.
+        member: u64,
+        /// What the file and the place in it follow from.
+        chance: u64,
+    },
     /// A scrubber finds that a row is damaged or gone.
     Scrub {
         /// On whose disk.

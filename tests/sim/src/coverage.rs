@@ -136,6 +136,8 @@ kinds! {
         Retired = "removed_member_retired",
         /// Configurations: the leader removed itself.
         LeaderRemoved = "leader_removed_itself",
+        /// Integrity: a member whose files cannot be opened any more is replaced.
+        DiskUnusable = "disk_unusable",
         /// Identity: a disk that shows less is fenced.
         Fenced = "fenced",
         /// Integrity: a damaged row was met.

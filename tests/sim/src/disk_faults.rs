@@ -27,6 +27,9 @@ kinds! {
         /// 4: a row that the disk knows to be chosen is gone, the page that names it having rotted. Bound: as
         /// FlippedRow. (A vote that is gone without a trace is beyond what any member can bear.)
         LostRow = "lost_row",
+        /// 4 to 6: one bit of a file changes, whatever stands there: a row, what says what the member is, a page's head,
+        /// the checksums. Bound: files of one member only, counted as impaired from then on.
+        FlippedByte = "flipped_byte",
         /// 6: a row was written over another slot's place as well; the checksum covers the slot. Bound: as 4. (A
         /// write that landed nowhere is LostSync.)
         MisdirectedWrite = "misdirected_write",

@@ -6,6 +6,7 @@ use indicatif::ProgressBar;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use synod_sim::action::Step;
+use synod_sim::director::FILES;
 use synod_sim::explain;
 use synod_sim::oracle::Violation;
 use synod_sim::progress::Progress;
@@ -87,6 +88,9 @@ struct Sweep {
     /// Go on for so long instead of a number of seeds: 90s, 10m, 1h.
     #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
     for_time: Option<Duration>,
+    /// Only seeds whose members run the real storage engine: one of twenty.
+    #[arg(long)]
+    files: bool,
     /// Client operations of each seed, at least.
     #[arg(long, default_value_t = Effort::default().operations)]
     operations: u64,
@@ -112,8 +116,10 @@ fn main() -> anyhow::Result<()> {
 
 fn sweep_seeds(arguments: &Sweep) -> anyhow::Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let step = if arguments.files { FILES } else { 1 };
     let seeds = Seeds {
-        first: arguments.first,
+        first: arguments.first.next_multiple_of(step),
+        step,
         count: if arguments.for_time.is_some() { u64::MAX / 4 } else { arguments.seeds },
         end: arguments.for_time.map(|time| Instant::now() + time),
         threads: arguments.threads.unwrap_or(cores),

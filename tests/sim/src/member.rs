@@ -79,10 +79,10 @@ pub struct Member {
 
 impl Member {
     /// An empty volume without a process.
-    pub fn new(id: MemberId) -> Member {
+    pub fn new(id: MemberId, disk: SimDisk) -> Member {
         Member {
             id,
-            disk: SimDisk::empty(id),
+            disk,
             node: None,
             boot: 0,
             clock: Clock::default(),

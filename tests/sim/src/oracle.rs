@@ -42,7 +42,7 @@ pub struct Violation {
 }
 
 /// Makes a violation.
-pub fn violation(property: &'static str, evidence: impl Into<String>) -> Result<(), Violation> {
+pub fn violation<T>(property: &'static str, evidence: impl Into<String>) -> Result<T, Violation> {
     Err(Violation { property, evidence: evidence.into() })
 }
 

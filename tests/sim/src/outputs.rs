@@ -100,7 +100,7 @@ impl World {
             }
             Output::ReadSnapshot { slot } => {
                 if let Some(member) = self.members.get_mut(&id) {
-                    let state = member.disk.state().snapshots.get(&slot).cloned();
+                    let state = member.disk.snapshot(slot)?;
                     let local = member.clock.local(self.now);
                     if let Some(node) = member.node.as_mut() {
                         node.handle(local, synod_paxos::Input::SnapshotRead { slot, state });
@@ -206,6 +206,9 @@ impl World {
         self.trace.step(self.now, 3, id.0, applied.slot.0);
         self.trace.line(self.now, || format!("{id:?} applies {:?}", applied.slot));
         if let Some(member) = self.members.get_mut(&id) {
+            let level = member.node.as_ref().and_then(|node| node.system());
+            let level = level.map_or(1, |system| system.settings.format_level);
+            member.disk.applied(applied, level);
             let behind = member.streamed;
             stream::check(member, applied)?;
             if member.boot > 2 && behind.0 > 0 && behind < member.streamed && !member.was_active {

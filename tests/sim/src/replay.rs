@@ -61,7 +61,7 @@ pub fn replay(setup: &Setup, steps: &[Step], keep_trace: bool) -> Replayed {
 fn perform(world: &mut World, pool: &mut Pool, action: &Action) -> Result<bool, Violation> {
     let id = |number: &u64| MemberId(*number);
     match action {
-        Action::Add { member } => Ok(world.add(id(member))),
+        Action::Add { member } => world.add(id(member)),
         Action::Start { member, seed, offset, drift } => {
             world.start(id(member), *seed, Clock { offset: *offset, drift: *drift })
         }
@@ -99,6 +99,9 @@ fn perform(world: &mut World, pool: &mut Pool, action: &Action) -> Result<bool, 
         }
         Action::Lose { member, slot } => {
             Ok(world.disk(id(member), DiskFault::LostRow, |m| m.disk.lose(Slot(*slot))))
+        }
+        Action::FlipByte { member, chance } => {
+            Ok(world.disk(id(member), DiskFault::FlippedByte, |m| m.disk.flip_byte(*chance)))
         }
         Action::Scrub { member, slot } => world.scrub(id(member), Slot(*slot)),
         Action::Misdirect { member, slot, over } => {

@@ -24,6 +24,9 @@ pub struct Setup {
     /// The members go by bounds in bytes that are so many times smaller.
     #[serde(default = "one")]
     pub divisor: usize,
+    /// The members' disks hold the real storage engine, on files in memory.
+    #[serde(default)]
+    pub files: bool,
 }
 
 fn one() -> usize {

@@ -15,6 +15,8 @@ pub struct Seeds {
     pub first: u64,
     /// At most so many.
     pub count: u64,
+    /// From one to the next.
+    pub step: u64,
     /// No new one after this.
     pub end: Option<Instant>,
     /// Threads.
@@ -100,11 +102,11 @@ impl Sums {
 pub fn sweep(seeds: Seeds, effort: Effort, progress: &(dyn Fn(&Outcome) + Sync)) -> Sums {
     std::panic::set_hook(Box::new(|_| {}));
     let next = AtomicU64::new(seeds.first);
-    let last = seeds.first.saturating_add(seeds.count);
+    let last = seeds.first.saturating_add(seeds.count.saturating_mul(seeds.step));
     let work = || {
         let mut sums = Sums::default();
         while seeds.end.is_none_or(|end| Instant::now() < end) {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
+            let seed = next.fetch_add(seeds.step, Ordering::Relaxed);
             if seed >= last {
                 break;
             }

@@ -6,6 +6,7 @@
 use crate::action::{self, Command};
 use crate::client::Client;
 use crate::coverage::{Coverage, MessageKind, Rule};
+use crate::disk::SimDisk;
 use crate::disk_faults::DiskFault;
 use crate::faults::Fault;
 use crate::history;
@@ -21,6 +22,7 @@ use crate::invariants::trims::Trims;
 use crate::invariants::whole_promises::WholePromises;
 use crate::member::{Clock, Member};
 use crate::oracle::{Oracle, Outcome, Violation, violation};
+use crate::real::{Scrubbed, Unusable};
 use crate::setup::Setup;
 use crate::trace::Trace;
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,6 +85,8 @@ pub struct World {
     pub(crate) padding: usize,
     /// The bounds that the members go by.
     pub(crate) bounds: Bounds,
+    /// Disks hold the real storage engine.
+    files: bool,
     pub(crate) agreement: Agreement,
     pub(crate) chosen: Chosen,
     pub(crate) promises: Promises,
@@ -115,6 +119,7 @@ impl World {
             diverged: BTreeSet::new(),
             padding: setup.padding,
             bounds: Bounds::divided(setup.divisor),
+            files: setup.files,
             agreement: Agreement::default(),
             chosen: Chosen::default(),
             promises: Promises::default(),
@@ -145,8 +150,12 @@ impl World {
     }
 
     /// An empty volume appears.
-    pub fn add(&mut self, id: MemberId) -> bool {
-        self.members.insert(id, Member::new(id)).is_none()
+    ///
+    /// # Errors
+    /// If the storage engine cannot take it.
+    pub fn add(&mut self, id: MemberId) -> Result<bool, Violation> {
+        let disk = if self.files { SimDisk::with_files(id)? } else { SimDisk::empty(id) };
+        Ok(self.members.insert(id, Member::new(id, disk)).is_none())
     }
 
     /// Starts the process on a member's volume. Returns whether it did.
@@ -169,7 +178,10 @@ impl World {
         member.clock = clock;
         member.tick_at = None;
         member.was_active = false;
-        let state = member.disk.boot();
+        let state = match member.disk.boot(self.genesis.cluster) {
+            Ok(state) => state,
+            Err(why) => return self.unusable(id, why).map(|()| false),
+        };
         member.began_removed = state.tombstone.is_some();
         if member.began_removed {
             self.coverage.fault(Fault::RemovedReturns);
@@ -216,7 +228,7 @@ impl World {
         member.reads.clear();
         let syncing = member.disk.syncing.len();
         let lied = member.disk.kept().is_some();
-        let lost = member.disk.crash(kept, torn);
+        let lost = member.disk.crash(kept, torn)?;
         let fresh = std::mem::take(&mut member.disk.fresh);
         self.coverage.fault(Fault::Crash);
         if lied {
@@ -318,7 +330,13 @@ impl World {
     pub fn synced(&mut self, id: MemberId) -> Result<bool, Violation> {
         let Some(member) = self.members.get_mut(&id).filter(|m| m.node.is_some()) else { return Ok(false) };
         let batches = std::mem::take(&mut member.disk.syncing);
-        let Some(completed) = member.disk.commit_all(batches) else { return Ok(false) };
+        let completed = match member.disk.commit_all(batches) {
+            Ok(Some(completed)) => completed,
+            Ok(None) => return Ok(false),
+            // Its process ends, and its next start finds what is there.
+            Err(Unusable::Damaged(_)) if member.disk.is_rotten() => return self.crash(id, 0, false),
+            Err(why) => return violation("a disk in order takes every write", format!("{why:?}")),
+        };
         let disk = &member.disk;
         // A row that is written anew is whole, whatever happens to it later.
         member.began_damaged.retain(|slot| disk.damaged().contains(slot));
@@ -340,7 +358,8 @@ impl World {
     pub fn read_rows(&mut self, id: MemberId, count: usize) -> Result<bool, Violation> {
         let Some(member) = self.members.get_mut(&id) else { return Ok(false) };
         let Some(asked) = member.reads.pop_front() else { return Ok(false) };
-        let read = member.disk.read(asked.view, asked.from, asked.bytes, count);
+        let wanted = (asked.from, asked.bytes, count);
+        let read = member.disk.read(asked.view, wanted, self.genesis.cluster)?;
         if let Some((rows, end)) = read {
             self.input(id, Input::ViewRows { view: asked.view, rows, end })?;
         }
@@ -365,7 +384,10 @@ impl World {
     /// The first broken promise.
     pub fn scrub(&mut self, id: MemberId, slot: Slot) -> Result<bool, Violation> {
         let cluster = self.genesis.cluster;
-        let Some(member) = self.members.get(&id).filter(|m| m.node.is_some()) else { return Ok(false) };
+        let Some(member) = self.members.get_mut(&id).filter(|m| m.node.is_some()) else { return Ok(false) };
+        if let Some(found) = member.disk.scrub() {
+            return self.scrubbed(id, found);
+        }
         let (disk, row) = (&member.disk, member.disk.rows().get(&slot));
         let found = match row {
             Some(row) => !row.is_intact(cluster),
@@ -377,6 +399,40 @@ impl World {
             self.input(id, Input::Damaged(slot))?;
         }
         Ok(found)
+    }
+
+    fn scrubbed(&mut self, id: MemberId, found: Result<Scrubbed, Unusable>) -> Result<bool, Violation> {
+        let (rows, snapshots) = match found {
+            Ok(found) => found,
+            Err(Unusable::Wrong(violation)) => return Err(violation),
+            // The newest segment cannot be read through: the scrubber says so, and the member goes on.
+            Err(Unusable::Damaged(_)) => return Ok(false),
+        };
+        let any = !rows.is_empty() || !snapshots.is_empty();
+        self.trace.step(self.now, 12, id.0, (rows.len() + snapshots.len()) as u64);
+        for slot in rows {
+            self.trace.line(self.now, || format!("{id:?} scrubber finds {slot:?}"));
+            self.input(id, Input::Damaged(slot))?;
+        }
+        for slot in snapshots {
+            self.input(id, Input::DamagedSnapshot(slot))?;
+        }
+        Ok(any)
+    }
+
+    /// A member cannot start on its files: they are as good as gone.
+    fn unusable(&mut self, id: MemberId, why: Unusable) -> Result<(), Violation> {
+        let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
+        match why {
+            Unusable::Damaged(why) if member.disk.is_rotten() => {
+                self.trace.line(self.now, || format!("{id:?} cannot start: {why}"));
+                self.coverage.rule(Rule::DiskUnusable);
+                member.destroyed = true;
+                Ok(())
+            }
+            Unusable::Damaged(why) => violation("a disk that only lost power opens", why),
+            Unusable::Wrong(violation) => Err(violation),
+        }
     }
 
     /// The volume of a member that does not run is an older copy of itself.

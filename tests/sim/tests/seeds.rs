@@ -20,7 +20,7 @@ const RARE: &[&str] = &[
 #[test]
 fn a_fixed_range_of_seeds_breaks_nothing() {
     let effort = Effort::default();
-    let sums = sweep(Seeds { first: 1, count: SEEDS, end: None, threads: 2 }, effort, &|_| {});
+    let sums = sweep(Seeds { first: 1, count: SEEDS, step: 1, end: None, threads: 2 }, effort, &|_| {});
     let report = sums.report();
     println!("{}", serde_json::to_string_pretty(&report).unwrap());
     if let Some((seed, violation)) = sums.failed.first_key_value() {

@@ -80,6 +80,9 @@ impl Director {
         if !self.can_spare(victim) {
             return Ok(());
         }
+        if self.setup.files {
+            return self.rot(victim);
+        }
         let Some(member) = self.world.members.get(&victim) else { return Ok(()) };
         let slots: Vec<Slot> = match self.random.chance(700) {
             // Mostly where it matters: rows that a start reads.
@@ -108,6 +111,30 @@ impl Director {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Bits of one member's files change, mostly while it does not run; of no other's, until it is gone.
+    fn rot(&mut self, victim: MemberId) -> Result<(), Violation> {
+        let other = self.rotten.filter(|rotten| *rotten != victim);
+        let stays = |id: &MemberId| self.world.members.get(id).is_some_and(|member| !member.destroyed);
+        if other.as_ref().is_some_and(stays) {
+            return Ok(());
+        }
+        self.rotten = Some(victim);
+        let lies_down = self.random.chance(600);
+        if lies_down {
+            self.crash_for_a_while(victim)?;
+        }
+        for _ in 0..1 + self.random.below(3) {
+            let chance = self.random.below(u64::MAX);
+            self.record(|| Action::FlipByte { member: victim.0, chance });
+            self.world.disk(victim, DiskFault::FlippedByte, |m| m.disk.flip_byte(chance));
+        }
+        if !lies_down && self.random.chance(500) {
+            self.record(|| Action::Scrub { member: victim.0, slot: 0 });
+            self.world.scrub(victim, Slot(0))?;
+        }
+        Ok(())
     }
 
     /// Some byte of a stored row rots, or one of those without which the row is not found.
@@ -212,7 +239,8 @@ impl Director {
 
     /// A member's state becomes another while it lies down.
     pub(super) fn diverge(&mut self, victim: MemberId) -> Result<(), Violation> {
-        if !self.can_spare(victim) || !self.others_are_well(victim) {
+        // On files it would be the engine's own fault.
+        if self.setup.files || !self.can_spare(victim) || !self.others_are_well(victim) {
             return Ok(());
         }
         self.crash_for_a_while(victim)?;

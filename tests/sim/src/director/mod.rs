@@ -133,7 +133,12 @@ pub struct Director {
     pub(crate) events: u64,
     effects: Vec<Effect>,
     recorder: Option<Recorder>,
+    /// The only member whose files rot.
+    rotten: Option<MemberId>,
 }
+
+/// One seed of so many runs the real storage engine.
+pub const FILES: u64 = 20;
 
 /// Where entries are filled up, a kilobyte stands for a megabyte.
 const DIVISOR: usize = 1_024;
@@ -174,6 +179,7 @@ impl Director {
             clients: swarm.clients + swarm.watchers,
             padding: swarm.padding,
             divisor: if swarm.padding > 0 { DIVISOR } else { 1 },
+            files: seed.is_multiple_of(FILES),
         };
         let mut director = Director {
             world: World::new(&setup, keep_trace),
@@ -194,10 +200,11 @@ impl Director {
             events: 0,
             effects: Vec::new(),
             recorder: record.then(Recorder::default),
+            rotten: None,
         };
         director.draw_identities();
         for id in director.setup.founders.clone() {
-            director.add(MemberId(id));
+            director.add(MemberId(id))?;
             director.start(MemberId(id))?;
             director.admin(MemberId(id), Command::Initialize)?;
         }
@@ -227,17 +234,17 @@ impl Director {
     }
 
     /// A member id that was never used.
-    pub(crate) fn mint(&mut self) -> MemberId {
+    pub(crate) fn mint(&mut self) -> Result<MemberId, Violation> {
         // Above and below those of the founders by turns: ballots are ordered by them, too.
         self.names += 1;
         let id = MemberId(if self.random.chance(500) { self.names } else { 10_000 - self.names });
-        self.add(id);
-        id
+        self.add(id)?;
+        Ok(id)
     }
 
-    fn add(&mut self, id: MemberId) {
+    fn add(&mut self, id: MemberId) -> Result<(), Violation> {
         self.record(|| Action::Add { member: id.0 });
-        self.world.add(id);
+        self.world.add(id).map(drop)
     }
 
     pub(crate) fn new_request(&mut self) -> RequestId {

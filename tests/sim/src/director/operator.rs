@@ -160,7 +160,7 @@ impl Director {
     }
 
     fn start_joiner(&mut self) -> Result<(), Violation> {
-        let id = self.mint();
+        let id = self.mint()?;
         self.operator.joiner = Some(id);
         self.start(id)?;
         self.admin(id, Command::Join)

@@ -124,6 +124,7 @@ impl Director {
             || self.world.rolled_back.contains(&id)
             || self.world.diverged.contains(&id)
             || !member.disk.damaged().is_empty()
+            || member.disk.is_rotten()
     }
 
     /// Every configuration in force or pending keeps a quorum of members in order without this one; so does the
