@@ -2,6 +2,7 @@
 //! say who they are in time. Every port and socket of a member takes its connections from here (docs: reliability.md,
 //! "Bounds").
 
+mod authority;
 mod stream;
 mod table;
 

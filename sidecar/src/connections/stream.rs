@@ -1,5 +1,6 @@
 //! The connections themselves: accepted, given a place, secured, and handed to a server.
 
+use super::authority::Authorities;
 use super::table::{Crowded, Place, Source, Table, Ticket};
 use super::{Known, Limits};
 use crate::descriptors;
@@ -70,6 +71,8 @@ impl Caller {
 pub trait Accept: Send + 'static {
     /// A connection.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    /// Whether its clients have no host to name: their authorities are made ones that the server takes.
+    const HAS_NO_HOST: bool;
     /// The next one.
     fn next(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
     /// The other end's address, user, and what it counts as.
@@ -78,6 +81,7 @@ pub trait Accept: Send + 'static {
 
 impl Accept for UnixListener {
     type Stream = UnixStream;
+    const HAS_NO_HOST: bool = true;
 
     async fn next(&self) -> io::Result<UnixStream> {
         self.accept().await.map(|(stream, _)| stream)
@@ -91,6 +95,7 @@ impl Accept for UnixListener {
 
 impl Accept for TcpListener {
     type Stream = TcpStream;
+    const HAS_NO_HOST: bool = false;
 
     async fn next(&self) -> io::Result<TcpStream> {
         let (stream, _) = self.accept().await?;
@@ -202,6 +207,7 @@ enum Secured<S> {
 #[derive(Debug)]
 pub struct Connection<S> {
     stream: Secured<S>,
+    authorities: Option<Authorities>,
     remote: Option<SocketAddr>,
     uid: Option<u32>,
 }
@@ -224,11 +230,17 @@ macro_rules! either {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Connection<S> {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        either!(self, stream => stream.poll_read(context, buffer))
+        let before = buffer.filled().len();
+        let this = self.as_mut();
+        let polled = either!(this, stream => stream.poll_read(context, buffer));
+        if let Some(authorities) = &mut self.authorities {
+            authorities.edit(&mut buffer.filled_mut()[before..]);
+        }
+        polled
     }
 }
 
@@ -327,12 +339,13 @@ impl<L: Accept> Incoming<L> {
         let is_known = remote.is_some_and(|remote| self.known.has(remote.ip()));
         let (place, cut) = self.table.enter(source, is_known);
         let placed = Placed::new(stream, place, cut, self.table.limits());
+        let authorities = L::HAS_NO_HOST.then(Authorities::new);
         let Some(tls) = self.tls.clone() else {
-            return Some(Connection { stream: Secured::Plain(placed), remote, uid });
+            return Some(Connection { stream: Secured::Plain(placed), authorities, remote, uid });
         };
         self.handshakes.spawn(async move {
             let stream = Secured::Tls(Box::new(tls.accept(placed).await?));
-            Ok(Connection { stream, remote, uid })
+            Ok(Connection { stream, authorities, remote, uid })
         });
         None
     }
