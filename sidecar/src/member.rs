@@ -1,14 +1,14 @@
 //! One member: the disk, the core's driver, the transport and the servers, put together.
 
 use crate::checkpoints::{Checkpoints, Keeper, PeerCheckpointsService};
-use crate::connections::{Accept, Incoming, Known, Limits, Shares};
+use crate::connections::{self, Accept, Budgets, Incoming, Known, Limits, Shares, Tally};
 use crate::descriptors;
 use crate::driver::{Driver, Fatal};
 use crate::scrub::{self, Scrubber};
 use crate::server::admin::{Access, AdminService, Renewal};
 use crate::server::health::{self, Health};
-use crate::server::listen::{self, ListenError};
-use crate::server::{Callers, CheckpointsService, ClusterService, ConsumersService, Guard, LogService};
+use crate::server::listen::{self, Bound, ListenError};
+use crate::server::{self, Callers, CheckpointsService, ClusterService, ConsumersService, Guard, LogService};
 use crate::shared::Shared;
 use crate::space::{Room, Space};
 use crate::storage::{self, Opened, StorageError};
@@ -24,6 +24,7 @@ use synod_paxos::{AdminCommand, ClusterId, ElectionSettings, MemberId};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
@@ -117,7 +118,7 @@ pub struct Member {
     /// Those whose calls are let end.
     servers: Vec<JoinHandle<()>>,
     /// Socket files that this member made.
-    bound: Vec<PathBuf>,
+    bound: Vec<Bound>,
     config: Config,
     peer_address: SocketAddr,
 }
@@ -128,6 +129,7 @@ struct Services {
     guard: Guard,
     checkpoints: Checkpoints,
     shares: Shares,
+    tally: Tally,
 }
 
 async fn open_disk(config: &Config) -> Result<Opened, StorageError> {
@@ -206,7 +208,8 @@ impl Member {
         };
         let supervisor = tokio::spawn(supervisor.run(driver, renewal_queue).in_current_span());
         let admin = AdminService::new(shared.clone(), renewals);
-        let services = Services { admin, guard: Guard::new(space), checkpoints, shares };
+        let tally = metrics.sockets.clone();
+        let services = Services { admin, guard: Guard::new(space), checkpoints, shares, tally };
         let (servers, bound) = (Vec::new(), Vec::new());
         let mut member = Member { shared, supervisor, tasks, servers, bound, config, peer_address };
         if let Err(error) = member.listen(&context, peer_listener, &services).await {
@@ -224,7 +227,7 @@ impl Member {
         peer_listener: TcpListener,
         services: &Services,
     ) -> Result<(), StartError> {
-        let Services { admin, guard, checkpoints, shares } = services;
+        let Services { admin, guard, checkpoints, shares, tally } = services;
         let secured =
             |listener, limits| Incoming::new(listener, limits, context.tls.clone(), context.known.clone());
         let peer = server()
@@ -249,8 +252,7 @@ impl Member {
             let consumers = ConsumersService::server(self.shared.clone(), guard.clone());
             let checkpoints = CheckpointsService::server(checkpoints.clone());
             let cluster = ClusterService::server(self.shared.clone());
-            server()
-                .add_service(InterceptedService::new(log, callers.clone()))
+            Routes::new(InterceptedService::new(log, callers.clone()))
                 .add_service(InterceptedService::new(consumers, callers.clone()))
                 .add_service(InterceptedService::new(checkpoints, callers.clone()))
                 .add_service(InterceptedService::new(cluster, callers.clone()))
@@ -262,29 +264,34 @@ impl Member {
             .add_service(InterceptedService::new(admin.local_server(), anyone));
         let applications = clients(&Callers::new(&self.config.allowed_uids));
         let path = self.config.data_dir.join(ADMIN_SOCKET);
-        self.serve_unix(router, path, ADMIN_MODE, shares.admin_socket).await?;
+        let budgets = Budgets::new(server::explain, tally);
+        self.serve_unix(router, (path, ADMIN_MODE), shares.admin_socket, (&budgets, &[])).await?;
         // Last: an application that can connect can be served.
-        let (path, mode) = (self.config.socket.clone(), self.config.socket_mode);
-        self.serve_unix(applications, path, mode, shares.socket).await
+        let place = (self.config.socket.clone(), self.config.socket_mode);
+        let allowed = self.config.allowed_uids.clone();
+        self.serve_unix(applications, place, shares.socket, (&budgets, &allowed)).await
     }
 
     async fn serve_unix(
         &mut self,
-        router: Router,
-        path: PathBuf,
-        mode: u32,
+        routes: Routes,
+        (path, mode): (PathBuf, u32),
         limits: Limits,
+        (budgets, allowed): (&Budgets, &[u32]),
     ) -> Result<(), StartError> {
-        let listener = listen::unix(&path, mode).await?;
-        self.bound.push(path);
+        let (listener, bound) = listen::unix(&path, mode).await?;
+        self.bound.push(bound);
         let shared = self.shared.clone();
         let incoming = Incoming::new(listener, limits, None, Known::default());
-        self.servers.push(serve(router, incoming, async move { shared.stopped().await }));
+        let (budgets, allowed) = (budgets.clone(), allowed.to_vec());
+        self.servers.push(tokio::spawn(async move {
+            connections::serve(routes, incoming, (budgets, &allowed), shared.stopped()).await;
+        }));
         Ok(())
     }
 
     fn background(&mut self, context: &Context, services: Services, metrics: Arc<Metrics>) {
-        let Services { checkpoints, guard: _, admin: _, shares: _ } = services;
+        let Services { checkpoints, guard: _, admin: _, shares: _, tally: _ } = services;
         let keeper = Keeper::new(checkpoints);
         self.tasks.push(tokio::spawn(keeper.run().in_current_span()));
         let scrubber = Scrubber {
@@ -340,6 +347,8 @@ impl Member {
 
     /// Takes no new calls, lets open ones end for a few seconds, stops the core and closes the disk.
     pub async fn stop(mut self) {
+        // While the listeners are open: nobody else can have the names meanwhile.
+        self.bound.iter().for_each(Bound::remove);
         self.shared.stop();
         let draining = async {
             for server in &mut self.servers {
@@ -355,10 +364,6 @@ impl Member {
         if !self.supervisor.is_finished() {
             // Its outcome is of no use any more.
             drop((&mut self.supervisor).await);
-        }
-        for path in &self.bound {
-            // A file that is gone, or that stays, does no harm: the next start replaces it.
-            drop(std::fs::remove_file(path));
         }
     }
 }

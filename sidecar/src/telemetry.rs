@@ -1,5 +1,6 @@
 //! Structured logs and metrics.
 
+use crate::connections::Tally;
 use crate::driver::CallOutcome;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -36,6 +37,8 @@ pub fn start_logging(format: LogFormat, filter: &str) -> anyhow::Result<()> {
 /// What is counted while the member runs; positions are read from the core when they are asked for.
 #[derive(Debug)]
 pub struct Metrics {
+    /// What the sockets refused and ended.
+    pub sockets: Tally,
     /// Append calls taken from clients.
     pub append_calls: Counter,
     /// Their entries.
@@ -87,6 +90,7 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Metrics {
         Metrics {
+            sockets: Tally::default(),
             append_calls: Counter::default(),
             append_entries: Counter::default(),
             appended: Counter::default(),

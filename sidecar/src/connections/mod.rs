@@ -3,9 +3,15 @@
 //! "Bounds").
 
 mod authority;
+mod bodies;
+mod fair;
+mod fields;
+mod serve;
 mod stream;
 mod table;
 
+pub use bodies::{Budgets, CALLS, Explain, INCOMING, OUTGOING, Refused, Tally};
+pub use serve::serve;
 pub use stream::{Accept, Caller, Connection, Incoming};
 pub use table::{Crowded, Source, Table, Usage};
 
@@ -81,7 +87,7 @@ impl Shares {
             },
             admin: limits(128, 128),
             admin_socket: limits(128, 128),
-            socket: limits(256, 1_024),
+            socket: Limits { admitted_by_source: part(384), ..limits(256, 512) },
             health: Limits { admitted: 0, admitted_by_source: 0, ..limits(64, 0) },
         }
     }

@@ -1,7 +1,7 @@
 //! The connections themselves: accepted, given a place, secured, and handed to a server.
 
 use super::authority::Authorities;
-use super::table::{Crowded, Place, Source, Table, Ticket};
+use super::table::{Activity, Crowded, Place, Source, Table, Ticket};
 use super::{Known, Limits};
 use crate::descriptors;
 use crate::tls::Tls;
@@ -273,6 +273,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     }
 }
 
+impl<S> Connection<S> {
+    fn place(&self) -> &Place {
+        match &self.stream {
+            Secured::Plain(placed) => &placed.place,
+            Secured::Tls(stream) => &stream.get_ref().0.place,
+        }
+    }
+
+    /// Its number among the connections of its listener.
+    pub(super) fn id(&self) -> u64 {
+        self.place().id()
+    }
+
+    pub(super) fn activity(&self) -> Arc<Activity> {
+        self.place().activity()
+    }
+}
+
 impl<S> Connected for Connection<S> {
     type ConnectInfo = Caller;
 
@@ -302,7 +320,7 @@ pub struct Incoming<L: Accept> {
 impl<L: Accept> Incoming<L> {
     /// Connections of `listener` within `limits`, secured where there are certificates.
     pub fn new(listener: L, limits: Limits, tls: Option<Tls>, known: Known) -> Incoming<L> {
-        let table = Table::new(limits);
+        let table = Table::new(limits, L::HAS_NO_HOST);
         Incoming { listener, table, tls, known, handshakes: JoinSet::new(), failed: false }
     }
 

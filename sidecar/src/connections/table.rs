@@ -8,8 +8,9 @@
 use super::Limits;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 /// Where a connection comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -46,10 +47,55 @@ pub enum Crowded {
     All(usize),
 }
 
+/// What a connection does at the moment, where whoever serves it says so.
+#[derive(Debug)]
+pub(super) struct Activity {
+    /// Open calls.
+    open: AtomicUsize,
+    /// Told once, when a newer connection has taken the place.
+    displaced: Notify,
+}
+
+impl Activity {
+    /// `open` calls at first; one that is never given back keeps the connection its place.
+    fn new(open: usize) -> Arc<Activity> {
+        Arc::new(Activity { open: AtomicUsize::new(open), displaced: Notify::new() })
+    }
+
+    /// Whether no call is open.
+    pub(super) fn is_idle(&self) -> bool {
+        self.open.load(Ordering::Relaxed) == 0
+    }
+
+    /// Resolves when the connection has lost its place.
+    pub(super) async fn displaced(&self) {
+        self.displaced.notified().await;
+    }
+
+    /// A call is open until what this returns is dropped.
+    pub(super) fn open(self: &Arc<Self>) -> Open {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Open(self.clone())
+    }
+}
+
+/// An open call.
+#[derive(Debug)]
+pub(super) struct Open(Arc<Activity>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 #[derive(Debug)]
 struct Held {
     source: Source,
     is_known: bool,
+    activity: Arc<Activity>,
+    /// It gave its place away and is not counted any more.
+    displaced: bool,
     /// There while the connection waits: sending cuts it, dropping admits it.
     waiting: Option<oneshot::Sender<()>>,
 }
@@ -67,12 +113,15 @@ struct State {
     admitted_by: HashMap<Source, usize>,
     cut: u64,
     refused: u64,
+    displaced: u64,
 }
 
 /// The connections of one listener.
 #[derive(Debug)]
 pub struct Table {
     limits: Limits,
+    /// Whether connections say when they are idle, and then make room for others.
+    tells_idle: bool,
     state: Mutex<State>,
 }
 
@@ -87,11 +136,13 @@ pub struct Usage {
     pub cut: u64,
     /// Connections that were not admitted for want of a place.
     pub refused: u64,
+    /// Admitted connections without an open call that were closed for a newer one.
+    pub displaced: u64,
 }
 
 impl Table {
-    pub(super) fn new(limits: Limits) -> Arc<Table> {
-        Arc::new(Table { limits, state: Mutex::default() })
+    pub(super) fn new(limits: Limits, tells_idle: bool) -> Arc<Table> {
+        Arc::new(Table { limits, tells_idle, state: Mutex::default() })
     }
 
     pub(super) fn limits(&self) -> &Limits {
@@ -111,6 +162,7 @@ impl Table {
             admitted: state.admitted,
             cut: state.cut,
             refused: state.refused,
+            displaced: state.displaced,
         }
     }
 
@@ -138,9 +190,12 @@ impl Table {
         let (cut, waiting) = oneshot::channel();
         let id = state.next;
         state.next += 1;
-        state.held.insert(id, Held { source, is_known, waiting: Some(cut) });
+        let activity = Activity::new(usize::from(!self.tells_idle));
+        let held =
+            Held { source, is_known, activity: activity.clone(), displaced: false, waiting: Some(cut) };
+        state.held.insert(id, held);
         state.count_waiting(source, is_known);
-        (Place { table: self.clone(), id }, waiting)
+        (Place { table: self.clone(), id, activity }, waiting)
     }
 
     /// Makes room for an accept that failed for want of a descriptor.
@@ -151,7 +206,7 @@ impl Table {
     /// Admits a connection; one that is admitted already stays so.
     fn admit(&self, id: u64) -> Result<(), Crowded> {
         let mut state = self.state();
-        let Some(Held { source, is_known, waiting }) = state.held.get(&id) else {
+        let Some(Held { source, is_known, waiting, .. }) = state.held.get(&id) else {
             // It was closed meanwhile: its answer goes nowhere.
             return Ok(());
         };
@@ -168,8 +223,11 @@ impl Table {
             (state.admitted >= all).then_some(Crowded::All(state.admitted))
         };
         if let Some(crowded) = crowded {
-            state.refused += 1;
-            return Err(crowded);
+            let by = matches!(crowded, Crowded::Source(_)).then_some(source);
+            if !state.displace_idle(by) {
+                state.refused += 1;
+                return Err(crowded);
+            }
         }
         if let Some(held) = state.held.get_mut(&id) {
             held.waiting = None;
@@ -182,17 +240,11 @@ impl Table {
 
     fn leave(&self, id: u64) {
         let mut state = self.state();
-        let Some(Held { source, is_known, waiting }) = state.held.remove(&id) else { return };
-        if waiting.is_some() {
-            state.uncount_waiting(source, is_known);
-            return;
-        }
-        state.admitted -= 1;
-        if let Some(count) = state.admitted_by.get_mut(&source) {
-            *count -= 1;
-            if *count == 0 {
-                state.admitted_by.remove(&source);
-            }
+        let Some(Held { source, is_known, waiting, displaced, .. }) = state.held.remove(&id) else { return };
+        match waiting {
+            Some(_) => state.uncount_waiting(source, is_known),
+            None if displaced => {}
+            None => state.uncount_admitted(source),
         }
     }
 }
@@ -205,6 +257,34 @@ impl State {
             self.waiting_unknown += 1;
             *self.waiting.entry(source).or_default() += 1;
         }
+    }
+
+    fn uncount_admitted(&mut self, source: Source) {
+        self.admitted -= 1;
+        if let Some(count) = self.admitted_by.get_mut(&source) {
+            *count -= 1;
+            if *count == 0 {
+                self.admitted_by.remove(&source);
+            }
+        }
+    }
+
+    /// Takes the place of the oldest admitted connection without an open call, of one source or of any. `false`: there
+    /// is none.
+    fn displace_idle(&mut self, by: Option<Source>) -> bool {
+        let is_idle = |held: &&mut Held| {
+            held.waiting.is_none()
+                && !held.displaced
+                && held.activity.is_idle()
+                && by.is_none_or(|source| source == held.source)
+        };
+        let Some(held) = self.held.values_mut().find(is_idle) else { return false };
+        held.displaced = true;
+        held.activity.displaced.notify_one();
+        let source = held.source;
+        self.uncount_admitted(source);
+        self.displaced += 1;
+        true
     }
 
     fn uncount_waiting(&mut self, source: Source, is_known: bool) {
@@ -225,7 +305,7 @@ impl State {
     fn cut_oldest(&mut self, is_meant: impl Fn(&Held) -> bool) {
         let oldest = self.held.iter().find(|(_, held)| held.waiting.is_some() && is_meant(held));
         let Some(id) = oldest.map(|(id, _)| *id) else { return };
-        let Some(Held { source, is_known, waiting: Some(cut) }) = self.held.remove(&id) else { return };
+        let Some(Held { source, is_known, waiting: Some(cut), .. }) = self.held.remove(&id) else { return };
         self.uncount_waiting(source, is_known);
         self.cut += 1;
         // A connection that has ended by itself needs no word.
@@ -238,11 +318,20 @@ impl State {
 pub(super) struct Place {
     table: Arc<Table>,
     id: u64,
+    activity: Arc<Activity>,
 }
 
 impl Place {
     pub(super) fn ticket(&self) -> Ticket {
         Ticket { table: self.table.clone(), id: self.id }
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(super) fn activity(&self) -> Arc<Activity> {
+        self.activity.clone()
     }
 }
 
@@ -272,7 +361,11 @@ mod tests {
     use tokio::sync::oneshot::error::TryRecvError;
 
     fn table() -> Arc<Table> {
-        Table::new(Limits {
+        table_that(false)
+    }
+
+    fn table_that(tells_idle: bool) -> Arc<Table> {
+        let limits = Limits {
             waiting: 6,
             waiting_by_source: 4,
             waiting_known: 2,
@@ -280,7 +373,28 @@ mod tests {
             admitted_by_source: 3,
             kept_for_known: 1,
             patience: Duration::from_secs(1),
-        })
+        };
+        Table::new(limits, tells_idle)
+    }
+
+    /// An idle connection gives way where there is no place; one with an open call keeps its own.
+    #[tokio::test]
+    async fn idle_connections_make_room() {
+        let table = table_that(true);
+        let places: Vec<_> = (0..5).map(|last| table.enter(host(last), false).0).collect();
+        let busy = places[0].activity().open();
+        for place in &places[..4] {
+            place.ticket().admit().unwrap();
+        }
+        places[4].ticket().admit().unwrap();
+        places[1].activity().displaced().await;
+        let usage = Usage { admitted: 4, displaced: 1, ..Usage::default() };
+        assert_eq!(table.usage(), usage);
+        let open: Vec<_> = places[2..].iter().map(|place| place.activity().open()).collect();
+        let (late, _waiting) = table.enter(host(9), false);
+        assert_eq!(late.ticket().admit(), Err(Crowded::All(4)));
+        drop((busy, open, late, places));
+        assert_eq!(table.usage(), Usage { admitted: 0, refused: 1, ..usage });
     }
 
     fn host(last: u8) -> Source {
@@ -309,9 +423,9 @@ mod tests {
         assert_eq!(state(&mut loud[1].1), Some(false));
         let untouched = quiet.iter_mut().chain([&mut new]).chain(&mut loud[2..]);
         assert!(untouched.map(|(_, waiting)| state(waiting)).all(|state| state.is_none()));
-        assert_eq!(table.usage(), Usage { waiting: 6, admitted: 0, cut: 2, refused: 0 });
+        assert_eq!(table.usage(), Usage { waiting: 6, cut: 2, ..Usage::default() });
         drop((loud, quiet, new));
-        assert_eq!(table.usage(), Usage { waiting: 0, admitted: 0, cut: 2, refused: 0 });
+        assert_eq!(table.usage(), Usage { cut: 2, ..Usage::default() });
     }
 
     #[test]
@@ -338,7 +452,7 @@ mod tests {
         let outcomes: Vec<_> = places.iter().map(|(place, _)| place.ticket().admit()).collect();
         assert_eq!(outcomes, [Ok(()), Ok(()), Ok(()), Err(Crowded::Source(3))]);
         drop(places);
-        assert_eq!(table.usage(), Usage { waiting: 0, admitted: 0, cut: 0, refused: 1 });
+        assert_eq!(table.usage(), Usage { refused: 1, ..Usage::default() });
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The health port: /startupz, /readyz, /livez and /metrics.
 
 use super::convert;
-use crate::connections::{Connection, Incoming};
+use crate::connections::{Connection, Incoming, Tally};
 use crate::descriptors;
 use crate::driver::Report;
 use crate::shared::Shared;
@@ -211,6 +211,7 @@ fn registry(running: &Running, report: &Report) -> Registry {
     registry.register("commit_seconds", "Time of a disk transaction", metrics.commit_seconds.clone());
     rows(&mut registry, metrics, status.damaged.len());
     checkpoints(&mut registry, metrics);
+    sockets(&mut registry, &metrics.sockets);
     disk(&mut registry, running.shared.space());
     descriptors(&mut registry);
     if let Some(tls) = &running.tls {
@@ -238,6 +239,36 @@ fn certificates(registry: &mut Registry, validity: Validity) {
         i64::from(is_stale),
     );
     counter(registry, "certificate_reloads", "Renewed certificate files taken over while running", loads);
+}
+
+fn sockets(registry: &mut Registry, tally: &Tally) {
+    let Tally {
+        connections_refused,
+        connections_displaced,
+        calls_ended,
+        calls_refused,
+        messages_ended,
+        messages_refused,
+        answers_ended,
+        answers_refused,
+    } = tally;
+    let counters = [
+        ("socket_connections_refused", "Connections to the sockets without a place", connections_refused),
+        (
+            "socket_connections_displaced",
+            "Idle connections that gave their place away",
+            connections_displaced,
+        ),
+        ("socket_calls_ended", "Calls that gave way to those of other connections", calls_ended),
+        ("socket_calls_refused", "Calls without a place", calls_refused),
+        ("socket_messages_ended", "Messages that were late or gave way to others", messages_ended),
+        ("socket_messages_refused", "Messages without memory", messages_refused),
+        ("socket_answers_ended", "Answers that were not taken in time or gave way", answers_ended),
+        ("socket_answers_refused", "Answers without memory", answers_refused),
+    ];
+    for (name, help, counter) in counters {
+        registry.register(name, help, counter.clone());
+    }
 }
 
 fn descriptors(registry: &mut Registry) {

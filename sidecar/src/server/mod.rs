@@ -21,7 +21,7 @@ pub use cluster::ClusterService;
 pub use consumers::ConsumersService;
 pub use log::LogService;
 
-use crate::connections::{Caller, Crowded};
+use crate::connections::{Caller, Crowded, Refused};
 use crate::space::Space;
 use shares::Shares;
 use std::sync::Arc;
@@ -77,6 +77,23 @@ impl Guard {
 /// A connection that finds no place among those that stay.
 fn crowded(error: Crowded) -> Status {
     failure::status(failure::refused(Code::ResourceExhausted, "connections", error.to_string()))
+}
+
+/// What a socket refuses before a service sees it, in the words of the services.
+pub fn explain(why: Refused) -> Status {
+    let busy = Failure {
+        retry_after_ms: failure::RETRY_BACKPRESSURE_MS,
+        ..failure::refused(Code::ResourceExhausted, "backpressure", why)
+    };
+    failure::status(match why {
+        Refused::Connection(_) => failure::refused(Code::ResourceExhausted, "connections", why),
+        Refused::User(_) | Refused::UnknownUser => failure::refused(Code::PermissionDenied, "uid", why),
+        Refused::Calls | Refused::Incoming => busy,
+        // It ends an answer: what was asked for may have been done.
+        Refused::Outgoing => Failure { not_appended: false, ..busy },
+        Refused::Late => failure::refused(Code::DeadlineExceeded, "stalled", why),
+        Refused::Entries => failure::refused(Code::ResourceExhausted, "call-too-large", why),
+    })
 }
 
 /// Which users may use the socket (docs: socket-api.md, "Errors": `uid`).

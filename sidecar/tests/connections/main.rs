@@ -5,6 +5,7 @@
 mod authority;
 #[path = "../common/mod.rs"]
 mod common;
+mod local;
 
 use authority::Authority;
 use common::{Cluster, Member, free_address, until};

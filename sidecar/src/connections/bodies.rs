@@ -1,0 +1,347 @@
+//! The bodies of calls, counted while they are in memory (docs: reliability.md, "Bounds").
+
+use super::fair::{Cut, Fair, Full, Held, Why};
+use super::fields::Fields;
+use super::table::Open;
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use prometheus_client::metrics::counter::Counter;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tonic::Status;
+use tonic::codegen::http::HeaderMap;
+
+/// Open calls of all connections together.
+pub const CALLS: usize = 8_192;
+/// Bytes of messages that have not come whole, of all connections together.
+pub const INCOMING: usize = 32 << 20;
+/// Bytes of answers that were not taken, of all connections together.
+pub const OUTGOING: usize = 32 << 20;
+/// How long a message may take to come whole.
+const MESSAGE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long an answer may wait to be taken.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
+/// A message's mark and length.
+const PREFIX: usize = 5;
+/// What a message counts at most: a longer one is refused by the service that reads it.
+const LARGEST: usize = 8 << 20;
+/// Answers up to this size are not worth counting.
+const SMALL: usize = 256;
+
+/// Why a connection or a call is refused before a service sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// There is no place for the connection.
+    #[error(transparent)]
+    Connection(#[from] super::Crowded),
+    /// This user may not use the socket.
+    #[error("user {0} may not use this socket: add it to the allowed ones")]
+    User(u32),
+    /// The system does not say who calls.
+    #[error("the caller's user is not known, and only some may use this socket")]
+    UnknownUser,
+    /// This connection has more calls open than any other, and there is no place for more.
+    #[error("{CALLS} calls are open at this member, most of them of this connection: end some, or try again")]
+    Calls,
+    /// This connection has sent more that is not whole than any other, and there is no memory for more.
+    #[error(
+        "too many large messages come through this connection at once: send fewer at a time, or try again"
+    )]
+    Incoming,
+    /// A message did not come whole in time.
+    #[error("the message did not come whole within {} s: send it again", MESSAGE_PATIENCE.as_secs())]
+    Late,
+    /// More of the answers was not taken than of any other connection.
+    #[error(
+        "too much of what this connection has asked for was not taken: take it, or ask for less at a time"
+    )]
+    Outgoing,
+    /// A message has more entries than any call may have.
+    #[error("the message has more than 4,096 entries: send several calls")]
+    Entries,
+}
+
+/// Says a refusal as the services say theirs.
+pub type Explain = fn(Refused) -> Status;
+
+/// What a member's sockets refused, and ended for others or because it took too long.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// Connections that found no place.
+    pub connections_refused: Counter,
+    /// Connections without an open call that gave their place to another.
+    pub connections_displaced: Counter,
+    /// Calls that were ended for those of others.
+    pub calls_ended: Counter,
+    /// Calls that found no place.
+    pub calls_refused: Counter,
+    /// Messages that did not come whole in time, or gave way to others.
+    pub messages_ended: Counter,
+    /// Messages that there was no memory for.
+    pub messages_refused: Counter,
+    /// Answers that were not taken in time, or gave way to others.
+    pub answers_ended: Counter,
+    /// Answers that there was no memory for.
+    pub answers_refused: Counter,
+}
+
+/// What the calls of a member's sockets hold in memory.
+#[derive(Clone, Debug)]
+pub struct Budgets {
+    pub(super) calls: Arc<Fair>,
+    pub(super) incoming: Arc<Fair>,
+    pub(super) outgoing: Arc<Fair>,
+    pub(super) explain: Explain,
+    pub(super) tally: Tally,
+}
+
+impl Budgets {
+    /// Nothing is held yet.
+    pub fn new(explain: Explain, tally: &Tally) -> Budgets {
+        let calls = (&tally.calls_ended, &tally.calls_refused);
+        let incoming = (&tally.messages_ended, &tally.messages_refused);
+        let outgoing = (&tally.answers_ended, &tally.answers_refused);
+        Budgets {
+            calls: Fair::new(CALLS, None, calls),
+            incoming: Fair::new(INCOMING, Some(MESSAGE_PATIENCE), incoming),
+            outgoing: Fair::new(OUTGOING, Some(ANSWER_PATIENCE), outgoing),
+            explain,
+            tally: tally.clone(),
+        }
+    }
+
+    /// Ends what is held for too long; to be called now and then.
+    pub(super) fn expire(&self) {
+        for fair in [&self.calls, &self.incoming, &self.outgoing] {
+            fair.expire();
+        }
+    }
+}
+
+/// A request's body: what has come of a message counts until all of it is there.
+pub(super) struct Counted<B> {
+    body: B,
+    budgets: Budgets,
+    connection: u64,
+    cut: Arc<Cut>,
+    /// The field of a message whose fields count, too.
+    nested: Option<u64>,
+    message: Message,
+    /// Until the one message of a call has come: it is not waited for without end.
+    first: Option<Held>,
+    held: Option<Held>,
+    ended: bool,
+}
+
+/// Where in a message the next byte is.
+enum Message {
+    Prefix([u8; PREFIX], usize),
+    /// Bytes that are to come, and the fields, if they can be seen.
+    Payload(usize, Option<Fields>),
+}
+
+impl<B> Counted<B> {
+    /// The body of a call at `path`.
+    pub(super) fn new(
+        body: B,
+        budgets: &Budgets,
+        connection: u64,
+        path: &str,
+    ) -> Result<Counted<B>, Refused> {
+        let cut = Arc::<Cut>::default();
+        // The messages of a stream come whenever there is something to say.
+        let is_stream = path.ends_with("/AppendStream") || path.ends_with("/Save");
+        let first = match is_stream {
+            true => None,
+            false => Some(budgets.incoming.take(connection, PREFIX, &cut).map_err(|Full| Refused::Incoming)?),
+        };
+        Ok(Counted {
+            body,
+            budgets: budgets.clone(),
+            connection,
+            cut,
+            nested: path.ends_with("/AppendStream").then_some(2),
+            message: Message::Prefix([0; PREFIX], 0),
+            first,
+            held: None,
+            ended: false,
+        })
+    }
+
+    /// Looks at what has come.
+    fn count(&mut self, mut bytes: &[u8]) -> Result<(), Refused> {
+        while let Some((byte, rest)) = bytes.split_first() {
+            match &mut self.message {
+                Message::Prefix(prefix, seen) => {
+                    prefix[*seen] = *byte;
+                    bytes = rest;
+                    *seen += 1;
+                    if *seen == PREFIX {
+                        let [compressed, length @ ..] = *prefix;
+                        let length = u32::from_be_bytes(length) as usize;
+                        let held =
+                            self.budgets.incoming.take(self.connection, length.min(LARGEST), &self.cut);
+                        self.held = Some(held.map_err(|Full| Refused::Incoming)?);
+                        let fields = (compressed == 0).then(|| Fields::new(self.nested));
+                        self.message = Message::Payload(length, fields);
+                    }
+                }
+                Message::Payload(left, fields) => {
+                    let (now, rest) = bytes.split_at(bytes.len().min(*left));
+                    if let Some(fields) = fields {
+                        fields.take(now).map_err(|_| Refused::Entries)?;
+                    }
+                    *left -= now.len();
+                    bytes = rest;
+                }
+            }
+            if matches!(self.message, Message::Payload(0, _)) {
+                self.message = Message::Prefix([0; PREFIX], 0);
+                (self.first, self.held) = (None, None);
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, why: Refused) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        self.ended = true;
+        (self.first, self.held) = (None, None);
+        Poll::Ready(Some(Err((self.budgets.explain)(why))))
+    }
+}
+
+impl<B> Body for Counted<B>
+where
+    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static> + Unpin,
+{
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(why) = self.cut.poll(context) {
+            return self.refuse(match why {
+                Why::Crowded => Refused::Incoming,
+                Why::Late => Refused::Late,
+            });
+        }
+        let frame = match Pin::new(&mut self.body).poll_frame(context) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Ready(Some(Err(error))) => {
+                return Poll::Ready(Some(Err(Status::from_error(Box::new(error)))));
+            }
+            Poll::Ready(None) => {
+                self.ended = true;
+                (self.first, self.held) = (None, None);
+                return Poll::Ready(None);
+            }
+        };
+        let counted = frame.data_ref().cloned().map_or(Ok(()), |bytes| self.count(&bytes));
+        match counted {
+            Ok(()) => Poll::Ready(Some(Ok(frame))),
+            Err(why) => self.refuse(why),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended || self.body.is_end_stream()
+    }
+}
+
+/// An answer's body: each part counts until it was taken.
+///
+/// The transport asks for the part after the next one once a part is on its way; so that what it has not sent is never
+/// forgotten, a part is given in two pieces, the last of one byte: whoever asks for more has sent all but that.
+pub(super) struct Given<B> {
+    body: B,
+    budgets: Budgets,
+    connection: u64,
+    /// Ends the call.
+    cut: Arc<Cut>,
+    held: Option<Held>,
+    rest: Option<Bytes>,
+    ended: bool,
+    /// The place among the open calls.
+    _call: Option<Held>,
+    _open: Option<Open>,
+}
+
+impl<B> Given<B> {
+    pub(super) fn new(
+        body: B,
+        budgets: &Budgets,
+        connection: u64,
+        cut: Arc<Cut>,
+        call: Option<Held>,
+        open: Option<Open>,
+    ) -> Given<B> {
+        let budgets = budgets.clone();
+        Given {
+            body,
+            budgets,
+            connection,
+            cut,
+            held: None,
+            rest: None,
+            ended: false,
+            _call: call,
+            _open: open,
+        }
+    }
+
+    /// The status in place of what cannot be given.
+    fn refuse(&mut self) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        self.ended = true;
+        let status = (self.budgets.explain)(Refused::Outgoing);
+        let mut trailers = HeaderMap::new();
+        Poll::Ready(Some(match status.add_header(&mut trailers) {
+            Ok(()) => Ok(Frame::trailers(trailers)),
+            Err(_) => Err(status),
+        }))
+    }
+}
+
+impl<B: Body<Data = Bytes, Error = Status> + Unpin> Body for Given<B> {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let Some(rest) = self.rest.take() {
+            return Poll::Ready(Some(Ok(Frame::data(rest))));
+        }
+        self.held = None;
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let frame = match Pin::new(&mut self.body).poll_frame(context) {
+            Poll::Ready(Some(Ok(frame))) => frame,
+            other => return other,
+        };
+        let mut bytes = match frame.into_data() {
+            Ok(bytes) if bytes.len() > SMALL => bytes,
+            Ok(bytes) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+            Err(frame) => return Poll::Ready(Some(Ok(frame))),
+        };
+        let Ok(held) = self.budgets.outgoing.take(self.connection, bytes.len(), &self.cut) else {
+            return self.refuse();
+        };
+        self.held = Some(held);
+        self.rest = Some(bytes.split_off(bytes.len() - 1));
+        Poll::Ready(Some(Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_none() && (self.ended || self.body.is_end_stream())
+    }
+}

@@ -1,0 +1,232 @@
+//! Serves the connections of a Unix socket: bounded in what their calls hold, and ended with the member.
+
+use super::bodies::{Budgets, Counted, Given, Refused};
+use super::fair::Cut;
+use super::table::Activity;
+use super::{Accept, Caller, Connection, Incoming};
+use hyper::rt::Executor;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use std::convert::Infallible;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tonic::body::Body;
+use tonic::codegen::Service as _;
+use tonic::codegen::http::{Request, Response};
+use tonic::service::Routes;
+use tonic::transport::server::Connected;
+
+/// Bytes that come and are not read, of one call and of one connection. The way is short: more would make nothing faster.
+const WINDOWS: (u32, u32) = (64 << 10, 128 << 10);
+/// Open calls of one connection.
+const STREAMS: u32 = 1_024;
+/// Between two looks at what is held for too long.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long an idle connection has to say goodbye at the end.
+const GOODBYE: Duration = Duration::from_millis(200);
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+const PING_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Spawns the calls of a connection, each so that it can be ended from outside.
+#[derive(Clone, Default)]
+struct Calls(Arc<Mutex<Option<Arc<Cut>>>>);
+
+impl Calls {
+    /// The next call that is spawned is ended by this one. The transport spawns a call before it begins another.
+    fn next(&self, cut: Arc<Cut>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(cut);
+    }
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Calls {
+    fn execute(&self, call: F) {
+        let cut = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        tokio::spawn(async move {
+            let mut call = pin!(call);
+            std::future::poll_fn(|context| match &cut {
+                Some(cut) if cut.poll(context).is_ready() => Poll::Ready(()),
+                _ => call.as_mut().poll(context),
+            })
+            .await;
+        });
+    }
+}
+
+/// The calls of one connection, on their way to the services.
+#[derive(Clone)]
+struct Entrance {
+    routes: Routes,
+    budgets: Budgets,
+    calls: Calls,
+    caller: Caller,
+    connection: u64,
+    activity: Arc<Activity>,
+    /// Users that may call; none: all.
+    allowed: Arc<[u32]>,
+    /// It has a place among those that stay.
+    admitted: Arc<AtomicBool>,
+    /// The connection is to end: it has none.
+    refused: Arc<Notify>,
+}
+
+type Answer = Result<Response<Given<Body>>, Infallible>;
+
+impl Entrance {
+    /// Whether the connection may stay: looked at with its first call, so that a refusal can be told.
+    fn admit(&self) -> Result<(), Refused> {
+        if self.admitted.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        match self.caller.uid() {
+            _ if self.allowed.is_empty() => {}
+            Some(uid) if self.allowed.contains(&uid) => {}
+            Some(uid) => return Err(Refused::User(uid)),
+            None => return Err(Refused::UnknownUser),
+        }
+        self.caller.admit()?;
+        self.admitted.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn refuse(&self, why: Refused) -> Answer {
+        let answer = (self.budgets.explain)(why).into_http();
+        Ok(answer.map(|body| Given::new(body, &self.budgets, self.connection, Arc::default(), None, None)))
+    }
+}
+
+impl hyper::service::Service<Request<hyper::body::Incoming>> for Entrance {
+    type Response = Response<Given<Body>>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+    fn call(&self, request: Request<hyper::body::Incoming>) -> Self::Future {
+        let cut = Arc::<Cut>::default();
+        self.calls.next(cut.clone());
+        let open = self.activity.open();
+        if let Err(why) = self.admit() {
+            self.budgets.tally.connections_refused.inc();
+            self.refused.notify_one();
+            return Box::pin(std::future::ready(self.refuse(why)));
+        }
+        let Ok(call) = self.budgets.calls.take(self.connection, 1, &cut) else {
+            return Box::pin(std::future::ready(self.refuse(Refused::Calls)));
+        };
+        let (mut parts, body) = request.into_parts();
+        parts.extensions.insert(self.caller.clone());
+        let body = match Counted::new(body, &self.budgets, self.connection, parts.uri.path()) {
+            Ok(body) => body,
+            Err(why) => return Box::pin(std::future::ready(self.refuse(why))),
+        };
+        let answering = self.routes.clone().call(Request::from_parts(parts, body));
+        let (budgets, connection) = (self.budgets.clone(), self.connection);
+        Box::pin(async move {
+            let answer = answering.await?;
+            Ok(answer.map(|body| Given::new(body, &budgets, connection, cut, Some(call), Some(open))))
+        })
+    }
+}
+
+fn builder(calls: Calls) -> auto::Builder<Calls> {
+    let mut builder = auto::Builder::new(calls).http2_only();
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(WINDOWS.0)
+        .initial_connection_window_size(WINDOWS.1)
+        .max_concurrent_streams(STREAMS)
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(PING_PATIENCE);
+    builder
+}
+
+/// What all connections of a socket share.
+#[derive(Clone)]
+struct Socket {
+    routes: Routes,
+    budgets: Budgets,
+    allowed: Arc<[u32]>,
+    end: watch::Receiver<bool>,
+}
+
+impl Socket {
+    /// Serves one connection until it ends, or until it has nothing to lose when the member ends.
+    async fn serve<S>(self, connection: Connection<S>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Socket { routes, budgets, allowed, mut end } = self;
+        let (calls, tally) = (Calls::default(), budgets.tally.clone());
+        let (admitted, refused) = (Arc::<AtomicBool>::default(), Arc::<Notify>::default());
+        let activity = connection.activity();
+        let entrance = Entrance {
+            routes,
+            budgets,
+            allowed,
+            calls: calls.clone(),
+            caller: connection.connect_info(),
+            connection: connection.id(),
+            activity: activity.clone(),
+            admitted: admitted.clone(),
+            refused: refused.clone(),
+        };
+        let builder = builder(calls);
+        let mut serving = pin!(builder.serve_connection(TokioIo::new(connection), entrance));
+        tokio::select! {
+            served = &mut serving => {
+                if let Err(error) = served {
+                    tracing::debug!(%error, "a connection failed");
+                }
+                return;
+            }
+            // One that has not said who it is has nothing to lose.
+            _ = end.wait_for(|end| *end) => if !admitted.load(Ordering::Relaxed) { return },
+            () = refused.notified() => {}
+            () = activity.displaced() => drop(tally.connections_displaced.inc()),
+        }
+        serving.as_mut().graceful_shutdown();
+        loop {
+            tokio::select! {
+                // How it ends does not matter any more.
+                _ = &mut serving => return,
+                () = tokio::time::sleep(GOODBYE) => if activity.is_idle() { return },
+            }
+        }
+    }
+}
+
+/// Serves a socket until `end`, and then until open calls have ended. Only the users in `allowed` may call; if there are
+/// none, all may.
+pub async fn serve<L: Accept>(
+    routes: Routes,
+    mut incoming: Incoming<L>,
+    (budgets, allowed): (Budgets, &[u32]),
+    end: impl Future<Output = ()> + Send,
+) {
+    let (ending, ended) = watch::channel(false);
+    let socket = Socket { routes: routes.prepare(), budgets, allowed: allowed.into(), end: ended };
+    let mut connections = JoinSet::new();
+    let mut look = tokio::time::interval(LOOK);
+    let mut end = pin!(end);
+    loop {
+        tokio::select! {
+            () = &mut end => break,
+            connection = incoming.next() => drop(connections.spawn(socket.clone().serve(connection))),
+            Some(_) = connections.join_next() => {}
+            _ = look.tick() => socket.budgets.expire(),
+        }
+    }
+    drop(incoming);
+    ending.send_replace(true);
+    while !connections.is_empty() {
+        tokio::select! {
+            _ = connections.join_next() => {}
+            _ = look.tick() => socket.budgets.expire(),
+        }
+    }
+}
