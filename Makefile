@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down cluster cluster-down test verify fix tools bench sim sim-explain mutants search fuzz torture volumes cover sbom rust powercut
+.PHONY: help try demo demo-down cluster cluster-down test verify fix tools bench sim sim-explain mutants search fuzz torture volumes cover sbom rust powercut
 
 CACHE := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/synod
 NEXTEST_VERSION := 0.9.151
@@ -22,6 +22,10 @@ help: ## List the targets
 	@echo 'make TARGET, where TARGET is one of'
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) \
 	  | while IFS=$$'\t' read -r target text; do printf '  %-14s %s\n' "$$target" "$$text"; done
+
+try: rust ## Try Synod on this machine, without root or Kubernetes: a job, a killed leader, a verdict
+	@cargo build --quiet --locked --package synod-sidecar
+	@tests/try/run target/debug
 
 demo: rust ## Show Synod at work on a real three-node Kubernetes; leaves it running
 	@cargo run --quiet --locked --package synod-demo --

@@ -15,7 +15,7 @@ use crate::storage::{self, Opened, StorageError};
 use crate::telemetry::Metrics;
 use crate::tls::{Tls, TlsError};
 use crate::transport::{Context, Dialer, Identity, PeerService, PeerSource};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,6 +67,8 @@ pub struct Config {
     pub name: String,
     /// Where peers can dial this member: host:port. Empty: where it listens.
     pub advertise: String,
+    /// The address that peers are dialled from; none: the system chooses.
+    pub dial_from: Option<IpAddr>,
     /// The peers' addresses.
     pub peers: PeerSource,
     /// Certificates; none: plaintext.
@@ -196,7 +198,7 @@ impl Member {
         let metrics = Arc::new(Metrics::default());
         let (driver, handle) = Driver::start(disk, identity.clone(), metrics.clone(), config.election)?;
         let shared = Arc::new(Shared::new(handle, identity, space.clone()));
-        let context = Context::new(shared.clone(), tls.clone());
+        let context = Context::new(shared.clone(), tls.clone(), config.dial_from);
         let checkpoints =
             Checkpoints::open(context.clone(), metrics.clone(), &config.data_dir, config.disk_reserve);
         let (renewals, renewal_queue) = mpsc::channel(1);

@@ -99,3 +99,122 @@ fn dev_runs_a_cluster() {
     let wrong = binary().args(["dev", "--replicas", "4", "--dir"]).arg(dir.path()).output().unwrap();
     assert!(stderr(&wrong).contains("3 replicas"), "{}", stderr(&wrong));
 }
+
+/// Runs a command whose faults are those of the cluster in `dir`.
+fn hurt(dir: &Path, arguments: &[&str]) -> std::process::Output {
+    binary().arg("dev").args(arguments).arg("--dir").arg(dir).output().unwrap()
+}
+
+fn hurts(dir: &Path, arguments: &[&str]) -> String {
+    let output = hurt(dir, arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Each fault of a dev cluster, and what an application sees of it: the log goes on as long as two of three can.
+#[test]
+fn dev_members_are_hurt_on_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let (dev, sockets) = start_dev(dir.path(), "3");
+    let sockets: Vec<&Path> = sockets.iter().map(Path::new).collect();
+    let mut number = 0;
+    let mut goes_on = |at_member: usize| {
+        number += 1;
+        let appended = at(sockets[at_member], &["append", "--timeout", "60", "x"]);
+        assert_eq!(appended, format!("{number}\n"));
+    };
+    goes_on(0);
+    hurts(dir.path(), &["kill", "0"]);
+    goes_on(1);
+    assert_eq!(hurt(dir.path(), &["kill", "0"]).status.code(), Some(1));
+    hurts(dir.path(), &["start", "0"]);
+    assert!(at(sockets[0], &["wait", "--for", "ready"]).is_empty());
+    goes_on(0);
+    hurts(dir.path(), &["pause", "1"]);
+    goes_on(2);
+    hurts(dir.path(), &["resume", "1"]);
+    goes_on(1);
+    hurts(dir.path(), &["cut", "2"]);
+    goes_on(0);
+    let unknown =
+        binary().args(["append", "--timeout", "1", "late", "--socket"]).arg(sockets[2]).output().unwrap();
+    assert!(!unknown.status.success());
+    hurts(dir.path(), &["heal", "2"]);
+    hurts(dir.path(), &["slow", "0", "--by", "20"]);
+    let shown = json(&hurts(dir.path(), &["show"]));
+    assert_eq!(
+        (&shown[0]["slow_ms"], &shown[2]["is_cut"], &shown[1]["state"]),
+        (&20.into(), &false.into(), &"running".into())
+    );
+    at(sockets[0], &["append", "--timeout", "60", "slow"]);
+    let missing = hurt(dir.path(), &["kill", "3"]);
+    assert!(stderr(&missing).contains("the members are 0 to 2"), "{}", stderr(&missing));
+    interrupt(dev);
+    let gone = hurt(dir.path(), &["kill", "0"]);
+    assert!(stderr(&gone).contains("no dev cluster runs"), "{}", stderr(&gone));
+}
+
+/// `make try`.
+#[test]
+fn a_killed_leader_loses_nothing() {
+    let folder = Path::new(env!("CARGO_BIN_EXE_synod")).parent().unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/try/run");
+    let output = std::process::Command::new(script).arg(folder).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said} {}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.ends_with("once each and in order.\n"), "{said}");
+}
+
+/// Lines go fast, in order, and none is lost to a reader of the indexes that goes away.
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_are_appended_together() {
+    let cluster = Cluster::of(1).await;
+    let socket = cluster.members[0].socket.to_str().unwrap();
+    let program = env!("CARGO_BIN_EXE_synod");
+    let script = format!("seq 50000 | {program} append --socket {socket} | head -1");
+    let output = std::process::Command::new("bash").args(["-o", "pipefail", "-c", &script]).output().unwrap();
+    assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"1\n"[..]));
+    let log = at(&cluster.members[0].socket, &["tail", "--raw", "--from", "1"]);
+    assert!(log.lines().map(str::to_owned).eq((1..=50_000).map(|number: u32| number.to_string())));
+}
+
+/// 1: refused, 3: perhaps done, 4: nobody answers; with `-o json` it is told in JSON.
+#[tokio::test(flavor = "multi_thread")]
+async fn exit_codes_tell_how_it_ended() {
+    let cluster = Cluster::of(1).await;
+    let (socket, nobody) = (cluster.members[0].socket.clone(), cluster.dir.path().join("nobody.sock"));
+    let run = |socket: &Path, arguments: &[&str]| {
+        let output =
+            binary().args(arguments).arg("--socket").arg(socket).stdin(Stdio::null()).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    assert_eq!(run(&socket, &["append", "a"]).0, Some(0));
+    let (code, said) = run(&socket, &["append", "-o", "json", "--expected-index", "7", "b"]);
+    assert_eq!((code, &json(&said)["error"]["outcome"]), (Some(1), &"refused".into()));
+    assert_eq!(run(&socket, &["append", "--no-such-option"]).0, Some(2));
+    assert_eq!(run(&socket, &["wait", "--timeout", "18446744073709551615"]).0, Some(2));
+    for arguments in [&["append", "c"][..], &["append"], &["tail"], &["status"]] {
+        assert_eq!(run(&nobody, arguments).0, Some(4), "{arguments:?}");
+    }
+    let unwritable =
+        format!("{} append d --socket {} > /dev/full", env!("CARGO_BIN_EXE_synod"), socket.display());
+    let output = std::process::Command::new("bash").args(["-c", &unwritable]).output().unwrap();
+    assert!(stderr(&output).contains("the entries stand at 2 to 2"), "{}", stderr(&output));
+}
+
+/// An entry is one line, whatever is in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_are_escaped() {
+    let cluster = Cluster::of(1).await;
+    let socket = &cluster.members[0].socket;
+    at(socket, &["append", "a\n2\tb\u{1b}[31m"]);
+    assert_eq!(at(socket, &["tail"]), "1\ta\\n2\\tb\\u{1b}[31m\n");
+    assert_eq!(at(socket, &["tail", "--raw"]), "a\n2\tb\u{1b}[31m\n");
+    assert!(at_nobody(&["completion", "bash"]).contains("consumers"));
+}
+
+fn at_nobody(arguments: &[&str]) -> String {
+    let output = binary().args(arguments).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    String::from_utf8(output.stdout).unwrap()
+}

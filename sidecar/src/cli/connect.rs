@@ -3,7 +3,9 @@
 use crate::member::ADMIN_SOCKET;
 use anyhow::Context;
 use clap::Args;
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use synod_client::{CallError, Client, channel};
 use synod_proto::v1::admin_client::AdminClient;
 use synod_proto::v1::local_client::LocalClient;
@@ -25,10 +27,28 @@ impl Socket {
 
     pub(super) fn explain(&self, error: CallError) -> anyhow::Error {
         if error.reason == "transport" {
-            return anyhow::Error::new(error)
-                .context(format!("no member answers on {}: does one run here?", self.socket.display()));
+            return anyhow::Error::new(error).context(silent(&self.socket));
         }
         anyhow::Error::new(error)
+    }
+}
+
+/// Why nobody answers on a socket, and what to do.
+fn silent(path: &Path) -> String {
+    let path_shown = path.display();
+    match UnixStream::connect(path).map_err(|error| error.kind()) {
+        Err(ErrorKind::NotFound) => {
+            format!(
+                "there is no socket at {path_shown}: does a member run here? Name it with --socket or SYNOD_SOCKET"
+            )
+        }
+        Err(ErrorKind::PermissionDenied) => {
+            format!("this user may not open {path_shown}: join the group that the file belongs to")
+        }
+        Err(ErrorKind::ConnectionRefused) => {
+            format!("nobody listens on {path_shown} any more: start the member")
+        }
+        Err(_) | Ok(_) => format!("no member answers on {path_shown}"),
     }
 }
 
@@ -58,8 +78,7 @@ impl DataDir {
         let is_transport = error.reason == "transport";
         let error = anyhow::Error::new(error);
         if is_transport {
-            let path = self.data_dir.join(ADMIN_SOCKET);
-            return error.context(format!("no member answers on {}: does one run here?", path.display()));
+            return error.context(silent(&self.data_dir.join(ADMIN_SOCKET)));
         }
         error
     }

@@ -1,7 +1,7 @@
 //! `append` and `tail`.
 
-use super::Format;
 use super::connect::Socket;
+use super::{Format, seconds};
 use anyhow::Context;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -16,6 +16,9 @@ use synod_client::{
     Repeats,
 };
 use tokio::io::{AsyncBufReadExt, BufReader};
+
+/// Lines and bytes of standard input that are appended together.
+const BATCH: (usize, usize) = (2_048, 512 << 10);
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct AppendOptions {
@@ -34,7 +37,7 @@ pub(super) struct AppendOptions {
     #[arg(long, value_name = "INDEX", requires = "key")]
     minted_at: Option<u64>,
     /// How long to try each, in seconds.
-    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = seconds())]
     timeout: u64,
     /// text: the index of each entry. json: an object a line.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
@@ -71,40 +74,85 @@ pub(super) async fn append(options: AppendOptions) -> anyhow::Result<()> {
             }
         };
         let how = How { expected_index, timeout, repeats: Repeats::Key(key) };
-        return append_one(&client, entries, how, options.output).await;
+        let appended = client.append_with(entries, how).await?;
+        let printed = tell(&mut std::io::stdout().lock(), &appended, options.output, true);
+        return printed.with_context(|| {
+            let Appended { first_index, last_index, .. } = appended;
+            format!("the entries stand at {first_index} to {last_index}, but that cannot be printed")
+        });
     }
-    let mut how = How { expected_index, timeout, repeats: Repeats::Session };
-    let mut lines = BufReader::new(tokio::io::stdin());
+    // Whoever is not there is told at once, and as that.
+    client.status().await.map_err(|error| options.socket.explain(error))?;
+    append_lines(&client, How { expected_index, timeout, repeats: Repeats::Session }, options.output).await
+}
+
+/// Appends the lines of standard input in their order: those that are there already together, so that a file goes fast and
+/// a line that is typed goes at once.
+async fn append_lines(client: &Client, mut how: How, output: Format) -> anyhow::Result<()> {
+    let mut lines = BufReader::with_capacity(BATCH.1, tokio::io::stdin());
+    let (mut count, mut last, mut heard) = (0, 0, true);
     loop {
-        let mut line = Vec::new();
-        if lines.read_until(b'\n', &mut line).await.context("cannot read standard input")? == 0 {
+        let batch = next_lines(&mut lines).await.context("cannot read standard input")?;
+        if batch.is_empty() {
             client.close().await;
             return Ok(());
+        }
+        let more = batch.len();
+        let appended = client.append_with(batch, how.clone()).await.with_context(|| match count {
+            0 => format!("no line is known to be appended; tried the first {more}"),
+            _ => format!("{count} lines stand, the last at index {last}; tried the next {more}"),
+        })?;
+        count += more;
+        last = appended.last_index;
+        how.expected_index = None;
+        if !heard {
+            continue;
+        }
+        match tell(&mut std::io::stdout().lock(), &appended, output, false) {
+            // Whoever heard the indexes went away (`append | head`): the lines are appended all the same.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => heard = false,
+            told => told.with_context(|| {
+                format!("{count} lines stand, the last at index {last}, but that cannot be printed")
+            })?,
+        }
+    }
+}
+
+/// The lines that are there, at least one; none at the end of the input. An empty line is an entry.
+async fn next_lines(lines: &mut BufReader<tokio::io::Stdin>) -> std::io::Result<Vec<Bytes>> {
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    loop {
+        let mut line = Vec::new();
+        if lines.read_until(b'\n', &mut line).await? == 0 {
+            return Ok(batch);
         }
         if line.last() == Some(&b'\n') {
             line.pop();
         }
-        append_one(&client, vec![line.into()], how.clone(), options.output).await?;
-        how.expected_index = None;
+        bytes += line.len();
+        batch.push(line.into());
+        let next = lines.buffer().iter().position(|byte| *byte == b'\n');
+        if batch.len() == BATCH.0 || next.is_none_or(|next| bytes + next > BATCH.1) {
+            return Ok(batch);
+        }
     }
 }
 
-async fn append_one(client: &Client, entries: Vec<Bytes>, how: How, output: Format) -> anyhow::Result<()> {
-    let appended = client.append_with(entries, how).await?;
-    let mut out = std::io::stdout().lock();
+/// Prints where entries stand.
+fn tell(out: &mut impl Write, appended: &Appended, output: Format, together: bool) -> std::io::Result<()> {
+    let Appended { first_index, last_index, repeated } = *appended;
+    let json =
+        |first_index, last_index| serde_json::to_string(&Acknowledged { first_index, last_index, repeated });
     match output {
-        Format::Text => {
-            for index in appended.first_index..=appended.last_index {
-                writeln!(out, "{index}")?;
+        Format::Text => (first_index..=last_index).try_for_each(|index| writeln!(out, "{index}"))?,
+        Format::Json if together => writeln!(out, "{}", json(first_index, last_index)?)?,
+        Format::Json => {
+            for index in first_index..=last_index {
+                writeln!(out, "{}", json(index, index)?)?;
             }
         }
-        Format::Json => {
-            let Appended { first_index, last_index, repeated } = appended;
-            let line = serde_json::to_string(&Acknowledged { first_index, last_index, repeated })?;
-            writeln!(out, "{line}")?;
-        }
     }
-    Ok(out.flush()?)
+    out.flush()
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -136,9 +184,12 @@ pub(super) struct TailOptions {
     /// How old the view may be, in milliseconds; stale-bounded only.
     #[arg(long, default_value_t = 1_000, value_name = "MS")]
     max_staleness: u32,
-    /// text: index and entry. json: an object a line.
+    /// text: index and entry, with everything escaped that is no visible character. json: an object a line.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
+    /// Print the bytes of each entry as they are and a newline, and nothing else.
+    #[arg(long, conflicts_with = "output")]
+    raw: bool,
 }
 
 #[derive(Serialize)]
@@ -161,9 +212,10 @@ pub(super) async fn tail(options: TailOptions) -> anyhow::Result<()> {
         }
     };
     let last = client.tail(consistency).await.map_err(|error| options.socket.explain(error))?;
+    let form = if options.raw { Form::Raw } else { Form::As(options.output) };
     let from = options.from.unwrap_or_else(|| last.saturating_sub(options.count) + 1);
     if options.follow {
-        return print(client.subscribe(from), options.output).await;
+        return print(client.subscribe(from), form).await;
     }
     let limit = (last + 1).saturating_sub(from);
     if limit == 0 {
@@ -171,22 +223,47 @@ pub(super) async fn tail(options: TailOptions) -> anyhow::Result<()> {
     }
     // This member has applied what was asked for just now.
     let how = ReadOptions { limit: Some(limit), consistency: Consistency::Sequential };
-    print(client.read(from, how), options.output).await
+    print(client.read(from, how), form).await
+}
+
+/// How entries are printed.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    Raw,
+    As(Format),
+}
+
+/// Text on one line, whatever the bytes: no entry looks like two, and none speaks to the terminal.
+fn escaped(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character {
+                '\\' => text.push_str("\\\\"),
+                character if character.is_control() => text.extend(character.escape_default()),
+                character => text.push(character),
+            }
+        }
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    text
 }
 
 async fn print(
     mut entries: impl Stream<Item = Result<Entry, CallError>> + Unpin,
-    output: Format,
+    form: Form,
 ) -> anyhow::Result<()> {
     while let Some(entry) = entries.try_next().await? {
         let mut out = std::io::stdout().lock();
-        match output {
-            Format::Text => {
-                write!(out, "{}\t", entry.index)?;
+        match form {
+            Form::Raw => {
                 out.write_all(&entry.payload)?;
                 out.write_all(b"\n")?;
             }
-            Format::Json => {
+            Form::As(Format::Text) => writeln!(out, "{}\t{}", entry.index, escaped(&entry.payload))?,
+            Form::As(Format::Json) => {
                 let text = std::str::from_utf8(&entry.payload).ok();
                 let base64 = text.is_none().then(|| STANDARD.encode(&entry.payload));
                 writeln!(out, "{}", serde_json::to_string(&Line { index: entry.index, text, base64 })?)?;
@@ -195,4 +272,15 @@ async fn print(
         out.flush()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::escaped;
+
+    #[test]
+    fn an_entry_is_one_line() {
+        assert_eq!(escaped(b"a\tb\nc\\n\x1b[31m\xff\xc3\xa9\r"), "a\\tb\\nc\\\\n\\u{1b}[31m\\xff\u{e9}\\r");
+        assert_eq!(escaped(b""), "");
+    }
 }

@@ -13,9 +13,11 @@ mod show;
 mod views;
 mod wait;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
+use synod_client::{AppendError, CallError};
 
 /// How long a member that has stopped may take to close its disk.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -72,6 +74,67 @@ enum Command {
     /// Form a cluster and change its members, where no operator does it.
     #[command(subcommand)]
     Admin(admin::Command),
+    /// Print what makes a shell complete these commands.
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How a command ended that did not succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failed {
+    /// Refused, or failed: nothing was done.
+    Refused,
+    /// It may have been done.
+    Unknown,
+    /// Nobody answers.
+    Silent,
+}
+
+impl Failed {
+    /// What an error means.
+    fn of(error: &anyhow::Error) -> Failed {
+        let call = |error: &CallError| match error.reason.as_str() {
+            "transport" => Failed::Silent,
+            _ => Failed::Refused,
+        };
+        let found = error.chain().find_map(|cause| match cause.downcast_ref() {
+            Some(AppendError::Unknown(_)) => Some(Failed::Unknown),
+            Some(AppendError::Refused(error)) => Some(call(error)),
+            Some(AppendError::UnexpectedIndex { .. }) => Some(Failed::Refused),
+            None => cause.downcast_ref().map(call),
+        });
+        found.unwrap_or(Failed::Refused)
+    }
+
+    fn code(self) -> u8 {
+        match self {
+            Failed::Refused => 1,
+            Failed::Unknown => 3,
+            Failed::Silent => 4,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Failed::Refused => "refused",
+            Failed::Unknown => "unknown",
+            Failed::Silent => "nobody answers",
+        }
+    }
+}
+
+/// Whether the command line asks for output for programs.
+fn wants_json() -> bool {
+    let words: Vec<String> = std::env::args().take_while(|word| word != "--").collect();
+    words.iter().any(|word| word == "-ojson" || word == "--output=json")
+        || words.windows(2).any(|pair| matches!(pair[0].as_str(), "-o" | "--output") && pair[1] == "json")
+}
+
+/// Seconds on the command line: a year at most.
+fn seconds() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(..=31_536_000)
 }
 
 /// How to print.
@@ -83,7 +146,8 @@ enum Format {
     Json,
 }
 
-/// Runs the command line; the exit code is 0, 1 for a failure, 2 for a wrong command line.
+/// Runs the command line; the exit code is 0, 1 where it was refused or failed, 2 for a wrong command line, 3 where it may
+/// have been done, 4 where nobody answers.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let mut builder = tokio::runtime::Builder::new_multi_thread();
@@ -108,8 +172,15 @@ pub fn main() -> ExitCode {
         // A reader that went away (`synod-sidecar tail | head`) is no fault.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("synod-sidecar: {}", whole(&error));
-            ExitCode::FAILURE
+            let failed = Failed::of(&error);
+            let message = whole(&error);
+            if wants_json() {
+                let error = serde_json::json!({"error": {"outcome": failed.word(), "message": message}});
+                // Where nobody reads it, the exit code tells.
+                drop(writeln!(std::io::stdout(), "{error}"));
+            }
+            eprintln!("synod: {message}");
+            ExitCode::from(failed.code())
         }
     }
 }
@@ -147,6 +218,13 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Export(options) => offline::export(&options),
         Command::Recover(options) => recover::recover(&options),
         Command::Admin(command) => admin::run(command).await,
+        Command::Completion { shell } => {
+            let name = std::env::args().next().unwrap_or_default();
+            let name = std::path::Path::new(&name).file_name().and_then(|name| name.to_str());
+            let name = name.unwrap_or("synod");
+            clap_complete::generate(shell, &mut Cli::command(), name, &mut std::io::stdout());
+            Ok(())
+        }
     }
 }
 

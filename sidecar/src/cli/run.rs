@@ -7,8 +7,10 @@ use crate::scrub;
 use crate::telemetry::{LogFormat, start_logging};
 use crate::tls::TlsError;
 use crate::transport::PeerSource;
+use anyhow::Context;
 use clap::Args;
-use std::net::SocketAddr;
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 use synod_paxos::{ElectionSettings, Settings};
@@ -53,6 +55,9 @@ pub(super) struct Options {
         value_name = "HOST:PORT"
     )]
     advertise: String,
+    /// Dial peers from this address of the host, where it has several.
+    #[arg(long, env = "SYNOD_DIAL_FROM", value_name = "ADDRESS")]
+    dial_from: Option<IpAddr>,
     /// A file with the peers' addresses, one a line; read again when it changes.
     #[arg(long, env = "SYNOD_PEERS_FILE", value_name = "FILE")]
     peers_file: Option<PathBuf>,
@@ -82,6 +87,9 @@ pub(super) struct Options {
     /// How fast it is read, in MiB a second.
     #[arg(long, env = "SYNOD_SCRUB_RATE", default_value_t = 16, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     scrub_rate: u64,
+    /// Stop when the process with this number ends, which must be the one that started this member.
+    #[arg(long, value_name = "PID")]
+    end_with: Option<i32>,
     /// How log lines look.
     #[arg(long, env = "SYNOD_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -118,6 +126,7 @@ impl Options {
             health_listen: self.health_listen,
             name: self.name,
             advertise: self.advertise,
+            dial_from: self.dial_from,
             peers: PeerSource::new(self.peers, self.peers_file),
             tls_dir: self.tls_dir,
             insecure: self.insecure,
@@ -134,6 +143,9 @@ impl Options {
 
 pub(super) async fn run(options: Options) -> anyhow::Result<()> {
     start_logging(options.log_format, &options.log)?;
+    if let Some(parent) = options.end_with {
+        end_with(parent)?;
+    }
     let config = options.config();
     let mut stop = std::pin::pin!(stop_signal());
     let starting = start(&config);
@@ -153,6 +165,17 @@ pub(super) async fn run(options: Options) -> anyhow::Result<()> {
     tracing::info!("stopping");
     member.hand_over().await;
     member.stop().await;
+    Ok(())
+}
+
+/// Has this process told to stop when its parent ends.
+fn end_with(parent: i32) -> anyhow::Result<()> {
+    set_parent_process_death_signal(Some(Signal::TERM)).context("cannot watch the parent process")?;
+    // It may have ended before.
+    anyhow::ensure!(
+        getppid().is_some_and(|id| id.as_raw_nonzero().get() == parent),
+        "process {parent} is not the one that started this member, or has ended"
+    );
     Ok(())
 }
 

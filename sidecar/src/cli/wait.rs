@@ -1,6 +1,7 @@
 //! `wait`, `probe` and `prestop`: for scripts and hooks.
 
 use super::connect::{DataDir, Socket};
+use super::seconds;
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 use std::time::Duration;
@@ -29,7 +30,7 @@ pub(super) struct WaitOptions {
     #[arg(long = "for", value_enum, default_value_t = What::Ready)]
     what: What,
     /// How long, in seconds.
-    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = seconds())]
     timeout: u64,
 }
 
@@ -64,7 +65,7 @@ pub(super) struct ProbeOptions {
     #[arg(long)]
     ready: bool,
     /// How long an answer may take, in seconds.
-    #[arg(long, default_value_t = 3, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 3, value_name = "SECONDS", value_parser = seconds())]
     timeout: u64,
 }
 

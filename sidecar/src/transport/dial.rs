@@ -246,6 +246,7 @@ pub(super) async fn connect_to(
     let (tls, known) = (context.tls.clone(), context.known.clone());
     let mut tcp = HttpConnector::new();
     tcp.set_nodelay(true);
+    tcp.set_local_address(context.dial_from);
     let connector = tower::service_fn(move |uri: Uri| {
         let (tcp, tls, known) = (tcp.clone(), tls.clone(), known.clone());
         async move {

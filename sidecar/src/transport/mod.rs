@@ -20,6 +20,7 @@ use crate::driver::Handle;
 use crate::shared::Shared;
 use crate::tls::Tls;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use synod_paxos::{ClusterId, Digest, Incarnation, MemberId};
@@ -129,6 +130,8 @@ struct Contact {
 pub struct Context {
     pub(crate) shared: Arc<Shared>,
     pub(crate) tls: Option<Tls>,
+    /// The address that peers are dialled from; none: the system chooses.
+    pub(crate) dial_from: Option<IpAddr>,
     /// Where members were reached: their connections go first.
     pub(crate) known: Known,
     contacts: broadcast::Sender<Contact>,
@@ -140,10 +143,10 @@ pub struct Context {
 
 impl Context {
     /// A context around the running core.
-    pub fn new(shared: Arc<Shared>, tls: Option<Tls>) -> Context {
+    pub fn new(shared: Arc<Shared>, tls: Option<Tls>, dial_from: Option<IpAddr>) -> Context {
         let contacts = broadcast::Sender::new(64);
         let known = Known::default();
-        Context { shared, tls, known, contacts, linked: Arc::default(), dropped: Arc::default() }
+        Context { shared, tls, dial_from, known, contacts, linked: Arc::default(), dropped: Arc::default() }
     }
 
     fn linked(&self) -> MutexGuard<'_, BTreeMap<MemberId, String>> {
