@@ -5,11 +5,12 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::{Stream, StreamExt, future::join_all};
+use futures::{Stream, StreamExt, TryStreamExt, future::join_all};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::PostParams;
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{Action, Controller};
@@ -21,16 +22,19 @@ use tokio::sync::watch;
 use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::apply::{self, Outcome};
+use crate::build::Kind;
 use crate::context::{Context, status_of};
 use crate::crd::{PaxosCluster, PaxosClusterStatus, Reason};
 use crate::dereference::dereference;
 use crate::error::Error;
 use crate::names::LABEL_CLUSTER;
 use crate::plan::{self, GateKind, Plan, Step};
-use crate::status::{self, Stall};
-use crate::validate::validate;
+use crate::status;
+use crate::validate::{Desired, validate};
 
-/// At rest every cluster is looked at this often, to keep positions fresh and drift small.
+/// How often a cluster whose members run is looked at, so that one that is cut off or full is told in time.
+const LOOK: Duration = Duration::from_secs(10);
+/// How often one is looked at whose members do not run.
 const AT_REST: Duration = Duration::from_secs(30);
 /// How long one reconcile may take: an API server behind a dead connection must not hold a cluster up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -62,10 +66,15 @@ async fn one(ctx: Arc<Context>, namespace: Option<String>, mut stop: watch::Rece
         let _ = stop.wait_for(|stop| *stop).await;
     };
     let ns = namespace.as_deref();
+    // Everything owned but Secrets, which the operator may read by name only.
     Controller::for_stream(wanted, reader)
-        .watches_stream(touched::<StatefulSet>(&ctx, ns), of_cluster)
-        .watches_stream(touched::<Pod>(&ctx, ns), of_cluster)
-        .watches_stream(touched::<PersistentVolumeClaim>(&ctx, ns), of_cluster)
+        .watches_stream(touched::<StatefulSet>(&ctx, ns, Some(Kind::StatefulSet)), of_cluster)
+        .watches_stream(touched::<Pod>(&ctx, ns, None), of_cluster)
+        .watches_stream(touched::<PersistentVolumeClaim>(&ctx, ns, None), of_cluster)
+        .watches_stream(touched::<Service>(&ctx, ns, Some(Kind::Service)), of_cluster)
+        .watches_stream(touched::<ConfigMap>(&ctx, ns, Some(Kind::ConfigMap)), of_cluster)
+        .watches_stream(touched::<NetworkPolicy>(&ctx, ns, Some(Kind::NetworkPolicy)), of_cluster)
+        .watches_stream(touched::<PodDisruptionBudget>(&ctx, ns, Some(Kind::PodDisruptionBudget)), of_cluster)
         .graceful_shutdown_on(stopped)
         .run(reconcile, on_error, ctx)
         .for_each(|result| async move {
@@ -97,10 +106,12 @@ fn spoken(cluster: &PaxosCluster) -> Option<u64> {
     Some(hasher.finish())
 }
 
-/// Changes of objects that carry our label; only their metadata is read and none of it is kept.
+/// Changes of objects that carry our label; only their metadata is read, and of those that are applied a stamp
+/// is kept.
 fn touched<K>(
-    ctx: &Context,
+    ctx: &Arc<Context>,
     namespace: Option<&str>,
+    kind: Option<Kind>,
 ) -> impl Stream<Item = Result<PartialObjectMeta<K>, watcher::Error>> + Send + use<K>
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
@@ -111,7 +122,15 @@ where
         + 'static,
 {
     let api: Api<PartialObjectMeta<K>> = scoped(ctx, namespace);
-    watcher(api, watcher::Config::default().labels(LABEL_CLUSTER)).default_backoff().touched_objects()
+    let (ctx, scope) = (Arc::clone(ctx), namespace.unwrap_or_default().to_owned());
+    watcher(api, watcher::Config::default().labels(LABEL_CLUSTER))
+        .default_backoff()
+        .inspect_ok(move |event| {
+            if let Some(kind) = kind {
+                ctx.watched.note(kind, &scope, event);
+            }
+        })
+        .touched_objects()
 }
 
 /// The cluster an object belongs to.
@@ -120,66 +139,58 @@ fn of_cluster<K: Resource>(object: PartialObjectMeta<K>) -> Option<ObjectRef<Pax
     Some(ObjectRef::new(name).within(object.metadata.namespace.as_deref()?))
 }
 
-/// One reconcile: the whole pipeline, from fresh reads.
+/// One reconcile of the controller.
 async fn reconcile(cluster: Arc<PaxosCluster>, ctx: Arc<Context>) -> Result<Action, Error> {
     let (ns, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     let span = info_span!("reconcile", object = format!("paxoscluster/{ns}/{name}"));
     let started = Instant::now();
     ctx.metrics.reconcile();
-    let work = pipeline(&ctx, &cluster, &ns, &name).instrument(span);
+    let work = look(&ctx, &ns, &name).instrument(span);
     let result = tokio::time::timeout(PATIENCE, work).await.unwrap_or(Err(Error::TooLong));
     ctx.metrics.took(started.elapsed().as_secs_f64());
-    result
+    match result? {
+        Some(pause) => Ok(Action::requeue(jittered(pause))),
+        None => {
+            if let Some(uid) = cluster.uid() {
+                ctx.forget(&uid);
+            }
+            Ok(Action::await_change())
+        }
+    }
 }
 
-async fn pipeline(ctx: &Context, cluster: &PaxosCluster, ns: &str, name: &str) -> Result<Action, Error> {
+/// One look at a cluster, from fresh reads to the status: at most one step is taken. When the next look is due,
+/// unless something changes before; `None`: the cluster is gone.
+///
+/// # Errors
+/// If the API server does not answer, or a member refuses.
+pub async fn look(ctx: &Context, ns: &str, name: &str) -> Result<Option<Duration>, Error> {
     let api: Api<PaxosCluster> = Api::namespaced(ctx.client.clone(), ns);
     let fresh = api.get_opt(name).await.map_err(Error::api("reading the PaxosCluster"))?;
-    let Some(fresh) = fresh else {
-        if let Some(uid) = cluster.uid() {
-            ctx.forget(&uid);
-        }
-        return Ok(Action::await_change());
-    };
-    let generation = fresh.metadata.generation.unwrap_or(0);
+    let Some(fresh) = fresh else { return Ok(None) };
     let desired = match validate(&fresh, &ctx.settings.sidecar_image, &ctx.settings.cluster_domain) {
         Ok(desired) => desired,
         Err(invalid) => {
-            let message = invalid.to_string();
-            let new = status::invalid(
-                &status_of(&fresh),
-                generation,
-                Timestamp::now(),
-                Reason::InvalidSpec,
-                &message,
-            );
+            let (generation, message) = (fresh.metadata.generation.unwrap_or(0), invalid.to_string());
+            let old = status_of(&fresh);
+            let new = status::invalid(&old, generation, ctx.now(), Reason::InvalidSpec, &message);
+            announce_changes(ctx, &fresh, &new).await;
             write_status(ctx, &api, &fresh, new).await?;
-            return Ok(Action::requeue(LONGEST));
+            return Ok(Some(LONGEST));
         }
     };
-    let read = match dereference(ctx, &fresh, &desired).await {
-        Ok(read) => read,
-        Err(error) => return give_up(ctx, &api, &fresh, error).await,
-    };
+    let read = dereference(ctx, &fresh, &desired).await?;
     let plan = plan::plan(&desired, &read.observed);
     log_plan(ctx, &desired, &plan);
-    let outcome = match apply::carry_out(ctx, &desired, &read, &plan).await {
-        Ok(outcome) => outcome,
-        Err(error) => {
-            let stall = stall_of(&error);
-            let new = status::compose(&desired, &read.observed, &plan, &Outcome::Nothing, stall.as_ref());
-            if let Some(stall) = &stall {
-                announce(ctx, &fresh, EventType::Warning, stall.reason.as_str(), "Reconcile", &stall.message)
-                    .await;
-            }
-            write_status(ctx, &api, &fresh, new).await?;
-            return Err(error);
-        }
-    };
-    let new = status::compose(&desired, &read.observed, &plan, &outcome, None);
+    let mut refusals = read.refusals.clone();
+    let result = apply::carry_out(ctx, &desired, &read, &plan, &mut refusals).await;
+    let outcome = result.as_ref().cloned().unwrap_or(Outcome::Nothing);
+    let new = status::compose(&desired, &read.observed, &plan, &outcome, &refusals);
     let at_rest = new.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
     announce_changes(ctx, &fresh, &new).await;
+    // A step that failed is told too: of what was refused before it, and of what is waited for.
     write_status(ctx, &api, &fresh, new).await?;
+    result?;
     if let (Some(step), Outcome::Done) = (&plan.step, &outcome) {
         ctx.metrics.step(step.as_str());
         let message = apply::describe(&desired, step);
@@ -189,40 +200,11 @@ async fn pipeline(ctx: &Context, cluster: &PaxosCluster, ns: &str, name: &str) -
             announce(ctx, &fresh, EventType::Normal, step.as_str(), &message, &message).await;
         }
     }
-    if let Some(uid) = fresh.uid() {
-        ctx.succeeded(&uid);
-    }
-    Ok(Action::requeue(pause(&plan, &outcome, at_rest)))
+    ctx.succeeded(&desired.name.uid);
+    Ok(Some(pause(ctx, &desired, &plan, &outcome, at_rest)))
 }
 
-/// Nothing could be read or judged: what only a person can mend is said in the status.
-async fn give_up(
-    ctx: &Context,
-    api: &Api<PaxosCluster>,
-    fresh: &PaxosCluster,
-    error: Error,
-) -> Result<Action, Error> {
-    if let Some(stall) = stall_of(&error) {
-        let generation = fresh.metadata.generation.unwrap_or(0);
-        let new =
-            status::invalid(&status_of(fresh), generation, Timestamp::now(), stall.reason, &stall.message);
-        write_status(ctx, api, fresh, new).await?;
-    }
-    Err(error)
-}
-
-/// Errors that a person has to mend.
-fn stall_of(error: &Error) -> Option<Stall> {
-    let reason = match error {
-        Error::Template(_) => Reason::InvalidTemplate,
-        Error::NameConflict { .. } => Reason::NameConflict,
-        Error::Secret { .. } | Error::Tls(_) => Reason::InvalidSpec,
-        Error::Api { .. } | Error::Member { .. } | Error::Leftover { .. } | Error::TooLong => return None,
-    };
-    Some(Stall { reason, message: error.to_string() })
-}
-
-fn log_plan(ctx: &Context, desired: &crate::validate::Desired, plan: &Plan) {
+fn log_plan(ctx: &Context, desired: &Desired, plan: &Plan) {
     if let Some(gate) = &plan.gate {
         ctx.metrics.gate(gate.kind);
         debug!(gate = gate.kind.as_str(), size = plan.size, "waits: {}", gate.message);
@@ -239,7 +221,7 @@ async fn write_status(
     new: PaxosClusterStatus,
 ) -> Result<(), Error> {
     let uid = fresh.uid().unwrap_or_default();
-    let now = Timestamp::now();
+    let now = ctx.now();
     if !status::worth_writing(&status_of(fresh), &new, ctx.status_written(&uid), now) {
         return Ok(());
     }
@@ -254,19 +236,22 @@ async fn write_status(
     Ok(())
 }
 
-/// An Event for each condition that turned for the better or the worse.
+/// An Event for each condition that turned for the better or the worse, and for each new reason of a bad one.
+/// That Ready turned while something was asked for is no warning: the steps have Events of their own.
 async fn announce_changes(ctx: &Context, fresh: &PaxosCluster, new: &PaxosClusterStatus) {
     let old = status_of(fresh);
     for kind in ["Ready", "Available", "Stalled", "Degraded"] {
         let find = |s: &PaxosClusterStatus| s.conditions.iter().find(|c| c.type_ == kind).cloned();
         let (Some(now), before) = (find(new), find(&old)) else { continue };
-        let turned = before.as_ref().map(|c| c.status.as_str()) != Some(now.status.as_str());
         let bad = (kind == "Stalled" || kind == "Degraded") == (now.status == "True");
+        let other_reason = before.as_ref().is_some_and(|c| c.reason != now.reason);
+        let turned = before.as_ref().map(|c| c.status.as_str()) != Some(now.status.as_str())
+            || (bad && other_reason && kind != "Ready");
         // At the start nothing is ready, stalled or degraded yet: no news.
         if !turned || (before.is_none() && (bad == (kind == "Ready" || kind == "Available"))) {
             continue;
         }
-        let level = if bad { EventType::Warning } else { EventType::Normal };
+        let level = if bad && kind != "Ready" { EventType::Warning } else { EventType::Normal };
         let reason = if now.status == "True" { kind.to_owned() } else { format!("Not{kind}") };
         let note = format!("{}: {}", now.reason, now.message);
         announce(ctx, fresh, level, &reason, &now.reason, &note).await;
@@ -297,33 +282,53 @@ fn cut(text: &str, most: usize) -> String {
 }
 
 /// When the next look is due: at once after a step, soon while something is awaited, else at rest. Pods,
-/// sets and claims that change bring it forward.
-fn pause(plan: &Plan, outcome: &Outcome, at_rest: bool) -> Duration {
-    let base = match (outcome, &plan.gate, &plan.step) {
-        (Outcome::Refused(_), _, _) => Duration::from_secs(2),
-        (Outcome::Done, _, _) => return Duration::from_millis(50),
-        (_, Some(gate), _) => match gate.kind {
-            GateKind::Hibernated | GateKind::Paused | GateKind::Deleting => AT_REST,
-            GateKind::ForeignDisks => Duration::from_secs(10),
-            GateKind::CatchingUp
-            | GateKind::ChangePending
-            | GateKind::Retiring
-            | GateKind::BootstrapAgreement
-            | GateKind::NoLeader
-            | GateKind::RevisionUnknown
-            | GateKind::MembersNotReady
-            | GateKind::NoSuccessor => Duration::from_millis(400),
-            GateKind::PodsStarting
-            | GateKind::PodsStopping
-            | GateKind::ClaimTerminating
-            | GateKind::QuorumAtRisk
-            | GateKind::QuorumLost => Duration::from_secs(1),
-        },
+/// sets and claims that change bring it forward. Whatever is done or awaited again and again backs off.
+fn pause(ctx: &Context, desired: &Desired, plan: &Plan, outcome: &Outcome, at_rest: bool) -> Duration {
+    let uid = &desired.name.uid;
+    let doubled =
+        |base: Duration, times: u32, most: Duration| base.saturating_mul(1 << times.min(10)).min(most);
+    match (outcome, &plan.gate, &plan.step) {
+        (Outcome::Refused(_), _, _) => {
+            doubled(Duration::from_secs(2), ctx.waits(uid, "eviction").saturating_sub(1) / 4, LONGEST)
+        }
+        (Outcome::Again, _, _) => Duration::from_millis(100),
+        // A step that shows no effect is not taken twenty times a second.
+        (Outcome::Done, _, Some(step)) => {
+            let again = ctx.repeats(uid, &apply::describe(desired, step)).saturating_sub(1);
+            doubled(Duration::from_millis(50), again, AT_REST)
+        }
+        (_, Some(gate), _) => {
+            let (base, most) = patience(gate.kind);
+            doubled(base, ctx.waits(uid, gate.kind.as_str()) / 8, most)
+        }
         // Nothing is due; a member is on its way up by itself.
-        (_, None, _) if !at_rest => Duration::from_secs(1),
-        (_, None, _) => AT_REST,
-    };
-    jittered(base)
+        _ if !at_rest => doubled(Duration::from_secs(1), ctx.waits(uid, "ready") / 8, LOOK),
+        _ => LOOK,
+    }
+}
+
+/// How soon a gate is looked at again, and how seldom in the end. What only members know is asked of them;
+/// what Kubernetes does is told by the watches.
+fn patience(gate: GateKind) -> (Duration, Duration) {
+    match gate {
+        GateKind::Hibernated | GateKind::Paused | GateKind::Deleting | GateKind::InvalidSpec => {
+            (AT_REST, AT_REST)
+        }
+        GateKind::ForeignDisks => (Duration::from_secs(10), AT_REST),
+        GateKind::CatchingUp
+        | GateKind::ChangePending
+        | GateKind::Retiring
+        | GateKind::BootstrapAgreement
+        | GateKind::NoLeader
+        | GateKind::RevisionUnknown
+        | GateKind::MembersNotReady
+        | GateKind::NoSuccessor => (Duration::from_millis(400), Duration::from_secs(5)),
+        GateKind::PodsStarting
+        | GateKind::PodsStopping
+        | GateKind::ClaimTerminating
+        | GateKind::QuorumAtRisk
+        | GateKind::QuorumLost => (Duration::from_secs(1), LOOK),
+    }
 }
 
 /// Between 3/4 and 5/4 of a duration, so that many clusters do not march in step.

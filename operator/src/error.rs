@@ -3,8 +3,10 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use thiserror::Error;
 
+use crate::crd::Reason;
 use crate::members::MemberError;
 use crate::names::ClusterName;
+use crate::status::Refusal;
 use crate::tls::TlsError;
 
 /// A reconcile could not go on; the next one starts from fresh reads.
@@ -41,7 +43,8 @@ pub enum Error {
     },
     /// An object under a name that we need belongs to someone else.
     #[error(
-        "{kind:?} {name} exists and does not belong to this PaxosCluster: delete it, or use another name for the cluster"
+        "{kind:?} {name} exists and does not belong to this PaxosCluster: use another name for the cluster, or, \
+         if nobody needs it, delete it"
     )]
     NameConflict {
         /// Kind of the object.
@@ -77,6 +80,26 @@ impl Error {
     /// Whether someone else wrote in between: to be tried again at once, and no news to anyone.
     pub fn is_conflict(&self) -> bool {
         matches!(self, Error::Api { source, .. } if code(source) == Some(409))
+    }
+
+    /// What a person has to be told, if the API server or an object's owner refuses: trying again at once is of
+    /// no use, and everything else goes on. docs: operator.md, "Template".
+    pub fn refusal(&self) -> Option<Refusal> {
+        let (reason, message) = match self {
+            Error::Template(_) => (Reason::InvalidTemplate, self.to_string()),
+            Error::NameConflict { .. } => (Reason::NameConflict, self.to_string()),
+            Error::Secret { .. } | Error::Tls(_) => (Reason::InvalidSpec, self.to_string()),
+            // Not what passes by itself: a conflict, an object that is gone, a server that is overloaded.
+            Error::Api { doing, source: kube::Error::Api(status) }
+                if matches!(status.code, 400 | 402 | 403 | 405 | 406 | 410 | 413 | 415 | 422 | 500) =>
+            {
+                (Reason::Refused, format!("{doing}: the API server says: {}", status.message))
+            }
+            Error::Api { .. } | Error::Member { .. } | Error::Leftover { .. } | Error::TooLong => {
+                return None;
+            }
+        };
+        Some(Refusal { reason, message })
     }
 
     /// A short name for the metrics.

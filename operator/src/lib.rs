@@ -31,3 +31,4 @@ pub mod settings;
 pub mod status;
 pub mod tls;
 pub mod validate;
+pub mod watched;

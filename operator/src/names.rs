@@ -13,6 +13,8 @@ pub const MANAGED_BY: &str = "synod-operator";
 pub const LABEL_CLUSTER: &str = "synod.dev/cluster";
 /// Label that names a pod's part in the configuration: `voter`, `learner` or `none`.
 pub const LABEL_ROLE: &str = "synod.dev/role";
+/// Label of pods whose voter the leader reports connected and caught up: what the disruption budget counts.
+pub const LABEL_COUNTED: &str = "synod.dev/counted";
 /// Label of a claim whose member was removed and whose volume is kept.
 pub const LABEL_RETIRED: &str = "synod.dev/retired";
 /// Annotation of a claim: the member id on its disk.
@@ -21,8 +23,15 @@ pub const ANNOTATION_MEMBER: &str = "synod.dev/member-id";
 pub const ANNOTATION_CLUSTER: &str = "synod.dev/cluster-id";
 /// Annotation of a PaxosCluster: the member a person declares lost.
 pub const ANNOTATION_REPLACE: &str = "synod.dev/replace";
+/// Annotation of a PaxosCluster: another value asks for a new authority. On the authority's Secret: the value
+/// that was carried out.
+pub const ANNOTATION_ROTATE: &str = "synod.dev/rotate-ca";
+/// Annotation of the Secret with the members' pairs: the authority that all of them are from.
+pub const ANNOTATION_ISSUER: &str = "synod.dev/issuer";
 /// Annotation of an applied object: the hash of what was applied.
 pub const ANNOTATION_APPLIED: &str = "synod.dev/applied";
+/// Annotation of the StatefulSet: the replicas that the operator wrote last.
+pub const ANNOTATION_SIZE: &str = "synod.dev/size";
 /// Name of the sidecar's container.
 pub const CONTAINER: &str = "synod";
 /// Name of the volume claim template.
@@ -142,6 +151,11 @@ impl ClusterName {
     /// A pod's DNS name.
     pub fn host(&self, ordinal: u32) -> String {
         format!("{}.{}.{}.svc.{}", self.pod(ordinal), self.peer_service(), self.namespace, self.domain)
+    }
+
+    /// The name that the operator looks for in a pod's certificate: without the cluster's domain.
+    pub fn dialled(&self, ordinal: u32) -> String {
+        format!("{}.{}.{}.svc", self.pod(ordinal), self.peer_service(), self.namespace)
     }
 
     /// The URI in the certificate of a member's pod. docs: reliability.md, "Security".

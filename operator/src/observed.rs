@@ -2,7 +2,7 @@
 //!
 //! [`crate::dereference`] fills it from fresh reads of the API server and of each member's admin port.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use k8s_openapi::jiff::Timestamp;
 use uuid::Uuid;
@@ -24,6 +24,8 @@ pub struct Observed {
     pub deleting: bool,
     /// The annotation `synod.dev/replace`, if it names a member.
     pub replace: Option<MemberId>,
+    /// The annotation `synod.dev/rotate-ca`: another value than was carried out asks for a new authority.
+    pub rotate: Option<String>,
     /// The status as it stands.
     pub status: PaxosClusterStatus,
     /// The StatefulSet, if there is one.
@@ -36,12 +38,23 @@ pub struct Observed {
     pub reports: BTreeMap<u32, Report>,
     /// Why members did not answer, by ordinal.
     pub silent: BTreeMap<u32, String>,
-    /// `minAvailable` of the disruption budget, if there is one.
+    /// `minAvailable` of our disruption budget, if there is one.
     pub budget: Option<i32>,
+    /// Whether the API server refused our budget a short while ago: it is told, and nothing waits for it.
+    pub budget_refused: bool,
     /// Why pods could not be made (FailedCreate events), newest first.
     pub failed_creates: Vec<String>,
-    /// Names of the nodes there are; `None` where the operator may not read them.
-    pub nodes: Option<BTreeSet<String>>,
+    /// The nodes there are, by name; `None` where the operator may not read them.
+    pub nodes: Option<BTreeMap<String, NodeFacts>>,
+}
+
+/// A node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// Its labels: volumes are bound by them, never by the node's name.
+    pub labels: BTreeMap<String, String>,
+    /// Whether a person declared it shut down (taint `node.kubernetes.io/out-of-service`).
+    pub out_of_service: bool,
 }
 
 /// The StatefulSet.
@@ -53,6 +66,9 @@ pub struct SetFacts {
     pub resource_version: String,
     /// `spec.replicas`.
     pub replicas: u32,
+    /// The replicas that we wrote last; `None` on a set of an older operator. Somebody else changed them
+    /// where they differ.
+    pub applied_size: Option<u32>,
     /// `metadata.generation`.
     pub generation: i64,
     /// `status.observedGeneration`: the revision below speaks of this one.
@@ -76,12 +92,16 @@ pub struct PodFacts {
     pub node: Option<String>,
     /// Whether it is Ready, the application's containers included.
     pub ready: bool,
+    /// Since when it is, if it is.
+    pub ready_since: Option<Timestamp>,
     /// Whether it is being deleted.
     pub deleting: bool,
     /// Its `controller-revision-hash`.
     pub revision: String,
     /// Its label `synod.dev/role`.
     pub role: Option<String>,
+    /// Whether it carries the label by which the disruption budget counts it.
+    pub counted: bool,
     /// Why it cannot run, if it cannot.
     pub trouble: Option<Trouble>,
 }
@@ -123,11 +143,16 @@ pub struct ClaimFacts {
     pub cluster: Option<ClusterId>,
     /// The size it asks for, in bytes.
     pub requested: u64,
+    /// The size its volume has, in bytes; 0 while unknown.
+    pub capacity: u64,
+    /// Whether its file system grows only when the pod restarts.
+    pub waits_for_restart: bool,
     /// Whether our PaxosCluster owns it.
     pub owned: bool,
     /// Its volume, once it has one.
     pub volume: Option<String>,
-    /// Whether its volume fits no node there is. Looked up only where a member is silent.
+    /// Whether its volume is bound to a node and no such node exists. Looked up only where a member is
+    /// silent.
     pub stranded: bool,
 }
 
@@ -196,8 +221,38 @@ pub struct Report {
     pub reason: String,
     /// Version of the sidecar.
     pub version: String,
+    /// The space on its disk.
+    pub room: Room,
+    /// Free bytes on its disk.
+    pub free_bytes: u64,
+    /// How far it has followed a change of the authority.
+    pub trust: Trust,
     /// The replicated settings; `None` while it knows no log, and from sidecars that have none.
     pub settings: Option<InForce>,
+}
+
+/// The space on a member's disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Room {
+    /// Enough, or not told.
+    #[default]
+    Plenty,
+    /// Less than four times the reserve.
+    Low,
+    /// Less than the reserve: appends are refused.
+    Full,
+}
+
+/// How far a member has followed a change of the authority, as the handshake with it shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trust {
+    /// It knows the old authority only.
+    Old,
+    /// It takes certificates of the new authority, and still shows one of the old.
+    Both,
+    /// It shows a certificate of the newest authority.
+    #[default]
+    Newest,
 }
 
 /// A configuration entry.

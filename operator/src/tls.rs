@@ -10,13 +10,14 @@ use rcgen::{
 };
 use thiserror::Error;
 use time::{Duration, OffsetDateTime};
+use x509_parser::extensions::GeneralName;
 
 use crate::names::ClusterName;
 
 /// Life of an authority.
 const AUTHORITY_LIFE: Duration = Duration::days(3650);
-/// Life of a member's pair.
-const MEMBER_LIFE: Duration = Duration::days(365);
+/// Life of a member's pair; renewed at two thirds of it.
+const MEMBER_LIFE: Duration = Duration::days(90);
 /// Life of the operator's own pair. docs: operator.md, "TLS".
 const OPERATOR_LIFE: Duration = Duration::hours(24);
 /// How far clocks may be apart: certificates begin this long before they are made.
@@ -34,7 +35,10 @@ pub enum TlsError {
         source: rcgen::Error,
     },
     /// A stored key or certificate does not parse.
-    #[error("the Secret {secret} does not hold a usable authority ({why}): delete it to have a new one made")]
+    #[error(
+        "the Secret {secret} does not hold a usable authority ({why}): restore it, or delete it; a new authority is \
+         then brought in beside the old one, without a restart"
+    )]
     Stored {
         /// The Secret.
         secret: String,
@@ -108,16 +112,9 @@ impl Authority {
     /// # Errors
     /// If the system has no randomness to give.
     pub fn member(&self, ordinal: u32, now: OffsetDateTime) -> Result<Pair, TlsError> {
-        let (pod, service) = (self.name.pod(ordinal), self.name.peer_service());
-        let namespaced = format!("{pod}.{service}.{}", self.name.namespace);
-        let names = [
-            self.name.host(ordinal),
-            format!("{namespaced}.svc"),
-            namespaced,
-            format!("{pod}.{service}"),
-            pod.clone(),
-        ];
+        let names = member_hosts(&self.name, ordinal);
         let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let pod = self.name.pod(ordinal);
         self.issue(&pod, &self.name.member_uri(ordinal), &names, usages, MEMBER_LIFE, now)
     }
 
@@ -157,6 +154,12 @@ impl Authority {
     }
 }
 
+/// The DNS names in a member's certificate: without the cluster's domain, so that it can change.
+fn member_hosts(name: &ClusterName, ordinal: u32) -> [String; 4] {
+    let (pod, service) = (name.pod(ordinal), name.peer_service());
+    [name.dialled(ordinal), format!("{pod}.{service}.{}", name.namespace), format!("{pod}.{service}"), pod]
+}
+
 fn ia5(text: &str) -> Result<Ia5String, rcgen::Error> {
     Ia5String::try_from(text)
 }
@@ -184,6 +187,28 @@ pub fn is_due(certificate: &str, now: OffsetDateTime) -> bool {
     let Ok(parsed) = pem.parse_x509() else { return true };
     let (from, to) = (parsed.validity().not_before.to_datetime(), parsed.validity().not_after.to_datetime());
     now > to - (to - from) / 3
+}
+
+/// Whether a member's certificate has to be made anew: it is due, or does not name the pod as the operator
+/// looks for it.
+pub fn is_stale(certificate: &str, name: &ClusterName, ordinal: u32, now: OffsetDateTime) -> bool {
+    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(certificate.as_bytes()) else { return true };
+    let Ok(parsed) = pem.parse_x509() else { return true };
+    let Ok(Some(names)) = parsed.subject_alternative_name() else { return true };
+    let has_host = |wanted: &str| {
+        names.value.general_names.iter().any(|n| matches!(n, GeneralName::DNSName(host) if *host == wanted))
+    };
+    let uri = name.member_uri(ordinal);
+    let has_uri = names.value.general_names.iter().any(|n| matches!(n, GeneralName::URI(u) if *u == uri));
+    is_due(certificate, now) || !has_uri || !has_host(&name.dialled(ordinal))
+}
+
+/// The certificates of a bundle, each in PEM; what is none is left out.
+pub fn bundle(text: &str) -> Vec<String> {
+    const END: &str = "-----END CERTIFICATE-----";
+    let text = text.replace("\r\n", "\n");
+    let parts = text.split_inclusive(END).filter(|part| part.contains(END));
+    parts.map(|part| format!("{}\n", part.trim())).collect()
 }
 
 #[cfg(test)]
@@ -219,9 +244,29 @@ mod tests {
             text.iter().any(|n| n.contains("spiffe://synod.dev/ns/ns/cluster/0b9c/member/demo-2")),
             "{text:?}"
         );
-        assert!(text.iter().any(|n| n.contains("demo-2.demo-peers.ns.svc.cluster.local")), "{text:?}");
-        assert!(!is_due(&pair.certificate, at(200)));
-        assert!(is_due(&pair.certificate, at(260)));
+        assert!(text.iter().any(|n| n.contains("demo-2.demo-peers.ns.svc")), "{text:?}");
+        assert!(!text.iter().any(|n| n.contains("cluster.local")), "O35: the domain may change: {text:?}");
+        assert!(!is_due(&pair.certificate, at(59)));
+        assert!(is_due(&pair.certificate, at(61)));
+    }
+
+    /// O35: a certificate that names something else is made anew, not only one that ends.
+    #[test]
+    fn a_certificate_of_another_name_is_stale() {
+        let authority = Authority::new(&name(), at(0)).unwrap();
+        let pair = authority.member(2, at(0)).unwrap();
+        assert!(!is_stale(&pair.certificate, &name(), 2, at(0)));
+        assert!(is_stale(&pair.certificate, &name(), 1, at(0)));
+        assert!(is_stale(&pair.certificate, &ClusterName { uid: "other".into(), ..name() }, 2, at(0)));
+        assert!(!is_stale(&pair.certificate, &ClusterName { domain: "other".into(), ..name() }, 2, at(0)));
+    }
+
+    #[test]
+    fn a_bundle_is_read_certificate_by_certificate() {
+        let make = || Authority::new(&name(), at(0)).unwrap().pair().certificate.clone();
+        let (a, b) = (make(), make());
+        assert_eq!(bundle(&format!("{a}{b}")), [a.replace("\r\n", "\n"), b.replace("\r\n", "\n")]);
+        assert_eq!(bundle("nothing"), [""; 0]);
     }
 
     #[test]

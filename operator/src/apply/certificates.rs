@@ -1,116 +1,308 @@
 //! Keeps the two Secrets of a managed cluster: the authority's, which no pod mounts, and the one with a
 //! pair for each ordinal. docs: operator.md, "TLS".
+//!
+//! A new authority comes in three moves, each when every member shows that it has followed the one before: the
+//! bundle gets the new certificate beside the old; the pairs are made by the new; the old one leaves the bundle.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
 use kube::api::{Patch, PostParams};
+use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
-use time::OffsetDateTime;
 
-use crate::build::{self, prepared_ordinals};
+use crate::build::{self, content_hash, prepared_ordinals};
 use crate::context::Context;
-use crate::dereference::{authority, text};
-use crate::error::{Error, check_owner};
-use crate::tls::{Authority, is_due};
+use crate::dereference::{Dereferenced, authority, offset, secret, text};
+use crate::error::Error;
+use crate::names::{ANNOTATION_ISSUER, ANNOTATION_ROTATE};
+use crate::observed::{Observed, Trust};
+use crate::tls::{Authority, bundle, is_due, is_stale};
 use crate::validate::Desired;
 
 use super::objects::applying;
 
-/// Makes what is missing or due.
-pub(super) async fn ensure(ctx: &Context, desired: &Desired, size: u32) -> Result<(), Error> {
+/// Secrets are read by name only, never watched: looked at this often.
+const LOOK_SECONDS: i64 = 30;
+
+/// Makes what is missing or due, and takes the next move of a change of the authority.
+pub(super) async fn ensure(
+    ctx: &Context,
+    desired: &Desired,
+    read: &Dereferenced,
+    size: u32,
+) -> Result<(), Error> {
     let count = prepared_ordinals(desired, size);
-    let (uid, key) = (&desired.name.uid, "Certificates");
-    // Looked at every few minutes, and at once when more ordinals may exist.
-    if ctx.stands(uid, key, &count.to_string()) {
+    let rotate = read.observed.rotate.clone().unwrap_or_default();
+    let (uid, key, hash) = (&desired.name.uid, "Certificates", format!("{count}/{rotate}"));
+    if ctx.applied_within(uid, key, &hash, LOOK_SECONDS) {
         return Ok(());
     }
-    let authority = match authority(ctx, desired).await? {
-        Some(authority) => authority,
-        None => found_authority(ctx, desired).await?,
+    let stored = authority(ctx, desired).await?;
+    let live = secret(ctx, desired, &desired.name.tls_secret()).await?;
+    let standing = Standing::of(live.as_ref());
+    let authority = match stored {
+        None => found(ctx, desired, &rotate).await?,
+        Some(stored) => {
+            let done = stored.secret.annotations().get(ANNOTATION_ROTATE).cloned().unwrap_or_default();
+            let asked = !rotate.is_empty() && rotate != done;
+            let ends = is_due(&stored.authority.pair().certificate, offset(ctx.now()));
+            // One change after the other: the members follow the last one first.
+            let settled = standing.bundle == bundle(&stored.authority.pair().certificate);
+            match (asked || ends) && settled {
+                true => renew(ctx, desired, &stored, &rotate).await?,
+                false => stored.authority,
+            }
+        }
     };
-    pairs(ctx, desired, &authority, count).await?;
-    ctx.applied(uid, key, &count.to_string());
+    let settled = pairs(ctx, desired, &authority, standing, live.as_ref(), &read.observed, count).await?;
+    if settled {
+        ctx.applied(uid, key, &hash, None);
+    }
     Ok(())
 }
 
-/// A new authority. Created, never applied: of two operators one fails here and reads the other's.
-async fn found_authority(ctx: &Context, desired: &Desired) -> Result<Authority, Error> {
+/// What the members mount now.
+struct Standing {
+    /// Authorities they are to trust.
+    bundle: Vec<String>,
+    /// The authority that all pairs are from, as a hash; `None` where that is not said.
+    issuer: Option<String>,
+}
+
+impl Standing {
+    fn of(live: Option<&Secret>) -> Standing {
+        Standing {
+            bundle: live.map(|s| bundle(&text(s, "ca.crt"))).unwrap_or_default(),
+            issuer: live.and_then(|s| s.annotations().get(ANNOTATION_ISSUER).cloned()),
+        }
+    }
+}
+
+/// The next move, decided by what stands and by what every member shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Move {
+    /// Authorities to trust.
+    bundle: Vec<String>,
+    /// Whether all pairs are made by the newest authority, rather than only those that are missing or due.
+    reissue: bool,
+    /// Whether all pairs are by the newest authority afterwards.
+    issued: bool,
+    /// Whether nothing is left to do.
+    settled: bool,
+}
+
+/// Pure. `newest`: the authority's certificate; `everyone`: the least trust that any member shows, `None` where
+/// one says nothing.
+fn next_move(standing: &Standing, newest: &str, everyone: Option<Trust>) -> Move {
+    let own = bundle(newest);
+    let issued = match &standing.issuer {
+        Some(issuer) => *issuer == fingerprint(newest),
+        // Of an operator that wrote none: it knew one authority at a time.
+        None => standing.bundle == own,
+    };
+    let old = standing.bundle.iter().filter(|c| !own.contains(c)).cloned();
+    let both: Vec<String> = own.iter().cloned().chain(old).collect();
+    let stay = |bundle, issued| Move { bundle, reissue: false, issued, settled: false };
+    if standing.bundle.is_empty() {
+        return Move { bundle: own, reissue: true, issued: true, settled: true };
+    }
+    if !standing.bundle.contains(&own[0]) {
+        return stay(both, false);
+    }
+    if !issued {
+        return match everyone {
+            Some(Trust::Both | Trust::Newest) => Move { reissue: true, ..stay(both, true) },
+            _ => stay(both, false),
+        };
+    }
+    match everyone {
+        _ if standing.bundle == own => Move { settled: true, ..stay(own, true) },
+        Some(Trust::Newest) => Move { settled: true, ..stay(own, true) },
+        _ => stay(both, true),
+    }
+}
+
+fn fingerprint(certificate: &str) -> String {
+    content_hash(&Value::String(bundle(certificate).concat()))
+}
+
+/// The least trust that any running pod's member shows; `None` where one says nothing.
+fn everyone(observed: &Observed) -> Option<Trust> {
+    let shown = observed.pods.keys().map(|ordinal| observed.reports.get(ordinal).map(|r| r.trust));
+    shown.min().unwrap_or(Some(Trust::Newest))
+}
+
+/// A first authority, or one in the place of one whose Secret is gone. Created, never applied: of two operators
+/// one fails here and reads the other's.
+async fn found(ctx: &Context, desired: &Desired, rotate: &str) -> Result<Authority, Error> {
     let name = &desired.name;
-    let made = Authority::new(name, OffsetDateTime::now_utc())?;
-    let data = BTreeMap::from([
-        ("ca.crt".to_owned(), ByteString(made.pair().certificate.clone().into_bytes())),
-        ("ca.key".to_owned(), ByteString(made.pair().key.clone().into_bytes())),
-    ]);
-    let secret = secret(desired, &name.ca_secret(), "authority", data)?;
+    let made = Authority::new(name, offset(ctx.now()))?;
+    let value = authority_secret(desired, &made, None, rotate);
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &name.namespace);
     let params =
         PostParams { field_manager: Some(crate::names::FIELD_MANAGER.into()), ..PostParams::default() };
-    api.create(&params, &secret)
-        .await
-        .map_err(Error::api(format!("making the Secret {}", name.ca_secret())))?;
+    let doing = || format!("making the Secret {}", name.ca_secret());
+    let secret: Secret = serde_json::from_value(value)
+        .map_err(|e| Error::Api { doing: doing(), source: kube::Error::SerdeError(e) })?;
+    api.create(&params, &secret).await.map_err(Error::api(doing()))?;
     Ok(made)
 }
 
-/// The pairs of all ordinals that may exist soon. Those that stand and are of this authority stay.
-async fn pairs(ctx: &Context, desired: &Desired, authority: &Authority, count: u32) -> Result<(), Error> {
+/// A new authority beside the one there is, whose key is kept while members change over.
+async fn renew(
+    ctx: &Context,
+    desired: &Desired,
+    stored: &crate::dereference::Stored,
+    rotate: &str,
+) -> Result<Authority, Error> {
     let name = &desired.name;
-    let secret_name = name.tls_secret();
+    let made = Authority::new(name, offset(ctx.now()))?;
+    let mut value = authority_secret(desired, &made, Some(&stored.authority), rotate);
+    value["metadata"]["resourceVersion"] = stored.secret.resource_version().into();
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &name.namespace);
-    let doing = || format!("writing the Secret {secret_name}");
-    let live = api.get_opt(&secret_name).await.map_err(Error::api(doing()))?;
-    if let Some(live) = &live {
-        check_owner(&live.metadata, name, build::Kind::Secret)?;
-    }
-    let same_authority = live.as_ref().is_some_and(|s| text(s, "ca.crt") == authority.pair().certificate);
-    let standing = |field: &str| live.as_ref().map(|s| text(s, field)).filter(|_| same_authority);
-    let now = OffsetDateTime::now_utc();
-    let mut data = BTreeMap::from([(
-        "ca.crt".to_owned(),
-        ByteString(authority.pair().certificate.clone().into_bytes()),
-    )]);
-    let mut changed = !same_authority;
-    for ordinal in 0..count {
-        let (crt, key) = (format!("{}.crt", name.pod(ordinal)), format!("{}.key", name.pod(ordinal)));
-        let (old_crt, old_key) = (standing(&crt).unwrap_or_default(), standing(&key).unwrap_or_default());
-        let (new_crt, new_key) = if old_key.is_empty() || is_due(&old_crt, now) {
-            changed = true;
-            let pair = authority.member(ordinal, now)?;
-            (pair.certificate, pair.key)
-        } else {
-            (old_crt, old_key)
-        };
-        data.insert(crt, ByteString(new_crt.into_bytes()));
-        data.insert(key, ByteString(new_key.into_bytes()));
-    }
-    if !changed {
-        return Ok(());
-    }
-    let mut value = serde_json::to_value(secret(desired, &secret_name, "tls", data)?).unwrap_or(Value::Null);
-    if let Some(version) = live.and_then(|s| s.metadata.resource_version) {
-        value["metadata"]["resourceVersion"] = Value::String(version);
-    }
-    api.patch(&secret_name, &applying(), &Patch::Apply(&value)).await.map_err(Error::api(doing()))?;
-    Ok(())
+    let doing = format!("writing the Secret {}", name.ca_secret());
+    let applied = api.patch(&name.ca_secret(), &applying(), &Patch::Apply(&value)).await;
+    applied.map_err(Error::api(doing))?;
+    tracing::info!(cluster = name.name, "a new authority comes in beside the old one");
+    Ok(made)
 }
 
-fn secret(
+fn authority_secret(
     desired: &Desired,
-    name: &str,
-    component: &str,
-    data: BTreeMap<String, ByteString>,
-) -> Result<Secret, Error> {
-    let value = json!({
+    made: &Authority,
+    previous: Option<&Authority>,
+    rotate: &str,
+) -> Value {
+    let mut data = json!({ "ca.crt": made.pair().certificate, "ca.key": made.pair().key });
+    if let Some(previous) = previous {
+        data["previous.crt"] = previous.pair().certificate.clone().into();
+        data["previous.key"] = previous.pair().key.clone().into();
+    }
+    let mut value = secret_value(desired, &desired.name.ca_secret(), "authority", data);
+    if !rotate.is_empty() {
+        value["metadata"]["annotations"][ANNOTATION_ROTATE] = rotate.into();
+    }
+    value
+}
+
+/// The pairs of all ordinals that may exist soon. Those that stand stay until they are due or the authority
+/// changes. Whether nothing is left to do.
+async fn pairs(
+    ctx: &Context,
+    desired: &Desired,
+    authority: &Authority,
+    standing: Standing,
+    live: Option<&Secret>,
+    observed: &Observed,
+    count: u32,
+) -> Result<bool, Error> {
+    let name = &desired.name;
+    let newest = &authority.pair().certificate;
+    let next = next_move(&standing, newest, everyone(observed));
+    let now = offset(ctx.now());
+    let mut data = json!({ "ca.crt": next.bundle.concat() });
+    let mut changed = next.bundle != standing.bundle || next.reissue;
+    for ordinal in 0..count {
+        let (crt, key) = (format!("{}.crt", name.pod(ordinal)), format!("{}.key", name.pod(ordinal)));
+        let stands = |field: &str| live.map(|s| text(s, field)).unwrap_or_default();
+        let (old_crt, old_key) = (stands(&crt), stands(&key));
+        let stale = old_key.is_empty() || is_stale(&old_crt, name, ordinal, now);
+        (data[&crt], data[&key]) = if next.reissue || stale {
+            changed = true;
+            let pair = authority.member(ordinal, now)?;
+            (pair.certificate.into(), pair.key.into())
+        } else {
+            (old_crt.into(), old_key.into())
+        };
+    }
+    if !changed {
+        return Ok(next.settled);
+    }
+    let secret = name.tls_secret();
+    let mut value = secret_value(desired, &secret, "tls", data);
+    if next.issued {
+        value["metadata"]["annotations"][ANNOTATION_ISSUER] = fingerprint(newest).into();
+    } else if let Some(issuer) = standing.issuer {
+        value["metadata"]["annotations"][ANNOTATION_ISSUER] = issuer.into();
+    }
+    if let Some(version) = live.and_then(|s| s.resource_version()) {
+        value["metadata"]["resourceVersion"] = version.into();
+    }
+    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &name.namespace);
+    let doing = format!("writing the Secret {secret}");
+    api.patch(&secret, &applying(), &Patch::Apply(&value)).await.map_err(Error::api(doing))?;
+    Ok(next.settled)
+}
+
+/// A Secret whose data are given as text.
+fn secret_value(desired: &Desired, name: &str, component: &str, data: Value) -> Value {
+    let fields = data.as_object().into_iter().flatten();
+    let bytes: BTreeMap<String, ByteString> = fields
+        .map(|(key, text)| (key.clone(), ByteString(text.as_str().unwrap_or_default().as_bytes().to_vec())))
+        .collect();
+    json!({
         "apiVersion": "v1",
         "kind": "Secret",
         "type": "Opaque",
         "metadata": build::metadata(&desired.name, name, component),
-        "data": data,
-    });
-    serde_json::from_value(value).map_err(|e| Error::Api {
-        doing: format!("making the Secret {name}"),
-        source: kube::Error::SerdeError(e),
+        "data": bytes,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::ClusterName;
+
+    fn authority() -> String {
+        let name =
+            ClusterName { namespace: "ns".into(), name: "demo".into(), uid: "u".into(), domain: "d".into() };
+        let now = time::OffsetDateTime::from_unix_timestamp(1_700_000_000).unwrap();
+        Authority::new(&name, now).unwrap().pair().certificate.clone()
+    }
+
+    fn standing(trusted: &[&String], issuer: Option<&String>) -> Standing {
+        Standing {
+            bundle: trusted.iter().flat_map(|c| bundle(c)).collect(),
+            issuer: issuer.map(|c| fingerprint(c)),
+        }
+    }
+
+    /// O5: bundle first, then the pairs, then the old one out, each when every member shows the one before.
+    #[test]
+    fn a_new_authority_comes_in_three_moves() {
+        let (old, new) = (authority(), authority());
+        let both = [bundle(&new), bundle(&old)].concat();
+        let announced = next_move(&standing(&[&old], Some(&old)), &new, Some(Trust::Old));
+        assert_eq!(
+            announced,
+            Move { bundle: both.clone(), reissue: false, issued: false, settled: false },
+            "no pair changes before the bundle is everywhere"
+        );
+        for waits in [Some(Trust::Old), None] {
+            let waiting = next_move(&standing(&[&new, &old], Some(&old)), &new, waits);
+            assert_eq!((waiting.reissue, waiting.bundle), (false, both.clone()), "{waits:?}");
+        }
+        let pairs = next_move(&standing(&[&new, &old], Some(&old)), &new, Some(Trust::Both));
+        assert_eq!(pairs, Move { bundle: both.clone(), reissue: true, issued: true, settled: false });
+        for waits in [Some(Trust::Both), None] {
+            let waiting = next_move(&standing(&[&new, &old], Some(&new)), &new, waits);
+            assert_eq!((waiting.reissue, waiting.bundle), (false, both.clone()), "{waits:?}");
+        }
+        let out = next_move(&standing(&[&new, &old], Some(&new)), &new, Some(Trust::Newest));
+        assert_eq!(out, Move { bundle: bundle(&new), reissue: false, issued: true, settled: true });
+        let rest = next_move(&standing(&[&new], Some(&new)), &new, None);
+        assert_eq!(rest, Move { bundle: bundle(&new), reissue: false, issued: true, settled: true });
+    }
+
+    #[test]
+    fn a_first_authority_and_one_of_an_older_operator_need_no_moves() {
+        let own = authority();
+        let first = next_move(&standing(&[], None), &own, None);
+        assert_eq!(first, Move { bundle: bundle(&own), reissue: true, issued: true, settled: true });
+        let older = next_move(&standing(&[&own], None), &own, Some(Trust::Newest));
+        assert_eq!(older, Move { bundle: bundle(&own), reissue: false, issued: true, settled: true });
+    }
 }

@@ -4,6 +4,7 @@
 //! made from, deletes and evictions the UID: an operator that slept and woke cannot act on an old plan.
 
 mod certificates;
+mod claims;
 mod objects;
 mod steps;
 
@@ -12,8 +13,10 @@ use crate::crd::TlsMode;
 use crate::dereference::Dereferenced;
 use crate::error::Error;
 use crate::plan::{Gate, GateKind, Plan, Step};
+use crate::status::Refusal;
 use crate::validate::Desired;
 
+pub(crate) use objects::budget_key;
 pub use steps::describe;
 pub(crate) use steps::moved_on;
 
@@ -24,38 +27,105 @@ pub enum Outcome {
     Done,
     /// Nothing was due, or a gate is shut.
     Nothing,
+    /// The StatefulSet was written: what it says now is looked at before anything is done by it.
+    Again,
     /// The budget does not allow an eviction now: an answer, not a failure.
     Refused(String),
 }
 
-/// Applies the objects that differ, then takes the step.
+/// Applies what differs, then takes the step. What the API server refuses goes into `refusals`, and stops
+/// nothing else.
 ///
 /// # Errors
-/// Whatever the API server or a member refuses. What was written stays; the next reconcile goes on from it.
+/// If the API server does not answer, or a member refuses. What was written stays; the next reconcile goes on
+/// from it.
 pub async fn carry_out(
     ctx: &Context,
     desired: &Desired,
     read: &Dereferenced,
     plan: &Plan,
+    refusals: &mut Vec<Refusal>,
 ) -> Result<Outcome, Error> {
+    let mut desk = Desk { ctx, desired, refusals };
+    // First, and in every state: it decides whether data outlives the PaxosCluster.
+    claims::patch(&mut desk, plan).await?;
+    let deleting = plan.gate.as_ref().is_some_and(|g| g.kind == GateKind::Deleting);
+    if desired.spec.tls.mode == TlsMode::Managed && !deleting {
+        // Also while paused: certificates end whether anybody wants changes or not.
+        desk.attempt("Certificates", "", certificates::ensure(ctx, desired, read, plan.size)).await?;
+    }
     if plan.gate.as_ref().is_some_and(Gate::forbids_writes) {
         return Ok(Outcome::Nothing);
     }
-    if desired.spec.tls.mode == TlsMode::Managed {
-        certificates::ensure(ctx, desired, plan.size).await?;
-    }
-    objects::surroundings(ctx, desired, plan.size).await?;
-    objects::stateful_set(ctx, desired, read, plan.size).await?;
-    match &plan.step {
-        Some(step) => steps::take(ctx, desired, read, plan, step).await,
-        None => Ok(Outcome::Nothing),
+    objects::surroundings(&mut desk, plan.size).await?;
+    let put = objects::stateful_set(&mut desk, read, plan.size).await?;
+    let Some(step) = &plan.step else {
+        return Ok(if put == Put::Changed { Outcome::Again } else { Outcome::Nothing });
+    };
+    match (put, step) {
+        (Put::Missing, Step::Scale { .. }) => Ok(Outcome::Nothing),
+        (_, Step::Scale { .. }) => Ok(Outcome::Done),
+        // Whoever changed the set by hand must not have pods restarted by it before it was put back.
+        (Put::Changed, _) => Ok(Outcome::Again),
+        _ => match steps::take(&mut desk, read, plan, step).await {
+            Err(error) => match error.refusal() {
+                Some(refusal) => {
+                    desk.refusals.push(refusal);
+                    Ok(Outcome::Nothing)
+                }
+                None => Err(error),
+            },
+            outcome => outcome,
+        },
     }
 }
 
-impl Gate {
-    /// Whether the user, or the end of the object, forbids every write.
-    fn forbids_writes(&self) -> bool {
-        matches!(self.kind, GateKind::Deleting | GateKind::Paused)
+/// What came of writing the StatefulSet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Put {
+    /// It stands as it should, or could not be written otherwise than it is.
+    Stands,
+    /// It has another generation since.
+    Changed,
+    /// There is none, and it could not be made.
+    Missing,
+}
+
+/// Where the writing stages lay down what was refused.
+struct Desk<'a> {
+    ctx: &'a Context,
+    desired: &'a Desired,
+    refusals: &'a mut Vec<Refusal>,
+}
+
+impl Desk<'_> {
+    /// Does some work on one object, unless just that was refused a short while ago. A refusal is laid down and
+    /// `false`; whatever else goes wrong is an error.
+    async fn attempt(
+        &mut self,
+        object: &str,
+        hash: &str,
+        work: impl Future<Output = Result<(), Error>>,
+    ) -> Result<bool, Error> {
+        let uid = &self.desired.name.uid;
+        if let Some(refusal) = self.ctx.refused(uid, object, hash) {
+            self.refusals.push(refusal);
+            return Ok(false);
+        }
+        match work.await {
+            Ok(()) => {
+                self.ctx.note_success(uid, object);
+                Ok(true)
+            }
+            Err(error) => match error.refusal() {
+                Some(refusal) => {
+                    self.ctx.note_refusal(uid, object, hash, refusal.clone());
+                    self.refusals.push(refusal);
+                    Ok(false)
+                }
+                None => Err(error),
+            },
+        }
     }
 }
 
@@ -80,8 +150,6 @@ impl Step {
             Step::Evict { .. } => "Evict",
             Step::DeleteClaim { .. } => "DeleteClaim",
             Step::RetireClaim { .. } => "RetireClaim",
-            Step::ResizeClaim { .. } => "ResizeClaim",
-            Step::OwnClaim { .. } => "OwnClaim",
         }
     }
 }

@@ -1,41 +1,41 @@
 //! Carries out one step.
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::Api;
 use kube::api::{DeleteParams, EvictParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::build;
 use crate::context::Context;
 use crate::dereference::{Dereferenced, target};
 use crate::error::{Error, code, gone_is_fine};
-use crate::members::{Member, MemberError};
+use crate::members::{Ask, MemberError};
 use crate::names::{
-    ANNOTATION_CLUSTER, ANNOTATION_MEMBER, FIELD_MANAGER, LABEL_RETIRED, LABEL_ROLE, MemberId,
+    ANNOTATION_CLUSTER, ANNOTATION_MEMBER, FIELD_MANAGER, LABEL_COUNTED, LABEL_RETIRED, LABEL_ROLE, MemberId,
 };
 use crate::plan::{ClaimMark, Plan, RoleLabel, Step};
 use crate::validate::Desired;
 
-use super::{Outcome, objects};
+use super::{Desk, Outcome, claims, objects};
 
 /// Carries out a step. Scaling is done already (the set was applied at the plan's size), and what is
 /// written to the status is written by the status stage.
 pub(super) async fn take(
-    ctx: &Context,
-    desired: &Desired,
+    desk: &mut Desk<'_>,
     read: &Dereferenced,
     plan: &Plan,
     step: &Step,
 ) -> Result<Outcome, Error> {
+    let (ctx, desired) = (desk.ctx, desk.desired);
     let hand = Hand { ctx, desired, read };
     match step {
         Step::Scale { .. } | Step::Adopt { .. } | Step::RecordBootstrap { .. } | Step::ConfirmBootstrap => {}
         Step::Initialize { cluster, members, targets } => {
-            let named: Vec<(String, MemberId)> =
+            let members: Vec<(String, MemberId)> =
                 members.iter().map(|(o, id)| (desired.name.pod(*o), *id)).collect();
             for ordinal in targets {
-                let member = hand.member(*ordinal).await?;
-                hand.said(*ordinal, member.initialize(*cluster, named.clone(), &desired.settings).await)?;
+                let (cluster, settings) = (*cluster, desired.settings);
+                hand.ask(*ordinal, Ask::Initialize { cluster, members: members.clone(), settings }).await?;
             }
         }
         Step::Tighten { labels, marks, budget } => {
@@ -46,53 +46,34 @@ pub(super) async fn take(
                 hand.mark(mark).await?;
             }
             if *budget {
-                hand.budget(plan.budget).await?;
+                let work = hand.budget(plan.budget);
+                desk.attempt(&objects::budget_key(desired), "", work).await?;
             }
         }
         Step::Join { ordinal, cluster, digest } => {
-            let member = hand.member(*ordinal).await?;
-            hand.said(*ordinal, member.join(*cluster, digest.clone()).await)?;
+            hand.ask(*ordinal, Ask::Join { cluster: *cluster, digest: digest.clone() }).await?;
         }
         Step::AddLearner(change) => {
-            let leader = hand.member(change.via).await?;
-            hand.said(change.via, leader.add_learner(change, desired.name.pod(change.ordinal)).await)?;
+            let pod = desired.name.pod(change.ordinal);
+            hand.ask(change.via, Ask::AddLearner(change.clone(), pod)).await?;
         }
-        Step::Promote(change) => {
-            let leader = hand.member(change.via).await?;
-            hand.said(change.via, leader.promote(change).await)?;
-        }
-        Step::RemoveMember(change) => {
-            let leader = hand.member(change.via).await?;
-            hand.said(change.via, leader.remove(change).await)?;
-        }
+        Step::Promote(change) => hand.ask(change.via, Ask::Promote(change.clone())).await?,
+        Step::RemoveMember(change) => hand.ask(change.via, Ask::Remove(change.clone())).await?,
         Step::ChangeSettings { via, cluster, version, settings } => {
-            let leader = hand.member(*via).await?;
-            hand.said(*via, leader.change_settings(*cluster, *version, settings).await)?;
+            let ask = Ask::ChangeSettings { cluster: *cluster, version: *version, settings: *settings };
+            hand.ask(*via, ask).await?;
         }
         Step::TransferLeader { from, member, cluster, .. } => {
-            let leader = hand.member(*from).await?;
-            hand.said(*from, leader.transfer_leader(*cluster, *member).await)?;
+            hand.ask(*from, Ask::Transfer { cluster: *cluster, to: *member }).await?;
         }
-        Step::Renew { ordinal, member } => {
-            let removed = hand.member(*ordinal).await?;
-            hand.said(*ordinal, removed.renew(*member).await)?;
-        }
+        Step::Renew { ordinal, member } => hand.ask(*ordinal, Ask::Renew(*member)).await?,
         Step::DeletePod { ordinal, uid, force } => hand.delete_pod(*ordinal, uid, *force).await?,
         Step::Evict { ordinal, uid } => return hand.evict(*ordinal, uid).await,
         Step::DeleteClaim { ordinal, uid } => hand.delete_claim(*ordinal, uid).await?,
         Step::RetireClaim { ordinal, uid, member } => {
-            hand.patch_claim(
-                *ordinal,
-                uid,
-                json!({ "metadata": { "labels": { LABEL_RETIRED: member.to_string() } } }),
-            )
-            .await?;
+            let patch = json!({ "metadata": { "labels": { LABEL_RETIRED: member.to_string() } } });
+            hand.patch_claim(*ordinal, uid, patch).await?;
         }
-        Step::ResizeClaim { ordinal, uid, size } => {
-            let request = json!({ "spec": { "resources": { "requests": { "storage": size } } } });
-            hand.patch_claim(*ordinal, uid, request).await?;
-        }
-        Step::OwnClaim { ordinal, uid, owned } => hand.own_claim(*ordinal, uid, *owned).await?,
     }
     Ok(Outcome::Done)
 }
@@ -113,23 +94,24 @@ impl Hand<'_> {
         Api::namespaced(self.ctx.client.clone(), &self.desired.name.namespace)
     }
 
-    async fn member(&self, ordinal: u32) -> Result<Member, Error> {
+    /// Asks a member for what it answers with no more than that it was done.
+    async fn ask(&self, ordinal: u32, ask: Ask) -> Result<(), Error> {
         let pod = self.read.observed.pods.get(&ordinal);
-        let target = pod.and_then(|p| target(self.desired, ordinal, p, &self.read.access));
-        let Some(target) = target else {
-            let why = MemberError::Malformed("it has no address any more".into());
-            return Err(Error::Member { pod: self.desired.name.pod(ordinal), source: why });
+        let trust = self.read.observed.reports.get(&ordinal).map(|r| r.trust).unwrap_or_default();
+        let target = pod.and_then(|p| target(self.desired, ordinal, p, &self.read.access, trust));
+        let answer = match &target {
+            Some(target) => self.ctx.members.ask(target, ask).await,
+            None => Err(MemberError::Malformed("it has no address any more".into())),
         };
-        self.said(ordinal, Member::connect(&target).await)
-    }
-
-    fn said<T>(&self, ordinal: u32, answer: Result<T, MemberError>) -> Result<T, Error> {
-        answer.map_err(|source| Error::Member { pod: self.desired.name.pod(ordinal), source })
+        let failed = |source| Error::Member { pod: self.desired.name.pod(ordinal), source };
+        answer.map(drop).map_err(failed)
     }
 
     async fn label(&self, label: &RoleLabel) -> Result<(), Error> {
         let pod = self.desired.name.pod(label.ordinal);
-        let patch = json!({ "metadata": { "uid": label.uid, "labels": { LABEL_ROLE: label.role } } });
+        let counted = label.counted.then_some("true");
+        let labels = json!({ LABEL_ROLE: label.role, LABEL_COUNTED: counted });
+        let patch = json!({ "metadata": { "uid": label.uid, "labels": labels } });
         let patched = self.pods().patch(&pod, &merging(), &Patch::Merge(&patch)).await;
         gone_is_fine(patched).map_err(Error::api(format!("labelling pod {pod}")))?;
         Ok(())
@@ -164,31 +146,9 @@ impl Hand<'_> {
         }
     }
 
-    /// A merge patch on the condition that the claim is still the same one.
-    async fn patch_claim(&self, ordinal: u32, uid: &str, mut patch: Value) -> Result<(), Error> {
-        let claim = self.desired.name.claim(ordinal);
-        patch["metadata"]["uid"] = uid.into();
-        let patched = self.claims().patch(&claim, &merging(), &Patch::Merge(&patch)).await;
-        gone_is_fine(patched).map_err(Error::api(format!("patching claim {claim}")))?;
-        Ok(())
-    }
-
-    async fn own_claim(&self, ordinal: u32, uid: &str, owned: bool) -> Result<(), Error> {
-        let name = self.desired.name.claim(ordinal);
-        let claim = self.claims().get(&name).await.map_err(Error::api(format!("reading claim {name}")))?;
-        let ours = &self.desired.name.uid;
-        let mut owners: Vec<Value> = claim
-            .owner_references()
-            .iter()
-            .filter(|o| o.uid != *ours)
-            .filter_map(|o| serde_json::to_value(o).ok())
-            .collect();
-        if owned {
-            owners.push(build::owner(&self.desired.name));
-        }
-        let version = claim.resource_version();
-        let patch = json!({ "metadata": { "ownerReferences": owners, "resourceVersion": version } });
-        self.patch_claim(ordinal, uid, patch).await
+    async fn patch_claim(&self, ordinal: u32, uid: &str, patch: Value) -> Result<(), Error> {
+        let doing = format!("patching claim {}", self.desired.name.claim(ordinal));
+        claims::write(self.ctx, self.desired, ordinal, uid, patch, doing).await
     }
 
     async fn delete_claim(&self, ordinal: u32, uid: &str) -> Result<(), Error> {
@@ -219,7 +179,7 @@ impl Hand<'_> {
     }
 }
 
-fn merging() -> PatchParams {
+pub(super) fn merging() -> PatchParams {
     PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() }
 }
 
@@ -255,8 +215,8 @@ pub fn describe(desired: &Desired, step: &Step) -> String {
         Step::ConfirmBootstrap => "the first members agree and have a leader".into(),
         Step::Tighten { labels, marks, budget } => {
             let (labels, marks) = (labels.len(), marks.len());
-            let budget = if *budget { ", the budget" } else { "" };
-            format!("brings in line: {labels} role labels, {marks} claims{budget}")
+            let budget = if *budget { ", and writes the disruption budget" } else { "" };
+            format!("labels {labels} pods and {marks} claims by the parts of their members{budget}")
         }
         Step::Join { ordinal, .. } => format!("tells {} which log it will follow", pod(ordinal)),
         Step::AddLearner(c) => format!("adds {} as a learner (member {})", pod(&c.ordinal), c.member),
@@ -276,18 +236,16 @@ pub fn describe(desired: &Desired, step: &Step) -> String {
         Step::Renew { ordinal, member } => {
             format!("starts the disk of {} over: member {member} was removed", pod(ordinal))
         }
-        Step::DeletePod { ordinal, .. } => format!("restarts {}, which does not work", pod(ordinal)),
+        Step::DeletePod { ordinal, force: false, .. } => {
+            format!("restarts {}, which does not work", pod(ordinal))
+        }
+        Step::DeletePod { ordinal, force: true, .. } => {
+            format!("removes {}, which is not heard of any more, so that it starts again", pod(ordinal))
+        }
         Step::Evict { ordinal, .. } => format!("restarts {} into the new revision", pod(ordinal)),
         Step::DeleteClaim { ordinal, .. } => format!("deletes claim {}", desired.name.claim(*ordinal)),
         Step::RetireClaim { ordinal, member, .. } => {
             format!("keeps claim {} of removed member {member}", desired.name.claim(*ordinal))
-        }
-        Step::ResizeClaim { ordinal, size, .. } => {
-            format!("enlarges claim {} to {size}", desired.name.claim(*ordinal))
-        }
-        Step::OwnClaim { ordinal, owned, .. } => {
-            let does = if *owned { "goes with" } else { "outlives" };
-            format!("claim {} {does} the PaxosCluster", desired.name.claim(*ordinal))
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The pod: the user's template with the sidecar in it.
 //!
 //! The sidecar is the first init container with `restartPolicy: Always`, so that no init container of the
-//! user's can hold the voter down; without a template it is the one ordinary container.
+//! user's can hold the voter down; where the template has no containers it is the one ordinary container.
 //! docs: operator.md, "Pod".
 
 use serde_json::{Map, Value, json};
@@ -48,7 +48,7 @@ pub(super) fn template(desired: &Desired, parts: &Parts<'_>) -> Value {
         outfit(container, restricted);
     }
     let mut sidecar = sidecar(desired, parts);
-    if parts.template.is_some() {
+    if !containers.is_empty() {
         sidecar["restartPolicy"] = "Always".into();
         init.insert(0, sidecar);
         spec.insert("initContainers".into(), init.into());
@@ -75,25 +75,25 @@ pub(super) fn template(desired: &Desired, parts: &Parts<'_>) -> Value {
     spec.entry("enableServiceLinks").or_insert(false.into());
     let grace = spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
     spec.insert("terminationGracePeriodSeconds".into(), grace.max(MIN_GRACE).into());
-    spec.entry("topologySpreadConstraints").or_insert_with(|| spread(desired));
+    let mut affinity = object(spec.get("affinity"));
+    affinity.entry("podAntiAffinity").or_insert_with(|| apart(desired));
+    spec.insert("affinity".into(), affinity.into());
     let mut whole = user;
     whole.insert("metadata".into(), metadata.into());
     whole.insert("spec".into(), spec.into());
     Value::Object(whole)
 }
 
-/// By host and by zone, as far as it goes: DoNotSchedule would leave a pod whose volume is pinned to a
-/// node pending for ever.
-fn spread(desired: &Desired) -> Value {
-    let by = |key: &str| {
-        json!({
-            "maxSkew": 1,
-            "topologyKey": key,
-            "whenUnsatisfiable": "ScheduleAnyway",
-            "labelSelector": { "matchLabels": selector(&desired.name) },
-        })
+/// On hosts of their own, and in zones of their own, as far as it goes: a rule that must be met would leave a pod
+/// whose volume is pinned to a node pending for ever. Spread constraints score nothing where the nodes lack one of
+/// their keys, which is so wherever there are no zones (docs: decisions/0034).
+fn apart(desired: &Desired) -> Value {
+    let by = |weight: u32, key: &str| {
+        let term = json!({ "topologyKey": key, "labelSelector": { "matchLabels": selector(&desired.name) } });
+        json!({ "weight": weight, "podAffinityTerm": term })
     };
-    json!([by("kubernetes.io/hostname"), by("topology.kubernetes.io/zone")])
+    let preferred = [by(100, "kubernetes.io/hostname"), by(50, "topology.kubernetes.io/zone")];
+    json!({ "preferredDuringSchedulingIgnoredDuringExecution": preferred })
 }
 
 /// Gives an application's container the socket, and what Pod Security `restricted` asks of it where the
@@ -214,9 +214,9 @@ fn arguments(desired: &Desired, tls: &Tls) -> Vec<String> {
         "run".into(),
         "--data-dir=/data".into(),
         format!("--socket={SOCKET_PATH}"),
-        format!("--peer-listen=0.0.0.0:{PORT_PEER}"),
-        format!("--admin-listen=0.0.0.0:{PORT_ADMIN}"),
-        format!("--health-listen=0.0.0.0:{PORT_HEALTH}"),
+        format!("--peer-listen=[::]:{PORT_PEER}"),
+        format!("--admin-listen=[::]:{PORT_ADMIN}"),
+        format!("--health-listen=[::]:{PORT_HEALTH}"),
         "--name=$(POD_NAME)".into(),
         format!("--advertise={host}:{PORT_PEER}"),
         "--peers-file=/etc/synod/config/peers".into(),

@@ -71,10 +71,8 @@ pub(super) fn client_service(desired: &Desired) -> Option<Object> {
 /// The application's rules, and beside them the peers, the operator and the health port.
 /// docs: operator.md, "Network".
 pub(super) fn network_policy(desired: &Desired) -> Option<Object> {
+    // Without a rule nobody but the members and the operator gets in.
     let AppNetworkPolicy { app_ingress } = desired.spec.network_policy.as_ref()?;
-    if app_ingress.is_empty() {
-        return None;
-    }
     let tcp = |port: u16| json!([{ "protocol": "TCP", "port": port }]);
     let mut ingress: Vec<Value> = app_ingress.iter().cloned().map(Value::Object).collect();
     ingress.push(json!({

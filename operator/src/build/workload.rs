@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::crd::{
     Disruption, Election, PaxosClusterSpec, Reads, ReplaceLost, Retention, Storage, WhenDeleted, WhenScaled,
 };
-use crate::names::{CLAIM, LABEL_ROLE};
+use crate::names::{ANNOTATION_SIZE, CLAIM, LABEL_COUNTED};
 use crate::validate::Desired;
 
 use super::{Kind, Object, metadata, pod, selector};
@@ -59,6 +59,8 @@ pub fn stateful_set(desired: &Desired, size: u32, claim_size: Option<&str>) -> O
             "volumeClaimTemplates": [claim_template(storage, claim_size)],
         },
     });
+    let mut value = value;
+    value["metadata"]["annotations"][ANNOTATION_SIZE] = Value::String(size.to_string());
     Object::seal(Kind::StatefulSet, name, value)
 }
 
@@ -86,7 +88,7 @@ fn claim_template(storage: &Storage, claim_size: Option<&str>) -> Value {
 pub fn disruption_budget(desired: &Desired, min_available: u32) -> Object {
     let name = desired.name.name.clone();
     let mut labels = selector(&desired.name);
-    labels.insert(LABEL_ROLE.into(), "voter".into());
+    labels.insert(LABEL_COUNTED.into(), "true".into());
     let value = json!({
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",

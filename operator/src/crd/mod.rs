@@ -57,6 +57,9 @@ pub use status::{
     printcolumn(name = "Version", type_ = "string", json_path = ".status.version", priority = 1),
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$')").message(
         "the name must start with a letter, use only a-z, 0-9 and '-', not end in '-', and have at most 40 characters: pod and DNS names derive from it"
+    ),
+    validation = Rule::new("self.spec.tls.mode == oldSelf.spec.tls.mode || (self.spec.replicas == 0 && oldSelf.spec.replicas == 0)").message(
+        "tls.mode can be changed only while the cluster is hibernated: set replicas to 0 first, then tls.mode, then replicas"
     )
 )]
 #[serde(rename_all = "camelCase")]
@@ -130,7 +133,7 @@ pub struct PaxosClusterSpec {
     #[serde(default)]
     pub disruption: Disruption,
 
-    /// `Restricted` makes the pods fit Pod Security `restricted`; `Platform` leaves user and group to the platform.
+    /// How the pods are secured. `Restricted` makes the pods fit Pod Security `restricted`; `Platform` leaves user and group to the platform.
     #[serde(default)]
     pub pod_security: PodSecurity,
 
@@ -201,8 +204,8 @@ pub struct Storage {
     /// Size of each volume; grow only.
     #[serde(default = "default_size")]
     #[schemars(length(min = 1, max = 32))]
-    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))").message(
-        "storage.size must be a quantity above zero, such as 10Gi"
+    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).compareTo(quantity('64Mi')) >= 0").message(
+        "storage.size must be a quantity of at least 64Mi, such as 10Gi"
     ))]
     pub size: String,
 
@@ -219,7 +222,7 @@ pub struct Storage {
     #[serde(default)]
     pub when_deleted: WhenDeleted,
 
-    /// Whether a member whose node is gone is replaced without being asked.
+    /// When a member whose volume can be used nowhere any more is replaced.
     #[serde(default)]
     pub replace_lost: ReplaceLost,
 }
@@ -260,10 +263,37 @@ pub enum WhenDeleted {
     Delete,
 }
 
+/// When a member is lost. A volume that another node can use is never given up.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplaceLost {
+    /// Who declares it.
+    #[serde(default)]
+    pub policy: ReplacePolicy,
+
+    /// How long its node must have been gone, as a duration such as 5m.
+    #[serde(default = "default_replace_after")]
+    #[schemars(length(max = 10))]
+    #[x_kube(validation = Rule::new("self.matches('^[0-9]{1,6}(s|m|h)$')").message(
+        "storage.replaceLost.after must be a duration in s, m or h, such as 5m"
+    ))]
+    pub after: String,
+}
+
+fn default_replace_after() -> String {
+    "5m".to_owned()
+}
+
+impl Default for ReplaceLost {
+    fn default() -> Self {
+        ReplaceLost { policy: ReplacePolicy::default(), after: default_replace_after() }
+    }
+}
+
 /// Who declares a member lost.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ReplaceLost {
-    /// A member is lost when its Node object is gone.
+pub enum ReplacePolicy {
+    /// The operator, once its volume is bound to a node that does not exist any more.
     #[default]
     NodeGone,
     /// Only the annotation `synod.dev/replace=<member id>` declares it.
@@ -396,7 +426,7 @@ pub struct Retention {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientService {
-    /// Ports of the application; empty: no Service.
+    /// Ports of the application; empty: no Service. More than one need a name each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "raw::service_ports_schema")]
     pub ports: Vec<RawObject>,
@@ -406,8 +436,8 @@ pub struct ClientService {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AppNetworkPolicy {
-    /// NetworkPolicy ingress rules for the application; empty: no policy is made.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// NetworkPolicy ingress rules for the application; empty: nobody but the members and the operator gets in.
+    #[serde(default)]
     #[schemars(schema_with = "raw::ingress_schema")]
     pub app_ingress: Vec<RawObject>,
 }

@@ -25,7 +25,18 @@ pub(super) fn template_schema(_: &mut SchemaGenerator) -> Schema {
             "items": {
                 "type": "object",
                 "x-kubernetes-preserve-unknown-fields": true,
-                "properties": { "name": { "type": "string", "maxLength": 63 } },
+                "properties": {
+                    "name": { "type": "string", "maxLength": 63 },
+                    "volumeMounts": {
+                        "type": "array",
+                        "maxItems": 64,
+                        "items": {
+                            "type": "object",
+                            "x-kubernetes-preserve-unknown-fields": true,
+                            "properties": { "name": { "type": "string", "maxLength": 63 } },
+                        },
+                    },
+                },
             },
         })
     };
@@ -33,7 +44,7 @@ pub(super) fn template_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",
         "nullable": true,
-        "description": "A pod template with the application's containers. Unset: the sidecar is the pod's only container. Reserved: the container name synod, volumes data and synod-*, variables SYNOD_*, labels synod.dev/*, the path /run/synod.",
+        "description": "A pod template with the application's containers; one without containers says where and how the members run. Unset: the sidecar is the pod's only container. Reserved: the container name synod, volumes data and synod-*, variables SYNOD_*, labels synod.dev/*, the path /run/synod.",
         "x-kubernetes-preserve-unknown-fields": true,
         "properties": {
             "spec": {
@@ -59,6 +70,10 @@ pub(super) fn template_schema(_: &mut SchemaGenerator) -> Schema {
                         "the container name 'synod' is reserved for the sidecar: rename the init container",
                     ),
                     rule(
+                        "!has(self.containers) || self.containers.all(c, !has(c.volumeMounts) || c.volumeMounts.all(m, !has(m.name) || (m.name != 'data' && !m.name.startsWith('synod-'))))",
+                        "the volumes 'data' and 'synod-*' are the sidecar's: remove the mount; the socket is mounted by itself",
+                    ),
+                    rule(
                         "!has(self.volumes) || self.volumes.all(v, !has(v.name) || (v.name != 'data' && !v.name.startsWith('synod-')))",
                         "the volume names 'data' and 'synod-*' are reserved for the sidecar: rename the volume",
                     ),
@@ -67,8 +82,8 @@ pub(super) fn template_schema(_: &mut SchemaGenerator) -> Schema {
         },
         "x-kubernetes-validations": [
             rule(
-                "has(self.spec) && has(self.spec.containers) && size(self.spec.containers) > 0",
-                "template.spec.containers must name at least one container; leave the template out to run the sidecar alone",
+                "has(self.spec)",
+                "template.spec must be set; leave the template out to run the sidecar alone",
             ),
         ],
     })
@@ -93,7 +108,7 @@ pub(super) fn uid_set_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
         "description": "User ids that may call; empty: everyone who can open the socket.",
-        "items": { "type": "integer", "format": "int64", "minimum": 0 },
+        "items": { "type": "integer", "format": "int64", "minimum": 0, "maximum": 4_294_967_295_u32 },
         "maxItems": 64,
         "x-kubernetes-list-type": "set",
     })
@@ -116,6 +131,12 @@ pub(super) fn service_ports_schema(_: &mut SchemaGenerator) -> Schema {
                 "appProtocol": { "type": "string", "maxLength": 253 },
             },
         },
+        "x-kubernetes-validations": [
+            {
+                "rule": "size(self) < 2 || self.all(p, has(p.name) && size(p.name) > 0)",
+                "message": "service.ports: each of several ports needs a name",
+            },
+        ],
     })
 }
 
@@ -123,7 +144,7 @@ pub(super) fn service_ports_schema(_: &mut SchemaGenerator) -> Schema {
 pub(super) fn ingress_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
-        "description": "NetworkPolicy ingress rules for the application; empty: no policy is made.",
+        "description": "NetworkPolicy ingress rules for the application; empty: nobody but the members and the operator gets in.",
         "maxItems": 64,
         "items": { "type": "object", "x-kubernetes-preserve-unknown-fields": true },
     })

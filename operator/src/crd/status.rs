@@ -170,6 +170,9 @@ pub struct MemberStatus {
     /// Whether it answers and is ready.
     #[serde(default)]
     pub healthy: bool,
+    /// Since when it is silent and the node that its volume is bound to does not exist.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_since: Option<Time>,
 }
 
 /// A member's part in the newest configuration.
@@ -326,6 +329,14 @@ pub enum Reason {
     MemberFenced,
     /// A voter does not answer.
     VoterDown,
+    /// A member's volume claim is being deleted: its disk goes with its pod.
+    ClaimTerminating,
+    /// A member's disk has no space for appends.
+    DiskFull,
+    /// A member's disk will soon have no space for appends.
+    DiskLow,
+    /// The API server refuses an object or a change; the rest goes on.
+    Refused,
     /// Nothing stands in the way.
     NotStalled,
     /// Nothing is due.
@@ -372,6 +383,10 @@ impl Reason {
             Reason::DrainsBlocked => "DrainsBlocked",
             Reason::MemberFenced => "MemberFenced",
             Reason::VoterDown => "VoterDown",
+            Reason::ClaimTerminating => "ClaimTerminating",
+            Reason::DiskFull => "DiskFull",
+            Reason::DiskLow => "DiskLow",
+            Reason::Refused => "Refused",
             Reason::NotStalled => "NotStalled",
             Reason::Idle => "Idle",
         }

@@ -1,15 +1,20 @@
 //! From Kubernetes objects to observed facts. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{
-    ContainerStatus, NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim, Pod,
-};
+use k8s_openapi::api::core::v1::{ContainerStatus, PersistentVolumeClaim, Pod};
+use k8s_openapi::jiff::Timestamp;
 
-use crate::names::{ANNOTATION_CLUSTER, ANNOTATION_MEMBER, ClusterName, LABEL_RETIRED, LABEL_ROLE};
+use crate::names::{
+    ANNOTATION_CLUSTER, ANNOTATION_MEMBER, ANNOTATION_SIZE, ClusterName, LABEL_COUNTED, LABEL_RETIRED,
+    LABEL_ROLE,
+};
 use crate::observed::{ClaimFacts, PodFacts, SetFacts, Trouble, TroubleKind};
 use crate::validate::parse_quantity;
+
+/// A file system that has not grown after this long grows when its pod restarts.
+const GROWS_WHILE_MOUNTED_SECONDS: i64 = 180;
 
 /// What the plan needs of a StatefulSet.
 pub(super) fn set(set: &StatefulSet) -> SetFacts {
@@ -21,7 +26,9 @@ pub(super) fn set(set: &StatefulSet) -> SetFacts {
         .and_then(|c| c.spec.as_ref())
         .and_then(|s| s.resources.as_ref())
         .and_then(|r| r.requests.as_ref());
+    let applied_size = set.metadata.annotations.as_ref().and_then(|a| a.get(ANNOTATION_SIZE));
     SetFacts {
+        applied_size: applied_size.and_then(|size| size.parse().ok()),
         uid: set.metadata.uid.clone().unwrap_or_default(),
         resource_version: set.metadata.resource_version.clone().unwrap_or_default(),
         replicas: spec.and_then(|s| s.replicas).and_then(|r| u32::try_from(r).ok()).unwrap_or(0),
@@ -44,15 +51,17 @@ fn pod(pod: &Pod) -> PodFacts {
     let labels = pod.metadata.labels.as_ref();
     let label = |key: &str| labels.and_then(|l| l.get(key)).cloned();
     let conditions = status.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
-    let ready = conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
+    let ready = conditions.iter().find(|c| c.type_ == "Ready" && c.status == "True");
     PodFacts {
         uid: pod.metadata.uid.clone().unwrap_or_default(),
         ip: status.and_then(|s| s.pod_ip.clone()).filter(|ip| !ip.is_empty()),
         node: pod.spec.as_ref().and_then(|s| s.node_name.clone()).filter(|n| !n.is_empty()),
-        ready,
+        ready: ready.is_some(),
+        ready_since: ready.and_then(|c| c.last_transition_time.as_ref()).map(|t| t.0),
         deleting: pod.metadata.deletion_timestamp.is_some(),
         revision: label("controller-revision-hash").unwrap_or_default(),
         role: label(LABEL_ROLE),
+        counted: label(LABEL_COUNTED).as_deref() == Some("true"),
         trouble: trouble(pod),
     }
 }
@@ -128,16 +137,29 @@ fn brief(message: &str) -> String {
 }
 
 /// What the plan needs of the claims, by ordinal.
-pub(super) fn claims(name: &ClusterName, claims: &[PersistentVolumeClaim]) -> BTreeMap<u32, ClaimFacts> {
+pub(super) fn claims(
+    name: &ClusterName,
+    claims: &[PersistentVolumeClaim],
+    now: Timestamp,
+) -> BTreeMap<u32, ClaimFacts> {
     let ordinal = |c: &PersistentVolumeClaim| name.ordinal_of_claim(c.metadata.name.as_deref()?);
-    claims.iter().filter_map(|c| Some((ordinal(c)?, claim(name, c)))).collect()
+    claims.iter().filter_map(|c| Some((ordinal(c)?, claim(name, c, now)))).collect()
 }
 
-fn claim(name: &ClusterName, claim: &PersistentVolumeClaim) -> ClaimFacts {
+fn claim(name: &ClusterName, claim: &PersistentVolumeClaim, now: Timestamp) -> ClaimFacts {
     let meta = &claim.metadata;
     let annotation = |key: &str| meta.annotations.as_ref().and_then(|a| a.get(key));
     let requests = claim.spec.as_ref().and_then(|s| s.resources.as_ref()).and_then(|r| r.requests.as_ref());
+    let status = claim.status.as_ref();
+    let capacity = status.and_then(|s| s.capacity.as_ref()).and_then(|c| c.get("storage"));
+    // Kubelets grow most file systems while the pod runs; those that they do not are told by time.
+    let waits_for_restart = status.and_then(|s| s.conditions.as_ref()).into_iter().flatten().any(|c| {
+        let since = c.last_transition_time.as_ref().map_or(0, |t| now.duration_since(t.0).as_secs());
+        c.type_ == "FileSystemResizePending" && c.status == "True" && since >= GROWS_WHILE_MOUNTED_SECONDS
+    });
     ClaimFacts {
+        capacity: capacity.and_then(|q| parse_quantity(&q.0)).unwrap_or(0),
+        waits_for_restart,
         uid: meta.uid.clone().unwrap_or_default(),
         deleting: meta.deletion_timestamp.is_some(),
         retired: meta.labels.as_ref().and_then(|l| l.get(LABEL_RETIRED)).cloned(),
@@ -150,43 +172,36 @@ fn claim(name: &ClusterName, claim: &PersistentVolumeClaim) -> ClaimFacts {
     }
 }
 
-/// Whether a volume is pinned to nodes by name and none of them exists. Other kinds of pinning (zones)
-/// are not judged: a node of that zone may come back.
-pub(super) fn stranded(volume: &PersistentVolume, nodes: &BTreeSet<String>) -> bool {
-    let affinity = volume.spec.as_ref().and_then(|s| s.node_affinity.as_ref());
-    let Some(required) = affinity.and_then(|a| a.required.as_ref()) else { return false };
-    let gone = |term: &NodeSelectorTerm| {
-        term.match_expressions.iter().flatten().any(|e| {
-            e.key == "kubernetes.io/hostname"
-                && e.operator == "In"
-                && e.values.iter().flatten().all(|v| !nodes.contains(v))
-        })
-    };
-    !required.node_selector_terms.is_empty() && required.node_selector_terms.iter().all(gone)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
 
-    #[test]
-    fn a_volume_is_stranded_when_every_node_it_fits_is_gone() {
-        let on = |hosts: serde_json::Value| -> PersistentVolume {
-            serde_json::from_value(json!({ "spec": { "nodeAffinity": { "required": { "nodeSelectorTerms": [
-                { "matchExpressions": [{ "key": "kubernetes.io/hostname", "operator": "In", "values": hosts }] },
-            ]}}}}))
-            .unwrap()
-        };
-        let nodes: BTreeSet<String> = ["a".to_owned()].into();
-        assert!(!stranded(&on(json!(["a"])), &nodes));
-        assert!(!stranded(&on(json!(["a", "b"])), &nodes));
-        assert!(stranded(&on(json!(["b"])), &nodes));
-        assert!(!stranded(&PersistentVolume::default(), &nodes), "network volumes fit everywhere");
-    }
-
     fn name() -> ClusterName {
         ClusterName { namespace: "ns".into(), name: "demo".into(), uid: "u".into(), domain: "d".into() }
+    }
+
+    #[test]
+    fn a_claim_waits_for_a_restart_once_its_kubelet_had_time_to_grow_it() {
+        let claim: PersistentVolumeClaim = serde_json::from_value(json!({
+            "metadata": { "name": "data-demo-0" },
+            "spec": { "resources": { "requests": { "storage": "2Gi" } } },
+            "status": {
+                "capacity": { "storage": "1Gi" },
+                "conditions": [{
+                    "type": "FileSystemResizePending", "status": "True",
+                    "lastTransitionTime": "1970-01-01T00:00:00Z",
+                }],
+            },
+        }))
+        .unwrap();
+        let at = |seconds| {
+            let now = Timestamp::from_second(seconds).unwrap();
+            claims(&name(), std::slice::from_ref(&claim), now).remove(&0).unwrap()
+        };
+        assert_eq!((at(10).requested, at(10).capacity), (2 << 30, 1 << 30));
+        assert!(!at(10).waits_for_restart);
+        assert!(at(200).waits_for_restart);
     }
 
     fn pod_of(value: serde_json::Value) -> PodFacts {
@@ -244,7 +259,7 @@ mod tests {
             "spec": { "resources": { "requests": { "storage": "1Gi" } } },
         }))
         .unwrap();
-        let facts = claims(&name(), &[claim]).remove(&2).unwrap();
+        let facts = claims(&name(), &[claim], Timestamp::UNIX_EPOCH).remove(&2).unwrap();
         assert_eq!(facts.member, Some(crate::names::MemberId(10)));
         assert_eq!((facts.requested, facts.owned), (1 << 30, true));
     }

@@ -1,28 +1,30 @@
 //! The first stage: fresh reads of everything the plan judges. Nothing is written here.
 
 mod facts;
+mod nodes;
 mod secrets;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Event, Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
-use uuid::Uuid;
 
-pub(crate) use secrets::{authority, text};
+pub(crate) use secrets::{Stored, authority, offset, secret, text};
 
 use crate::context::{Context, status_of};
 use crate::crd::PaxosCluster;
 use crate::error::{Error, code};
-use crate::members::{Credentials, Member, Target};
-use crate::names::{ANNOTATION_APPLIED, ANNOTATION_REPLACE, MemberId};
-use crate::observed::{Observed, PodFacts, Report, SetFacts};
+use crate::members::{Answer, Ask, Credentials, Target};
+use crate::names::{ANNOTATION_APPLIED, ANNOTATION_REPLACE, ANNOTATION_ROTATE, LABEL_COUNTED, MemberId};
+use crate::observed::{NodeFacts, Observed, PodFacts, Report, SetFacts, Trust};
+use crate::status::Refusal;
+use crate::tls::Pair;
 use crate::validate::Desired;
 
 /// What was read, and what only the writing stages need of it.
@@ -33,17 +35,34 @@ pub struct Dereferenced {
     pub set_hash: Option<String>,
     /// How the operator shows itself to the members.
     pub access: Access,
+    /// Why it cannot, where a person has to act: nothing else waits for it.
+    pub refusals: Vec<Refusal>,
 }
 
 /// How members are reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Over TLS.
-    Tls(Credentials),
+    /// Over TLS, in one of these ways, the newest first.
+    Tls(Vec<Way>),
     /// `tls.mode: Disabled`.
     Plain,
     /// There is no authority yet: no pod can have started.
     NotYet,
+}
+
+/// One way to the members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// What it shows of a member that answers on it.
+    pub trust: Trust,
+    /// What the operator shows and trusts.
+    pub credentials: Credentials,
+}
+
+impl Way {
+    fn new(trust: Trust, authority: String, pair: Pair) -> Way {
+        Way { trust, credentials: Credentials { authority, pair } }
+    }
 }
 
 /// Reads everything.
@@ -73,79 +92,105 @@ pub async fn dereference(
     let pods = pods.map_err(Error::api("listing the pods"))?;
     let claims = claims.map_err(Error::api("listing the volume claims"))?;
     let budget = budget.map_err(Error::api("reading the disruption budget"))?;
-    let access = access?;
+    let mut refusals = Vec::new();
+    let access = access.or_else(|error| match error.refusal() {
+        Some(refusal) => {
+            refusals.push(refusal);
+            Ok(Access::NotYet)
+        }
+        None => Err(error),
+    })?;
 
+    let now = ctx.now();
     let pods = facts::pods(name, &pods.items);
-    let (reports, silent) = ask(desired, &pods, &access).await;
-    let set_facts = set.as_ref().filter(|s| owned(s, &name.uid)).map(facts::set);
+    let (reports, silent) = ask(ctx, desired, &pods, &access).await;
+    let set_facts = set.as_ref().filter(|s| owned(&s.metadata, &name.uid)).map(facts::set);
     let short = set_facts.as_ref().filter(|s| usize::try_from(s.replicas).unwrap_or(0) > pods.len());
     let failed_creates = match short {
         Some(set) => failed_creates(ctx, ns, set).await,
         None => Vec::new(),
     };
-    let mut claims = facts::claims(name, &claims.items);
-    let nodes = if silent.is_empty() { None } else { nodes(ctx).await };
+    let mut claims = facts::claims(name, &claims.items, now);
+    let silent_somewhere =
+        (0..set_facts.as_ref().map_or(0, |s| s.replicas)).any(|o| !reports.contains_key(&o));
+    let nodes = if silent_somewhere { nodes(ctx).await } else { None };
     if let Some(nodes) = &nodes {
-        for ordinal in silent.keys() {
-            if let Some(claim) = claims.get_mut(ordinal) {
-                claim.stranded = stranded(ctx, claim.volume.as_deref(), nodes).await;
-            }
+        for (_, claim) in claims.iter_mut().filter(|(ordinal, _)| !reports.contains_key(ordinal)) {
+            claim.stranded = stranded(ctx, claim.volume.as_deref(), nodes).await;
         }
     }
     let set_hash = set.as_ref().and_then(|s| s.annotations().get(ANNOTATION_APPLIED)).cloned();
-    let min_available = budget.and_then(|b| b.spec).and_then(|s| s.min_available);
+    let annotation = |key: &str| cluster.annotations().get(key);
     let observed = Observed {
-        now: Timestamp::now(),
-        fresh_id: Uuid::new_v4(),
+        now,
+        fresh_id: ctx.outside.fresh_id(),
         generation: cluster.metadata.generation.unwrap_or(0),
         deleting: cluster.metadata.deletion_timestamp.is_some(),
-        replace: cluster.annotations().get(ANNOTATION_REPLACE).and_then(|m| m.parse::<MemberId>().ok()),
+        replace: annotation(ANNOTATION_REPLACE).and_then(|m| m.parse::<MemberId>().ok()),
+        rotate: annotation(ANNOTATION_ROTATE).cloned(),
         status: status_of(cluster),
         set: set_facts,
         pods,
         claims,
         reports,
         silent,
-        budget: match min_available {
-            Some(IntOrString::Int(n)) => Some(n),
-            _ => None,
-        },
+        budget: budget.filter(|b| owned(&b.metadata, &name.uid)).and_then(min_available),
+        budget_refused: ctx.refused_lately(&name.uid, &crate::apply::budget_key(desired)),
         failed_creates,
         nodes,
     };
-    Ok(Dereferenced { observed, set_hash, access })
+    Ok(Dereferenced { observed, set_hash, access, refusals })
 }
 
-fn owned(set: &StatefulSet, uid: &str) -> bool {
-    set.owner_references().iter().any(|o| o.uid == uid)
+fn owned(meta: &ObjectMeta, uid: &str) -> bool {
+    meta.owner_references.iter().flatten().any(|o| o.uid == uid)
 }
 
-/// How to reach the member in a pod; `None` while the pod has no address.
-pub fn target(desired: &Desired, ordinal: u32, pod: &PodFacts, access: &Access) -> Option<Target> {
+/// What a budget asks for; `None` for one that counts by the label of an older operator.
+fn min_available(budget: PodDisruptionBudget) -> Option<i32> {
+    let spec = budget.spec?;
+    let labels = spec.selector.and_then(|s| s.match_labels).unwrap_or_default();
+    match spec.min_available {
+        Some(IntOrString::Int(n)) if labels.contains_key(LABEL_COUNTED) => Some(n),
+        _ => None,
+    }
+}
+
+/// How to reach the member in a pod, on the way that shows so much trust or on the only one; `None` while the
+/// pod has no address.
+pub fn target(
+    desired: &Desired,
+    ordinal: u32,
+    pod: &PodFacts,
+    access: &Access,
+    trust: Trust,
+) -> Option<Target> {
     let credentials = match access {
-        Access::Tls(credentials) => Some(credentials.clone()),
+        Access::Tls(ways) => {
+            let way = ways.iter().find(|w| w.trust == trust).or(ways.first())?;
+            Some(way.credentials.clone())
+        }
         Access::Plain => None,
         Access::NotYet => return None,
     };
     let name = &desired.name;
-    Some(Target { pod: name.pod(ordinal), ip: pod.ip.clone()?, host: name.host(ordinal), credentials })
+    Some(Target { pod: name.pod(ordinal), ip: pod.ip.clone()?, host: name.dialled(ordinal), credentials })
 }
 
 /// Asks every pod's member for its status, all at the same time.
 async fn ask(
+    ctx: &Context,
     desired: &Desired,
     pods: &BTreeMap<u32, PodFacts>,
     access: &Access,
 ) -> (BTreeMap<u32, Report>, BTreeMap<u32, String>) {
-    let questions = pods.iter().map(|(ordinal, pod)| async move {
-        let Some(target) = target(desired, *ordinal, pod, access) else {
-            return (*ordinal, Err("it has no address yet".to_owned()));
-        };
-        let answer = match Member::connect(&target).await {
-            Ok(member) => member.status(&target.pod).await,
-            Err(e) => Err(e),
-        };
-        (*ordinal, answer.map_err(|e| e.to_string()))
+    let trusts: Vec<Trust> = match access {
+        Access::Tls(ways) => ways.iter().map(|w| w.trust).collect(),
+        Access::Plain | Access::NotYet => vec![Trust::Newest],
+    };
+    let questions = pods.iter().map(|(ordinal, pod)| {
+        let trusts = trusts.clone();
+        async move { (*ordinal, report(ctx, desired, *ordinal, pod, access, &trusts).await) }
     });
     let (mut reports, mut silent) = (BTreeMap::new(), BTreeMap::new());
     for (ordinal, answer) in join_all(questions).await {
@@ -155,6 +200,27 @@ async fn ask(
         }
     }
     (reports, silent)
+}
+
+/// Asks one member, on one way after the other.
+async fn report(
+    ctx: &Context,
+    desired: &Desired,
+    ordinal: u32,
+    pod: &PodFacts,
+    access: &Access,
+    trusts: &[Trust],
+) -> Result<Report, String> {
+    let mut why = "it has no address yet".to_owned();
+    for trust in trusts {
+        let Some(target) = target(desired, ordinal, pod, access, *trust) else { break };
+        match ctx.members.ask(&target, Ask::Status).await {
+            Ok(Answer::Report(report)) => return Ok(Report { trust: *trust, ..*report }),
+            Ok(Answer::Done) => why = "its answer is no report".to_owned(),
+            Err(e) => why = e.to_string(),
+        }
+    }
+    Err(why)
 }
 
 /// Why the StatefulSet controller could not make pods: quota and admission are reported only there.
@@ -171,22 +237,22 @@ async fn failed_creates(ctx: &Context, namespace: &str, set: &SetFacts) -> Vec<S
     found.into_iter().map(|(_, message)| message).collect()
 }
 
-/// Whether a volume fits no node there is. What cannot be read is not stranded.
-async fn stranded(ctx: &Context, volume: Option<&str>, nodes: &BTreeSet<String>) -> bool {
+/// Whether a volume is bound to a node that does not exist. What cannot be read is not stranded.
+async fn stranded(ctx: &Context, volume: Option<&str>, there: &BTreeMap<String, NodeFacts>) -> bool {
     let Some(volume) = volume else { return false };
     let volumes: Api<PersistentVolume> = Api::all(ctx.client.clone());
     match volumes.get_opt(volume).await {
-        Ok(Some(volume)) => facts::stranded(&volume, nodes),
+        Ok(Some(volume)) => nodes::stranded(&volume, there),
         Ok(None) | Err(_) => false,
     }
 }
 
-/// Names of the nodes; `None` where the operator may not read them: the loss of a node is then declared
-/// by hand. docs: operator.md, "Rights".
-async fn nodes(ctx: &Context) -> Option<BTreeSet<String>> {
+/// The nodes; `None` where the operator may not read them: the loss of a node is then declared by hand.
+/// docs: operator.md, "Rights".
+async fn nodes(ctx: &Context) -> Option<BTreeMap<String, NodeFacts>> {
     let nodes: Api<Node> = Api::all(ctx.client.clone());
-    match nodes.list_metadata(&ListParams::default()).await {
-        Ok(list) => Some(list.items.iter().map(ResourceExt::name_any).collect()),
+    match nodes.list(&ListParams::default()).await {
+        Ok(list) => Some(nodes::facts(&list.items)),
         Err(e) => {
             if code(&e) != Some(403) {
                 tracing::debug!(error = %e, "nodes cannot be read");

@@ -5,7 +5,7 @@ use synod_proto::v1 as wire;
 use uuid::Uuid;
 
 use crate::names::{ClusterId, MemberId};
-use crate::observed::{Ballot, Config, ConfigMember, MemberState, Peer, Removed, Report};
+use crate::observed::{Ballot, Config, ConfigMember, MemberState, Peer, Removed, Report, Room, Trust};
 use crate::settings::{InForce, Retention, Settings};
 
 use super::MemberError;
@@ -54,8 +54,19 @@ pub(super) fn report(answer: wire::StatusResponse) -> Result<Report, MemberError
         ready: answer.ready,
         reason: answer.reason,
         version: answer.version,
+        room: answer.disk.as_ref().map(room).unwrap_or_default(),
+        free_bytes: answer.disk.as_ref().map_or(0, |d| d.free_bytes),
+        trust: Trust::Newest,
         settings: answer.settings.as_ref().map(in_force),
     })
+}
+
+fn room(disk: &wire::Disk) -> Room {
+    match disk.room() {
+        wire::Room::Unspecified | wire::Room::Plenty => Room::Plenty,
+        wire::Room::Low => Room::Low,
+        wire::Room::Full | wire::Room::Spent => Room::Full,
+    }
 }
 
 fn in_force(s: &wire::Settings) -> InForce {

@@ -3,8 +3,11 @@
 
 mod convert;
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use synod_proto::v1::admin_client::AdminClient;
 use synod_proto::v1::{
     ChangeRequest, ChangeSettingsRequest, GenesisMember, InitializeRequest, JoinRequest, RenewRequest,
@@ -76,149 +79,202 @@ pub struct Target {
     pub credentials: Option<Credentials>,
 }
 
-/// A connection to one member's admin port.
-#[derive(Clone)]
-pub struct Member {
-    client: AdminClient<Channel>,
+/// A question to one member.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ask {
+    /// What it knows.
+    Status,
+    /// Forms the cluster: the same list to every member.
+    Initialize {
+        /// The log.
+        cluster: ClusterId,
+        /// Pods and ids of the first members.
+        members: Vec<(String, MemberId)>,
+        /// The first settings.
+        settings: Settings,
+    },
+    /// Tells an empty member which cluster it will be added to.
+    Join {
+        /// The log.
+        cluster: ClusterId,
+        /// Digest of its genesis.
+        digest: Vec<u8>,
+    },
+    /// Adds a member without a vote, under the name of its pod.
+    AddLearner(Change, String),
+    /// Gives a learner a vote.
+    Promote(Change),
+    /// Takes a member out.
+    Remove(Change),
+    /// Changes the replicated settings from `version`, by an entry in the log.
+    ChangeSettings {
+        /// The log.
+        cluster: ClusterId,
+        /// The version that this was planned from.
+        version: u64,
+        /// What they shall be.
+        settings: Settings,
+    },
+    /// Hands leadership to a voter.
+    Transfer {
+        /// The log.
+        cluster: ClusterId,
+        /// The voter.
+        to: MemberId,
+    },
+    /// Has a removed member start over under a new id.
+    Renew(MemberId),
 }
 
-impl Member {
-    /// Dials the pod's address and checks that the certificate is that pod's.
+/// What a member answered.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// What it knows.
+    Report(Box<Report>),
+    /// It was done.
+    Done,
+}
+
+/// The way to the members. The operator dials them; a test puts something else in its place.
+pub trait Members: Send + Sync {
+    /// Asks one member.
     ///
     /// # Errors
-    /// If there is no connection within 2 s, or the handshake fails.
-    pub async fn connect(target: &Target) -> Result<Member, MemberError> {
-        let host = if target.ip.contains(':') { format!("[{}]", target.ip) } else { target.ip.clone() };
-        let scheme = if target.credentials.is_some() { "https" } else { "http" };
-        let address = format!("{scheme}://{host}:{PORT_ADMIN}");
-        let unreachable = |why: String| MemberError::Unreachable { address: address.clone(), why };
-        let mut endpoint = Endpoint::from_shared(address.clone())
-            .map_err(|e| unreachable(chain(&e)))?
-            .connect_timeout(CONNECT)
-            .timeout(HAND_OVER);
-        if let Some(credentials) = &target.credentials {
-            let tls = ClientTlsConfig::new()
-                .ca_certificate(Certificate::from_pem(&credentials.authority))
-                .identity(Identity::from_pem(&credentials.pair.certificate, &credentials.pair.key))
-                .domain_name(&target.host)
-                .timeout(CONNECT);
-            endpoint = endpoint.tls_config(tls).map_err(|e| unreachable(chain(&e)))?;
+    /// If it cannot be reached, refuses, or answers nonsense.
+    fn ask<'a>(&'a self, target: &'a Target, ask: Ask) -> BoxFuture<'a, Result<Answer, MemberError>>;
+}
+
+/// Dials members, and keeps the connections that work.
+#[derive(Default)]
+pub struct Dialled {
+    open: Mutex<BTreeMap<String, (Target, AdminClient<Channel>)>>,
+}
+
+impl Members for Dialled {
+    fn ask<'a>(&'a self, target: &'a Target, ask: Ask) -> BoxFuture<'a, Result<Answer, MemberError>> {
+        Box::pin(async move {
+            let key = format!("{}/{}", target.ip, target.pod);
+            let known = self.with(|open| open.get(&key).filter(|(t, _)| t == target).map(|(_, c)| c.clone()));
+            let client = match known {
+                Some(client) => client,
+                None => {
+                    let client = connect(target).await?;
+                    self.with(|open| open.insert(key.clone(), (target.clone(), client.clone())));
+                    client
+                }
+            };
+            let answer = answer(client, target, ask).await;
+            if matches!(&answer, Err(e) if e.is_lost()) {
+                self.with(|open| open.remove(&key));
+            }
+            answer
+        })
+    }
+}
+
+impl Dialled {
+    fn with<T>(&self, act: impl FnOnce(&mut BTreeMap<String, (Target, AdminClient<Channel>)>) -> T) -> T {
+        // A panic while the lock was held loses a connection at worst.
+        act(&mut self.open.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl MemberError {
+    /// Whether the connection is not worth keeping.
+    fn is_lost(&self) -> bool {
+        match self {
+            MemberError::Unreachable { .. } | MemberError::Malformed(_) => true,
+            MemberError::Refused { code, .. } => matches!(
+                code,
+                tonic::Code::Unavailable
+                    | tonic::Code::Unknown
+                    | tonic::Code::Cancelled
+                    | tonic::Code::DeadlineExceeded
+                    | tonic::Code::Internal
+            ),
         }
-        let channel = endpoint.connect().await.map_err(|e| unreachable(chain(&e)))?;
-        Ok(Member { client: AdminClient::new(channel) })
     }
+}
 
-    /// What the member knows.
-    ///
-    /// # Errors
-    /// If it does not answer within 3 s, or not as itself.
-    pub async fn status(&self, pod: &str) -> Result<Report, MemberError> {
-        let answer = self.client.clone().status(asked(StatusRequest {}, ASK)).await;
-        let answer = answer.map_err(refused("Status"))?.into_inner();
-        if answer.name != pod {
-            return Err(MemberError::Malformed(format!("it calls itself '{}', not '{pod}'", answer.name)));
+/// Dials the pod's address and checks that the certificate is that pod's.
+async fn connect(target: &Target) -> Result<AdminClient<Channel>, MemberError> {
+    let host = if target.ip.contains(':') { format!("[{}]", target.ip) } else { target.ip.clone() };
+    let scheme = if target.credentials.is_some() { "https" } else { "http" };
+    let address = format!("{scheme}://{host}:{PORT_ADMIN}");
+    let unreachable = |why: String| MemberError::Unreachable { address: address.clone(), why };
+    let mut endpoint = Endpoint::from_shared(address.clone())
+        .map_err(|e| unreachable(chain(&e)))?
+        .connect_timeout(CONNECT)
+        .timeout(HAND_OVER);
+    if let Some(credentials) = &target.credentials {
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(&credentials.authority))
+            .identity(Identity::from_pem(&credentials.pair.certificate, &credentials.pair.key))
+            .domain_name(&target.host)
+            .timeout(CONNECT);
+        endpoint = endpoint.tls_config(tls).map_err(|e| unreachable(chain(&e)))?;
+    }
+    let channel = endpoint.connect().await.map_err(|e| unreachable(chain(&e)))?;
+    Ok(AdminClient::new(channel))
+}
+
+async fn answer(mut client: AdminClient<Channel>, target: &Target, ask: Ask) -> Result<Answer, MemberError> {
+    let bytes = convert::cluster_bytes;
+    match ask {
+        Ask::Status => {
+            let answer = client.status(asked(StatusRequest {}, ASK)).await;
+            let answer = answer.map_err(refused("Status"))?.into_inner();
+            if answer.name != target.pod {
+                let why = format!("it calls itself '{}', not '{}'", answer.name, target.pod);
+                return Err(MemberError::Malformed(why));
+            }
+            return Ok(Answer::Report(Box::new(convert::report(answer)?)));
         }
-        convert::report(answer)
+        Ask::Initialize { cluster, members, settings } => {
+            let members =
+                members.into_iter().map(|(name, id)| GenesisMember { member: id.0, name }).collect();
+            let settings = Some(convert::settings(&settings));
+            let cluster_id = bytes(cluster).into();
+            let request = InitializeRequest { cluster_id, members, alpha: 0, settings };
+            client.initialize(asked(request, CHANGE)).await.map(drop).map_err(refused("Initialize"))?;
+        }
+        Ask::Join { cluster, digest } => {
+            let request = JoinRequest { cluster_id: bytes(cluster).into(), genesis_digest: digest.into() };
+            client.join(asked(request, ASK)).await.map(drop).map_err(refused("Join"))?;
+        }
+        Ask::AddLearner(change, pod) => {
+            let request = asked(change_request(&change, pod), CHANGE);
+            client.add_learner(request).await.map(drop).map_err(refused("AddLearner"))?;
+        }
+        Ask::Promote(change) => {
+            let request = asked(change_request(&change, String::new()), CHANGE);
+            client.promote(request).await.map(drop).map_err(refused("Promote"))?;
+        }
+        Ask::Remove(change) => {
+            let request = asked(change_request(&change, String::new()), CHANGE);
+            client.remove_member(request).await.map(drop).map_err(refused("RemoveMember"))?;
+        }
+        Ask::ChangeSettings { cluster, version, settings } => {
+            let settings = Some(convert::settings(&settings));
+            let cluster_id = bytes(cluster).into();
+            let request = ChangeSettingsRequest { cluster_id, expected_version: version, settings };
+            client
+                .change_settings(asked(request, CHANGE))
+                .await
+                .map(drop)
+                .map_err(refused("ChangeSettings"))?;
+        }
+        Ask::Transfer { cluster, to } => {
+            let request = TransferLeaderRequest { cluster_id: bytes(cluster).into(), to: Some(to.0) };
+            let request = asked(request, HAND_OVER);
+            client.transfer_leader(request).await.map(drop).map_err(refused("TransferLeader"))?;
+        }
+        Ask::Renew(member) => {
+            let request = asked(RenewRequest { member: member.0 }, CHANGE);
+            client.renew(request).await.map(drop).map_err(refused("Renew"))?;
+        }
     }
-
-    /// Forms the cluster: the same list to every member.
-    ///
-    /// # Errors
-    /// If the member is not empty, or is not in the list.
-    pub async fn initialize(
-        &self,
-        cluster: ClusterId,
-        members: Vec<(String, MemberId)>,
-        settings: &Settings,
-    ) -> Result<(), MemberError> {
-        let members = members.into_iter().map(|(name, id)| GenesisMember { member: id.0, name }).collect();
-        let request = InitializeRequest {
-            cluster_id: convert::cluster_bytes(cluster).into(),
-            members,
-            alpha: 0,
-            settings: Some(convert::settings(settings)),
-        };
-        let answer = self.client.clone().initialize(asked(request, CHANGE)).await;
-        answer.map(|_| ()).map_err(refused("Initialize"))
-    }
-
-    /// Tells an empty member which cluster it will be added to.
-    ///
-    /// # Errors
-    /// If the member is not empty.
-    pub async fn join(&self, cluster: ClusterId, digest: Vec<u8>) -> Result<(), MemberError> {
-        let request =
-            JoinRequest { cluster_id: convert::cluster_bytes(cluster).into(), genesis_digest: digest.into() };
-        let answer = self.client.clone().join(asked(request, ASK)).await;
-        answer.map(|_| ()).map_err(refused("Join"))
-    }
-
-    /// Adds a member without a vote. `pod` is the name it is added under.
-    ///
-    /// # Errors
-    /// If the version is not the newest any more, or the change was not chosen in time.
-    pub async fn add_learner(&self, change: &Change, pod: String) -> Result<(), MemberError> {
-        let answer = self.client.clone().add_learner(asked(change_request(change, pod), CHANGE)).await;
-        answer.map(|_| ()).map_err(refused("AddLearner"))
-    }
-
-    /// Gives a learner a vote.
-    ///
-    /// # Errors
-    /// As [`Member::add_learner`].
-    pub async fn promote(&self, change: &Change) -> Result<(), MemberError> {
-        let answer = self.client.clone().promote(asked(change_request(change, String::new()), CHANGE)).await;
-        answer.map(|_| ()).map_err(refused("Promote"))
-    }
-
-    /// Takes a member out.
-    ///
-    /// # Errors
-    /// As [`Member::add_learner`].
-    pub async fn remove(&self, change: &Change) -> Result<(), MemberError> {
-        let request = asked(change_request(change, String::new()), CHANGE);
-        let answer = self.client.clone().remove_member(request).await;
-        answer.map(|_| ()).map_err(refused("RemoveMember"))
-    }
-
-    /// Changes the replicated settings from `version` to `settings`, by an entry in the log.
-    ///
-    /// # Errors
-    /// If they are at another version by now, or the change was not chosen in time.
-    pub async fn change_settings(
-        &self,
-        cluster: ClusterId,
-        version: u64,
-        settings: &Settings,
-    ) -> Result<(), MemberError> {
-        let request = ChangeSettingsRequest {
-            cluster_id: convert::cluster_bytes(cluster).into(),
-            expected_version: version,
-            settings: Some(convert::settings(settings)),
-        };
-        let answer = self.client.clone().change_settings(asked(request, CHANGE)).await;
-        answer.map(|_| ()).map_err(refused("ChangeSettings"))
-    }
-
-    /// Hands leadership to a voter; says who leads afterwards.
-    ///
-    /// # Errors
-    /// If the hand-over was given up.
-    pub async fn transfer_leader(&self, cluster: ClusterId, to: MemberId) -> Result<MemberId, MemberError> {
-        let request =
-            TransferLeaderRequest { cluster_id: convert::cluster_bytes(cluster).into(), to: Some(to.0) };
-        let answer = self.client.clone().transfer_leader(asked(request, HAND_OVER)).await;
-        answer.map(|a| MemberId(a.into_inner().leader)).map_err(refused("TransferLeader"))
-    }
-
-    /// Has a removed member start over under a new id, which is returned.
-    ///
-    /// # Errors
-    /// If the member was not removed, or is another one.
-    pub async fn renew(&self, member: MemberId) -> Result<MemberId, MemberError> {
-        let answer = self.client.clone().renew(asked(RenewRequest { member: member.0 }, CHANGE)).await;
-        answer.map(|a| MemberId(a.into_inner().member)).map_err(refused("Renew"))
-    }
+    Ok(Answer::Done)
 }
 
 fn change_request(change: &Change, name: String) -> ChangeRequest {

@@ -1,22 +1,27 @@
-//! Class 12: claims grow to `storage.size`, and follow their cluster into deletion or not.
-//! docs: operator.md, rules 11 and 14.
+//! Claims follow `whenDeleted` and grow to `storage.size`, in every state of the cluster: beside the step and
+//! before it, with or without a quorum. docs: operator.md, rules 11 and 14.
 
-use crate::crd::{OperationType, WhenDeleted};
+use crate::crd::WhenDeleted;
 
-use super::{Step, Verdict, View};
+use super::{ClaimChange, ClaimPatch, View};
 
-/// The first claim that differs.
-pub(super) fn verdict(view: &View<'_>) -> Verdict {
+/// Every claim that differs. While the cluster is paused or being deleted, or its spec is at fault, only what
+/// decides whether data outlives it.
+pub(super) fn patches(view: &View<'_>, only_ownership: bool) -> Vec<ClaimPatch> {
     let owned = view.desired.spec.storage.when_deleted == WhenDeleted::Delete;
+    let mut patches = Vec::new();
     for (ordinal, claim) in view.observed.claims.iter().filter(|(_, c)| !c.deleting) {
-        let (ordinal, uid) = (*ordinal, claim.uid.clone());
+        let mut patch = |change| {
+            patches.push(ClaimPatch { ordinal: *ordinal, uid: claim.uid.clone(), change });
+        };
         if claim.owned != owned {
-            return Verdict::step(Step::OwnClaim { ordinal, uid, owned }, OperationType::Resize, ordinal);
+            patch(ClaimChange::Own(owned));
         }
-        if claim.requested < view.desired.storage_bytes && ordinal < view.size() {
-            let size = view.desired.spec.storage.size.clone();
-            return Verdict::step(Step::ResizeClaim { ordinal, uid, size }, OperationType::Resize, ordinal);
+        // A retired disk grows when it comes back.
+        let grows = claim.requested < view.desired.storage_bytes && claim.retired.is_none();
+        if grows && !only_ownership {
+            patch(ClaimChange::Resize(view.desired.spec.storage.size.clone()));
         }
     }
-    Verdict::Idle
+    patches
 }

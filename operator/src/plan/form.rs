@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use crate::crd::OperationType;
 use crate::names::{ClusterId, MemberId};
 use crate::observed::MemberState;
+use crate::validate::Part;
 
 use super::{Gate, GateKind, Step, Verdict, View};
 
@@ -38,6 +39,17 @@ fn pods(view: &View<'_>) -> Verdict {
     let current = view.size();
     if view.desired.replicas == 0 {
         let running = view.observed.pods.len();
+        let going: Vec<String> = (view.observed.claims.iter())
+            .filter(|(ordinal, c)| c.deleting && view.observed.pods.contains_key(ordinal))
+            .map(|(ordinal, _)| view.desired.name.claim(*ordinal))
+            .collect();
+        if current > 0 && !going.is_empty() {
+            let why = format!(
+                "{}: being deleted, their disks would go with the pods; raise spec.replicas to have them replaced",
+                going.join(", ")
+            );
+            return Verdict::wait(GateKind::ClaimTerminating, why, OperationType::Hibernate, None);
+        }
         return match (current, running) {
             (0, 0) => {
                 Verdict::Wait(Gate::new(GateKind::Hibernated, "replicas is 0: every disk is kept"), None)
@@ -58,13 +70,18 @@ fn pods(view: &View<'_>) -> Verdict {
             OperationType::Wake,
             None,
         ),
-        Some(set) if set.replicas > 0 => match floor(view) {
+        Some(_) if current > 0 => match floor(view) {
             // Somebody scaled the StatefulSet itself: a configured member would lose its pod.
-            floor if floor > set.replicas => {
-                Verdict::step(Step::Scale { from: set.replicas, to: floor }, OperationType::Wake, None)
+            floor if floor > current => {
+                Verdict::step(Step::Scale { from: current, to: floor }, OperationType::Wake, None)
             }
             _ => Verdict::Idle,
         },
+        // Pods of a bad template could not be made, and a log of bad settings would be formed for good.
+        _ if !view.desired.faults.is_empty() => {
+            let why: Vec<String> = view.desired.faults.iter().map(|f| f.why.to_string()).collect();
+            Verdict::Wait(Gate::new(GateKind::InvalidSpec, why.join("; ")), None)
+        }
         _ => {
             let to = recreated_size(view);
             let kind = if view.cluster.is_some() { OperationType::Wake } else { OperationType::Bootstrap };
@@ -127,6 +144,9 @@ fn unformed(view: &View<'_>) -> Verdict {
         }
         (None, _) => {}
     }
+    if view.desired.is_at_fault(Part::Settings) {
+        return Verdict::Wait(Gate::new(GateKind::InvalidSpec, "the log's settings are at fault"), None);
+    }
     let first = view.desired.voters().min(view.size());
     let members = match first_members(view, first) {
         Ok(members) => members,
@@ -181,6 +201,14 @@ fn formed(view: &View<'_>, cluster: ClusterId) -> Verdict {
         .iter()
         .filter_map(|m| Some((view.desired.name.ordinal_of_pod(&m.pod)?, m.member_id.parse().ok()?)))
         .collect();
+    // Whoever leads was confirmed by all of them: a founder that is lost by now is replaced like any member.
+    if view.leader.is_some() {
+        return Verdict::step(Step::ConfirmBootstrap, OperationType::Bootstrap, None);
+    }
+    match start_over(view, &members) {
+        Verdict::Idle => {}
+        other => return other,
+    }
     let report = |id: MemberId| o.reports.iter().find(|(_, r)| r.member == id);
     let waiting: Vec<u32> = members.iter().filter(|(_, id)| report(*id).is_none()).map(|(o, _)| *o).collect();
     // Who is not there cannot be told; who is there is told at once, so that one late pod costs no round.
@@ -211,15 +239,51 @@ fn formed(view: &View<'_>, cluster: ClusterId) -> Verdict {
             None,
         );
     }
-    if view.leader.is_some() {
-        return Verdict::step(Step::ConfirmBootstrap, OperationType::Bootstrap, None);
-    }
     Verdict::wait(
         GateKind::BootstrapAgreement,
         "the first members agree on the genesis and elect a leader",
         OperationType::Bootstrap,
         None,
     )
+}
+
+/// A founder is lost before all of them agreed: its ordinal answers with a new disk, and nobody can ever
+/// confirm the list. Where no listed member has confirmed it nothing can have been chosen (a member promises
+/// nothing before): those that were told start over, and a new list is recorded under a new id.
+/// docs: operator.md, rule 5.
+fn start_over(view: &View<'_>, members: &[(u32, MemberId)]) -> Verdict {
+    let o = view.observed;
+    let listed = |id: MemberId| members.iter().any(|(_, m)| *m == id);
+    let answers = |id: MemberId| o.reports.values().any(|r| r.member == id);
+    let is_new = |ordinal: &u32| {
+        o.reports.get(ordinal).is_some_and(|r| r.state == MemberState::Uninitialized && !listed(r.member))
+    };
+    let (here, gone): (Vec<_>, Vec<_>) = members.iter().partition(|(_, id)| answers(*id));
+    if gone.is_empty() || !gone.iter().all(|(ordinal, _)| is_new(ordinal)) {
+        return Verdict::Idle;
+    }
+    let told = |state| matches!(state, MemberState::Joining);
+    let state = |id: MemberId| o.reports.iter().find(|(_, r)| r.member == id).map(|(o, r)| (*o, r.state));
+    let states: Vec<(u32, MemberState, MemberId)> =
+        here.iter().filter_map(|(_, id)| state(*id).map(|(o, s)| (o, s, *id))).collect();
+    if !states.iter().all(|(_, s, _)| told(*s) || *s == MemberState::Uninitialized) {
+        return Verdict::Idle;
+    }
+    if let Some((ordinal, _, member)) = states.iter().find(|(_, s, _)| told(*s)) {
+        return Verdict::step(
+            Step::Renew { ordinal: *ordinal, member: *member },
+            OperationType::Bootstrap,
+            *ordinal,
+        );
+    }
+    let first = u32::try_from(members.len()).unwrap_or(u32::MAX);
+    match first_members(view, first.min(view.size())) {
+        Ok(members) => {
+            let cluster = ClusterId(o.fresh_id);
+            Verdict::step(Step::RecordBootstrap { cluster, members }, OperationType::Bootstrap, None)
+        }
+        Err(missing) => Verdict::wait(GateKind::PodsStarting, missing, OperationType::Bootstrap, None),
+    }
 }
 
 /// A log is named and no list stands in status: its disks were adopted. Members with a life need nothing.

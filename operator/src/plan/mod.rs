@@ -4,11 +4,12 @@
 //! The order of the classes of step is the order of docs: operator.md, "Order of the plan":
 //!
 //! ```text
+//!   - claims follow whenDeleted and grow, in every state, beside the step (claims)
 //!   1 deleting, paused        status only            (form)
 //!   2 recreate the set        at the size of rule 4  (form)
 //!   3 adopt, wake, bootstrap                         (form)
 //!   5 tighten labels, budget, marks on claims        (tighten)
-//!   6 delete outdated broken pods                    (repair)
+//!   6 delete outdated broken pods, and pods whose nodes are gone (repair)
 //!   7 no quorum: report and stop
 //!   4 let a change that was proposed come into force
 //!   8 replace what is lost, empty or fenced          (replace)
@@ -16,7 +17,6 @@
 //!   9 shrink, and clean up after it                  (shrink)
 //!  10 roll                                           (roll)
 //!  11 grow                                           (grow)
-//!  12 claims                                         (claims)
 //! ```
 //!
 //! Class 4 needs a leader to ask, so it stands after 7. Each class says [`Verdict::Idle`], a step, or why
@@ -46,6 +46,7 @@ use crate::settings::Settings;
 use crate::validate::Desired;
 
 pub use view::View;
+pub(crate) use view::majority;
 
 /// What to do next, and what to say about it.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,8 +59,30 @@ pub struct Plan {
     pub step: Option<Step>,
     /// Why nothing is done although something is due.
     pub gate: Option<Gate>,
-    /// What this is part of.
+    /// What this is part of; while a class is stuck past its deadline: what is stuck.
     pub operation: Option<Operation>,
+    /// Claims to be patched beside the step: none of them waits for another, or for anything else.
+    pub claims: Vec<ClaimPatch>,
+}
+
+/// A change of one claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimPatch {
+    /// The claim's ordinal.
+    pub ordinal: u32,
+    /// Its UID.
+    pub uid: String,
+    /// What is changed.
+    pub change: ClaimChange,
+}
+
+/// What is changed in a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClaimChange {
+    /// Whether it follows its PaxosCluster into deletion.
+    Own(bool),
+    /// The size it asks for: `spec.storage.size`.
+    Resize(String),
 }
 
 /// What a step is part of, for the status and the events.
@@ -206,24 +229,6 @@ pub enum Step {
         /// The member that was removed.
         member: MemberId,
     },
-    /// Ask for a larger volume.
-    ResizeClaim {
-        /// Its ordinal.
-        ordinal: u32,
-        /// Its UID.
-        uid: String,
-        /// `spec.storage.size`.
-        size: String,
-    },
-    /// Make a claim follow its PaxosCluster into deletion, or not.
-    OwnClaim {
-        /// Its ordinal.
-        ordinal: u32,
-        /// Its UID.
-        uid: String,
-        /// Whether it shall be owned.
-        owned: bool,
-    },
 }
 
 /// A role label that has to be written.
@@ -235,6 +240,8 @@ pub struct RoleLabel {
     pub uid: String,
     /// `voter`, `learner` or `none`.
     pub role: &'static str,
+    /// Whether the disruption budget counts it.
+    pub counted: bool,
 }
 
 /// Ids that a claim has to name.
@@ -267,6 +274,8 @@ pub enum GateKind {
     BootstrapAgreement,
     /// Disks of several logs, or of another one.
     ForeignDisks,
+    /// A part of the spec is at fault, and there is nothing yet that could stay as it is.
+    InvalidSpec,
     /// No quorum answers.
     QuorumLost,
     /// A quorum answers and nobody leads.
@@ -300,6 +309,7 @@ impl GateKind {
             GateKind::PodsStopping => "pods_stopping",
             GateKind::BootstrapAgreement => "bootstrap_agreement",
             GateKind::ForeignDisks => "foreign_disks",
+            GateKind::InvalidSpec => "invalid_spec",
             GateKind::QuorumLost => "quorum_lost",
             GateKind::NoLeader => "no_leader",
             GateKind::ChangePending => "change_pending",
@@ -373,8 +383,6 @@ pub(crate) fn operation_id(cluster: ClusterId, version: u64, verb: &str, member:
 /// The single next step.
 pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let view = View::new(desired, observed);
-    let current = observed.set.as_ref().map_or(0, |s| s.replicas);
-
     let verdict = decide(&view);
     let leaving = match &verdict {
         Verdict::Do(Step::RemoveMember(change), _) => Some(change.member),
@@ -382,29 +390,20 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     };
     let rolling = matches!(&verdict, Verdict::Do(Step::Evict { .. }, _));
     let budget = tighten::budget(&view, leaving, rolling);
-
+    let rests = matches!(&verdict, Verdict::Wait(gate, _) if gate.forbids_writes());
+    let claims = claims::patches(&view, rests);
+    let plan = |step, gate, operation| Plan { size: view.size(), budget, step, gate, operation, claims };
     // Class 5: before a membership step or a restart, labels and budget say what it leaves behind.
-    let verdict = match tighten::due(&view, leaving, budget) {
-        Some(step) if !matches!(&verdict, Verdict::Wait(g, _) if g.kind == GateKind::Paused || g.kind == GateKind::Deleting) =>
-        {
-            let operation = match verdict {
-                Verdict::Do(_, operation) => Some(operation),
-                Verdict::Wait(_, operation) => operation,
-                Verdict::Idle => None,
-            };
-            return Plan { size: current, budget, step: Some(step), gate: None, operation };
-        }
-        _ => verdict,
-    };
-
-    match verdict {
-        Verdict::Idle => Plan { size: current, budget, step: None, gate: None, operation: None },
-        Verdict::Wait(gate, operation) => {
-            Plan { size: current, budget, step: None, gate: Some(gate), operation }
-        }
-        Verdict::Do(step, operation) => {
-            let size = if let Step::Scale { to, .. } = &step { *to } else { current };
-            Plan { size, budget, step: Some(step), gate: None, operation: Some(operation) }
+    let tightened = if rests { None } else { tighten::due(&view, leaving, budget) };
+    match (tightened, verdict) {
+        (Some(step), Verdict::Do(_, operation)) => plan(Some(step), None, Some(operation)),
+        (Some(step), Verdict::Wait(_, operation)) => plan(Some(step), None, operation),
+        (Some(step), Verdict::Idle) => plan(Some(step), None, None),
+        (None, Verdict::Idle) => plan(None, None, None),
+        (None, Verdict::Wait(gate, operation)) => plan(None, Some(gate), operation),
+        (None, Verdict::Do(step, operation)) => {
+            let size = if let Step::Scale { to, .. } = &step { *to } else { view.size() };
+            Plan { size, ..plan(Some(step), None, Some(operation)) }
         }
     }
 }
@@ -427,22 +426,35 @@ fn decide(view: &View<'_>) -> Verdict {
     if let Some(gate) = view.change_pending() {
         return Verdict::Wait(gate, view.running_operation());
     }
-    let classes: [fn(&View<'_>) -> Verdict; 6] =
-        [replace::verdict, settings::verdict, shrink::verdict, roll::verdict, grow::verdict, claims::verdict];
-    let mut stuck = None;
+    let classes: [fn(&View<'_>) -> Verdict; 6] = [
+        replace::under_way,
+        replace::begin,
+        settings::verdict,
+        shrink::verdict,
+        roll::verdict,
+        grow::verdict,
+    ];
+    let mut stuck: Option<(Gate, Option<Operation>)> = None;
     for class in classes {
         match class(view) {
             Verdict::Idle => {}
-            Verdict::Wait(gate, operation) if view.overdue(operation.as_ref()) && gate.yields() => {
-                stuck.get_or_insert(Verdict::Wait(gate, operation));
+            Verdict::Wait(gate, operation)
+                if stuck.is_none() && view.overdue(operation.as_ref()) && gate.yields() =>
+            {
+                stuck = Some((gate, operation));
             }
+            Verdict::Wait(..) if stuck.is_some() => {}
             // Past a stuck class only steps that lower no healthy voter count. docs: rule 12.
             Verdict::Do(step, _) if stuck.is_some() && view.may_lower_voters(&step) => {}
-            Verdict::Wait(..) if stuck.is_some() => {}
+            // What is stuck stays the recorded operation: its clock runs on until its gate opens.
+            Verdict::Do(step, own) => {
+                let recorded = stuck.and_then(|(_, operation)| operation).unwrap_or(own);
+                return Verdict::Do(step, recorded);
+            }
             other => return other,
         }
     }
-    stuck.unwrap_or(Verdict::Idle)
+    stuck.map_or(Verdict::Idle, |(gate, operation)| Verdict::Wait(gate, operation))
 }
 
 impl GateKind {
@@ -453,6 +465,12 @@ impl GateKind {
 }
 
 impl Gate {
+    /// Whether the user, or the end of the object, forbids every write but what decides whether data
+    /// outlives it.
+    pub(crate) fn forbids_writes(&self) -> bool {
+        matches!(self.kind, GateKind::Deleting | GateKind::Paused)
+    }
+
     /// Whether the classes after this one may go on once the deadline has passed.
     fn yields(&self) -> bool {
         !matches!(self.kind, GateKind::ChangePending | GateKind::Retiring | GateKind::ForeignDisks)

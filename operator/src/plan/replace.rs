@@ -2,78 +2,129 @@
 //! start over with new ids. Removal is the fence: a claim or a pod goes only afterwards.
 //! docs: operator.md, rule 8.
 
-use crate::crd::{OperationType, ReplaceLost};
+use crate::crd::{OperationType, ReplacePolicy};
 use crate::names::MemberId;
 use crate::observed::MemberState;
 
-use super::{Step, Verdict, View, grow, shrink};
+use super::{GateKind, Step, Verdict, View, grow, shrink};
 
-/// What replacing needs next.
-pub(super) fn verdict(view: &View<'_>) -> Verdict {
-    let kind = OperationType::Replace;
-    if let Some((member, ordinal)) = lost(view) {
-        return shrink::remove(view, member, ordinal, kind);
-    }
-    // What a removed member left at an ordinal that stays: its disk, then its pod, both by UID.
+const KIND: OperationType = OperationType::Replace;
+
+/// A replacement that was begun: what the removed member left at an ordinal that stays, then the new disk,
+/// until it votes. Nobody else leaves before.
+pub(super) fn under_way(view: &View<'_>) -> Verdict {
     for ordinal in 0..view.size().min(view.desired.replicas) {
-        let (Some(pod), Some(claim)) = (view.observed.pods.get(&ordinal), view.observed.claims.get(&ordinal))
-        else {
-            continue;
-        };
-        let Some(member) = view.observed.reports.get(&ordinal).map(|r| r.member).or(claim.member) else {
-            continue;
-        };
-        let fenced = view.observed.reports.get(&ordinal).is_some_and(|r| r.state == MemberState::Fenced);
-        let homeless = homeless(view, ordinal);
-        if view.configured(member) || !view.retired(member) || !(fenced || homeless) {
-            continue;
-        }
-        if !claim.deleting {
-            return Verdict::step(Step::DeleteClaim { ordinal, uid: claim.uid.clone() }, kind, ordinal);
-        }
-        let step = Step::DeletePod { ordinal, uid: pod.uid.clone(), force: homeless };
-        if homeless || !pod.deleting {
-            return Verdict::step(step, kind, ordinal);
+        match leftover(view, ordinal) {
+            Verdict::Idle => {}
+            other => return other,
         }
     }
-    // The new disk at a replaced ordinal is brought in before anybody else leaves.
-    match view.running_operation() {
-        Some(op) if op.kind == kind => match op.ordinal {
-            Some(ordinal) if ordinal < view.size().min(view.desired.replicas) => grow::admit(view, ordinal),
-            _ => Verdict::Idle,
-        },
+    let ordinal = view.running_operation().filter(|op| op.kind == KIND).and_then(|op| op.ordinal);
+    match ordinal {
+        Some(ordinal) if ordinal < view.size().min(view.desired.replicas) => grow::admit(view, ordinal),
         _ => Verdict::Idle,
     }
 }
 
-/// A configured member that will not come back by itself, and its ordinal.
-fn lost(view: &View<'_>) -> Option<(MemberId, u32)> {
-    let config = view.config?;
-    let o = view.observed;
-    config.members.iter().find_map(|m| {
-        let ordinal = *view.homes.get(&m.member)?;
-        let declared = o.replace == Some(m.member);
-        let report = o.reports.get(&ordinal);
-        let answers = report.is_some_and(|r| r.member == m.member);
-        let fenced = report.is_some_and(|r| r.member == m.member && r.state == MemberState::Fenced);
-        // The ordinal answers, with a disk that has had no life: the old one is gone.
-        let emptied = !answers
-            && report.is_some_and(|r| {
-                matches!(r.state, MemberState::Uninitialized | MemberState::Joining)
-                    && !view.configured(r.member)
-            });
-        let stranded = !answers
-            && view.desired.spec.storage.replace_lost == ReplaceLost::NodeGone
-            && homeless(view, ordinal);
-        (declared || fenced || emptied || stranded).then_some((m.member, ordinal))
-    })
+/// The next member to take out.
+pub(super) fn begin(view: &View<'_>) -> Verdict {
+    let Some((cause, member, ordinal)) = lost(view) else { return Verdict::Idle };
+    if cause != Cause::Gone {
+        // It still takes part: whoever is on the way to a vote gets there first.
+        for other in 0..view.size().min(view.desired.replicas) {
+            match grow::admit(view, other) {
+                Verdict::Idle => {}
+                other => return other,
+            }
+        }
+    }
+    shrink::remove(view, member, ordinal, KIND)
 }
 
-/// Whether the pod's Node object is gone, or its volume fits no node there is. `None` nodes: the operator
-/// may not read them, nothing is lost.
-fn homeless(view: &View<'_>, ordinal: u32) -> bool {
-    let Some(nodes) = &view.observed.nodes else { return false };
-    let node = view.observed.pods.get(&ordinal).and_then(|p| p.node.as_ref());
-    let stranded = view.observed.claims.get(&ordinal).is_some_and(|c| c.stranded);
-    stranded || node.is_some_and(|n| !nodes.contains(n))
+/// What a removed member left: its disk goes first, then its pod, both by UID. One that answers and whose
+/// disk works starts over on it instead (`grow`).
+fn leftover(view: &View<'_>, ordinal: u32) -> Verdict {
+    let o = view.observed;
+    let Some(claim) = o.claims.get(&ordinal) else { return Verdict::Idle };
+    let report = o.reports.get(&ordinal);
+    let Some(member) = report.map(|r| r.member).or(claim.member) else { return Verdict::Idle };
+    if view.configured(member) || !view.retired(member) {
+        return Verdict::Idle;
+    }
+    let declared = o.replace == Some(member);
+    let fenced = report.is_some_and(|r| r.state == MemberState::Fenced);
+    let kept = claim.retired.is_some() && !declared;
+    if kept || !(declared || fenced || claim.deleting || report.is_none()) {
+        return Verdict::Idle;
+    }
+    if !claim.deleting {
+        return Verdict::step(Step::DeleteClaim { ordinal, uid: claim.uid.clone() }, KIND, ordinal);
+    }
+    match o.pods.get(&ordinal) {
+        // A pod that runs nowhere holds no claim.
+        Some(pod) if pod.node.is_some() && (!pod.deleting || report.is_none()) => {
+            // Force only where nothing would be heard of its end: its member is removed already.
+            let force = report.is_none();
+            Verdict::step(Step::DeletePod { ordinal, uid: pod.uid.clone(), force }, KIND, ordinal)
+        }
+        _ => {
+            let why = format!("the old claim {} goes", view.desired.name.claim(ordinal));
+            Verdict::wait(GateKind::ClaimTerminating, why, KIND, ordinal)
+        }
+    }
+}
+
+/// Why a member is to be replaced: those that take no part any more go first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Cause {
+    /// Its disk is empty, rolled back, or can be used nowhere any more.
+    Gone,
+    /// A person says so.
+    Declared,
+    /// Its claim is being deleted: the disk goes with the pod.
+    Going,
+}
+
+/// A configured member that will not come back by itself, why, and its ordinal. The leader last.
+fn lost(view: &View<'_>) -> Option<(Cause, MemberId, u32)> {
+    let leader = view.leader.map(|(_, r)| r.member);
+    let members = view.config.map(|c| c.members.as_slice()).unwrap_or_default();
+    let found = members.iter().filter_map(|m| {
+        let ordinal = *view.homes.get(&m.member)?;
+        let cause = cause(view, m.member, ordinal)?;
+        Some((cause, leader == Some(m.member), ordinal, m.member))
+    });
+    found.min().map(|(cause, _, ordinal, member)| (cause, member, ordinal))
+}
+
+fn cause(view: &View<'_>, member: MemberId, ordinal: u32) -> Option<Cause> {
+    let o = view.observed;
+    let report = o.reports.get(&ordinal);
+    let answers = report.is_some_and(|r| r.member == member);
+    let fenced = report.is_some_and(|r| r.member == member && r.state == MemberState::Fenced);
+    // The ordinal answers, with a disk that has had no life: the old one is gone.
+    let emptied = !answers
+        && report.is_some_and(|r| {
+            matches!(r.state, MemberState::Uninitialized | MemberState::Joining) && !view.configured(r.member)
+        });
+    if fenced || emptied || stranded(view, member, ordinal) {
+        return Some(Cause::Gone);
+    }
+    if o.replace == Some(member) {
+        return Some(Cause::Declared);
+    }
+    let claim = o.claims.get(&ordinal);
+    claim.is_some_and(|c| c.deleting && c.retired.is_none()).then_some(Cause::Going)
+}
+
+/// Whether the member's volume has been unusable anywhere for longer than `replaceLost.after`.
+fn stranded(view: &View<'_>, member: MemberId, ordinal: u32) -> bool {
+    if view.desired.spec.storage.replace_lost.policy != ReplacePolicy::NodeGone
+        || !view.stranded(ordinal, member)
+    {
+        return false;
+    }
+    let after = i128::from(view.desired.replace_after_ms);
+    view.stranded_since(ordinal, member)
+        .is_some_and(|since| view.observed.now.duration_since(since).as_millis() >= after)
 }

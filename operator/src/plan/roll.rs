@@ -3,8 +3,13 @@
 
 use crate::crd::OperationType;
 
+use crate::observed::PodFacts;
+
 use super::form::absence;
 use super::{GateKind, Step, Verdict, View};
+
+/// How long a pod with an application must have been ready before the next one is restarted.
+const MIN_READY_SECONDS: i64 = 10;
 
 /// The next pod to restart.
 pub(super) fn verdict(view: &View<'_>) -> Verdict {
@@ -17,6 +22,10 @@ pub(super) fn verdict(view: &View<'_>) -> Verdict {
                 return Verdict::wait(GateKind::RevisionUnknown, why, kind, None);
             }
             Some(true) => outdated.push((*ordinal, pod)),
+            // Its file system grows when the pod restarts. docs: operator.md, rule 11.
+            Some(false) if view.observed.claims.get(ordinal).is_some_and(|c| c.waits_for_restart) => {
+                outdated.push((*ordinal, pod));
+            }
             Some(false) => {}
         }
     }
@@ -30,6 +39,11 @@ pub(super) fn verdict(view: &View<'_>) -> Verdict {
     // Highest ordinal first, as a StatefulSet would; the leader last.
     let next = outdated.iter().rev().find(|(o, _)| Some(*o) != leader).or(outdated.last());
     let Some((ordinal, pod)) = next else { return Verdict::Idle };
+    if view.claim_goes(*ordinal) {
+        let claim = view.desired.name.claim(*ordinal);
+        let why = format!("claim {claim} is being deleted: its disk would go with the pod");
+        return Verdict::wait(GateKind::ClaimTerminating, why, kind, *ordinal);
+    }
     let member = view.observed.reports.get(ordinal).map(|r| r.member);
     let votes = member.is_some_and(|m| view.voters().contains(&m));
     let voters = view.voters().len();
@@ -63,26 +77,41 @@ pub(super) fn verdict(view: &View<'_>) -> Verdict {
     Verdict::step(Step::Evict { ordinal, uid }, kind, ordinal)
 }
 
-/// Every member takes part and keeps up, and every pod of the new revision is ready, before the next one
-/// is restarted: a bad revision stops at its first pod.
+/// Every voter takes part and keeps up, and every pod of the new revision has been ready for a while, before
+/// the next one is restarted: a bad revision stops at its first pod. What has no vote holds nobody up, and a
+/// pod that finds no node says nothing about its revision. docs: operator.md, rule 9.
 fn others_not_ready(view: &View<'_>) -> Option<Verdict> {
     let kind = OperationType::Roll;
+    let wait = |gate, why: String, ordinal| Some(Verdict::wait(gate, why, kind, ordinal));
     for ordinal in 0..view.size() {
         let name = view.desired.name.pod(ordinal);
+        let votes = view.members_at(ordinal).iter().any(|m| view.voters().contains(m));
         let Some(pod) = view.observed.pods.get(&ordinal).filter(|p| !p.deleting) else {
-            return Some(Verdict::wait(GateKind::PodsStarting, absence(view, ordinal), kind, ordinal));
+            if votes {
+                return wait(GateKind::PodsStarting, absence(view, ordinal), ordinal);
+            }
+            continue;
         };
-        let Some(report) = view.observed.reports.get(&ordinal) else {
-            return Some(Verdict::wait(GateKind::MembersNotReady, absence(view, ordinal), kind, ordinal));
-        };
-        if view.configured(report.member) && !(report.ready && view.caught_up(report.member)) {
-            let why = if report.reason.is_empty() { "it is catching up" } else { &report.reason };
-            return Some(Verdict::wait(GateKind::MembersNotReady, format!("{name}: {why}"), kind, ordinal));
+        match view.observed.reports.get(&ordinal) {
+            None if votes => return wait(GateKind::MembersNotReady, absence(view, ordinal), ordinal),
+            Some(report) if votes && !(report.ready && view.caught_up(report.member)) => {
+                let why = if report.reason.is_empty() { "it is catching up" } else { &report.reason };
+                return wait(GateKind::MembersNotReady, format!("{name}: {why}"), ordinal);
+            }
+            _ => {}
         }
-        if view.outdated(ordinal) == Some(false) && !pod.ready {
-            let why = pod.trouble.as_ref().map_or("it becomes ready", |t| &t.message);
-            return Some(Verdict::wait(GateKind::MembersNotReady, format!("{name}: {why}"), kind, ordinal));
+        if view.outdated(ordinal) == Some(false) && pod.node.is_some() && !is_settled(view, pod) {
+            let why = pod.trouble.as_ref().map_or("it becomes ready and stays so", |t| &t.message);
+            return wait(GateKind::MembersNotReady, format!("{name}: {why}"), ordinal);
         }
     }
     None
+}
+
+/// Whether a pod of the new revision can be trusted: an application that ends after some seconds is ready
+/// for a moment in each pod.
+fn is_settled(view: &View<'_>, pod: &PodFacts) -> bool {
+    let wait = if view.desired.has_application() { MIN_READY_SECONDS } else { 0 };
+    let ready_for = pod.ready_since.map(|since| view.observed.now.duration_since(since).as_secs());
+    pod.ready && ready_for.is_none_or(|seconds| seconds >= wait)
 }

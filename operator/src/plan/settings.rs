@@ -1,6 +1,7 @@
 //! The log's settings: brought in line with the spec by a log entry. docs: operator.md, rule 10.
 
 use crate::crd::OperationType;
+use crate::validate::Part;
 
 use super::{Step, Verdict, View};
 
@@ -8,6 +9,9 @@ use super::{Step, Verdict, View};
 /// newest there is; a change that another one overtook is refused by its version, and planned anew.
 pub(super) fn verdict(view: &View<'_>) -> Verdict {
     let Some(((via, leader), cluster)) = view.leader.zip(view.cluster) else { return Verdict::Idle };
+    if view.desired.is_at_fault(Part::Settings) {
+        return Verdict::Idle;
+    }
     let wanted = view.desired.settings;
     match leader.settings {
         Some(now) if now.values != wanted => Verdict::step(

@@ -32,12 +32,9 @@ pub(super) fn remove(view: &View<'_>, member: MemberId, ordinal: u32, kind: Oper
         return Verdict::wait(GateKind::NoLeader, "a leader is elected", kind, ordinal);
     };
     if config.get(member).is_some_and(|m| m.voter) && !view.quorum_without(member) {
-        return Verdict::wait(
-            GateKind::QuorumAtRisk,
-            format!("without {pod} the remaining voters would have no live quorum"),
-            kind,
-            ordinal,
-        );
+        let hint = if config.voters().count() < 3 { ": raise spec.replicas" } else { "" };
+        let why = format!("without {pod} the remaining voters would have no live quorum{hint}");
+        return Verdict::wait(GateKind::QuorumAtRisk, why, kind, ordinal);
     }
     if leader.member == member {
         return match view.successor(ordinal) {

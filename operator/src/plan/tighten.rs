@@ -41,48 +41,50 @@ pub(super) fn due(view: &View<'_>, leaving: Option<MemberId>, budget: Option<u32
     let labels = labels(view, leaving);
     let marks = marks(view);
     let standing = view.observed.budget.and_then(|b| u32::try_from(b).ok());
-    let budget_due = view.observed.set.is_some() && standing != budget;
+    let budget_due = view.observed.set.is_some() && standing != budget && !view.observed.budget_refused;
     if labels.is_empty() && marks.is_empty() && !budget_due {
         return None;
     }
     Some(Step::Tighten { labels, marks, budget: budget_due })
 }
 
-/// Role labels that differ. Without a configuration to read the labels stay as they are.
+/// Labels that differ. Without a configuration to read the roles stay as they are, without a leader to ask
+/// what the budget counts.
 fn labels(view: &View<'_>, leaving: Option<MemberId>) -> Vec<RoleLabel> {
-    let o = view.observed;
-    let Some(config) = view.config else {
-        let bare = o.pods.iter().filter(|(_, p)| p.role.is_none() && !p.deleting);
-        return bare
-            .map(|(ordinal, p)| RoleLabel { ordinal: *ordinal, uid: p.uid.clone(), role: "none" })
-            .collect();
-    };
     let mut labels = Vec::new();
-    for (ordinal, pod) in &o.pods {
-        if pod.deleting {
-            continue;
-        }
-        // A pod whose member is silent keeps the part its disk had.
-        let members = match o.reports.get(ordinal) {
-            Some(r) => vec![r.member],
-            None => view.members_at(*ordinal),
+    for (ordinal, pod) in view.observed.pods.iter().filter(|(_, p)| !p.deleting) {
+        let role = match (role(view, *ordinal, leaving), &pod.role) {
+            (Some(role), _) => role,
+            (None, None) => "none",
+            (None, Some(_)) => continue,
         };
-        let part = members
-            .iter()
-            .filter(|m| Some(**m) != leaving)
-            .filter_map(|m| config.get(*m))
-            .map(|m| m.voter)
-            .max();
-        let role = match part {
-            Some(true) => "voter",
-            Some(false) => "learner",
-            None => "none",
+        let heard = match view.leader {
+            Some(_) => view.members_at(*ordinal).iter().any(|m| view.caught_up(*m)),
+            None => pod.counted,
         };
-        if pod.role.as_deref() != Some(role) {
-            labels.push(RoleLabel { ordinal: *ordinal, uid: pod.uid.clone(), role });
+        // A voter that is Ready but cut off must not count: a drain would take the quorum.
+        let counted = heard && role == "voter";
+        if pod.role.as_deref() != Some(role) || pod.counted != counted {
+            labels.push(RoleLabel { ordinal: *ordinal, uid: pod.uid.clone(), role, counted });
         }
     }
     labels
+}
+
+/// The part of an ordinal's member in the configuration; `None` where no configuration is known.
+fn role(view: &View<'_>, ordinal: u32, leaving: Option<MemberId>) -> Option<&'static str> {
+    let config = view.config?;
+    // A pod whose member is silent keeps the part its disk had.
+    let members = match view.observed.reports.get(&ordinal) {
+        Some(r) => vec![r.member],
+        None => view.members_at(ordinal),
+    };
+    let stays = members.iter().filter(|m| Some(**m) != leaving);
+    Some(match stays.filter_map(|m| config.get(*m)).map(|m| m.voter).max() {
+        Some(true) => "voter",
+        Some(false) => "learner",
+        None => "none",
+    })
 }
 
 /// Claims whose marks differ from what is on the disk. A disk is marked before its member is told of a
@@ -99,7 +101,7 @@ fn marks(view: &View<'_>) -> Vec<ClaimMark> {
         // forming that was cut short.
         let kept = claim.cluster.filter(|_| claim.member == Some(report.member));
         let listed = view.cluster.filter(|_| belongs(view, report.member));
-        let cluster = report.cluster.or(kept).or(listed);
+        let cluster = report.cluster.or(listed).or(kept);
         if claim.member != Some(report.member) || claim.cluster != cluster {
             marks.push(ClaimMark {
                 ordinal: *ordinal,

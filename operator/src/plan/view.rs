@@ -6,9 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
+use k8s_openapi::jiff::Timestamp;
+
 use crate::crd::OperationType;
 use crate::names::{ClusterId, MemberId};
-use crate::observed::{Config, MemberState, Observed, Removed, Report};
+use crate::observed::{Config, MemberState, Observed, Peer, Removed, Report};
 use crate::validate::Desired;
 
 use super::{Gate, GateKind, Operation, Step};
@@ -27,7 +29,8 @@ pub struct View<'a> {
     pub config: Option<&'a Config>,
     /// Where configured and reporting members live.
     pub homes: BTreeMap<MemberId, u32>,
-    /// Members that take part and are not about to go.
+    /// Members that take part, as the leader reports it, and are not about to go. Without a leader: those
+    /// that say so themselves.
     pub live: BTreeSet<MemberId>,
 }
 
@@ -47,22 +50,32 @@ impl<'a> View<'a> {
             let known = observed.reports.values().filter(of_cluster).filter_map(|r| r.config.as_ref());
             known.max_by_key(|c| c.version)
         });
-        let live = observed
-            .reports
-            .iter()
-            .filter(|(o, r)| {
-                let going = observed.pods.get(o).is_some_and(|p| p.deleting);
-                of_cluster(r) && r.state == MemberState::Active && !going
-            })
-            .map(|(_, r)| r.member)
-            .collect();
         let homes = homes(desired, observed, config);
+        let going = |member: &MemberId| {
+            let pod = homes.get(member).and_then(|ordinal| observed.pods.get(ordinal));
+            pod.is_some_and(|p| p.deleting)
+        };
+        let told: BTreeSet<MemberId> = match leader {
+            // The leader counts whom it hears: a member that answers the operator may be cut off from it.
+            Some((_, r)) => {
+                let peers = r.peers.iter().filter(|p| p.connected).map(|p| p.member);
+                std::iter::once(r.member).chain(peers).collect()
+            }
+            None => observed
+                .reports
+                .values()
+                .filter(|r| of_cluster(r) && r.state == MemberState::Active)
+                .map(|r| r.member)
+                .collect(),
+        };
+        let live = told.into_iter().filter(|m| !going(m)).collect();
         View { desired, observed, cluster, leader, config, homes, live }
     }
 
-    /// Replicas of the StatefulSet, 0 where there is none.
+    /// Replicas of the StatefulSet as the operator wrote them last, 0 where there is none: what somebody
+    /// else wrote into it is put back, never followed.
     pub fn size(&self) -> u32 {
-        self.observed.set.as_ref().map_or(0, |s| s.replicas)
+        self.observed.set.as_ref().map_or(0, |s| s.applied_size.unwrap_or(s.replicas))
     }
 
     /// Ids of the voters.
@@ -96,11 +109,33 @@ impl<'a> View<'a> {
         up >= majority(voters.len())
     }
 
-    /// Whether the leader says that the member keeps up; the leader itself does.
+    /// Whether the leader says that the member is connected and keeps up; the leader itself does.
     pub fn caught_up(&self, member: MemberId) -> bool {
-        self.leader.is_some_and(|(_, r)| {
-            r.member == member || r.peers.iter().any(|p| p.member == member && p.caught_up)
-        })
+        let keeps_up = |p: &Peer| p.member == member && p.connected && p.caught_up;
+        self.leader.is_some_and(|(_, r)| r.member == member || r.peers.iter().any(keeps_up))
+    }
+
+    /// Whether the disk of an ordinal goes with its pod: its claim is being deleted.
+    pub fn claim_goes(&self, ordinal: u32) -> bool {
+        self.observed.claims.get(&ordinal).is_some_and(|c| c.deleting)
+    }
+
+    /// Whether nothing is heard of a member, neither by the operator nor by the leader.
+    pub fn silent(&self, member: MemberId) -> bool {
+        !self.live.contains(&member) && !self.observed.reports.values().any(|r| r.member == member)
+    }
+
+    /// Members that are silent and whose volumes are bound to nodes that do not exist.
+    pub fn stranded(&self, ordinal: u32, member: MemberId) -> bool {
+        self.silent(member) && self.observed.claims.get(&ordinal).is_some_and(|c| c.stranded && !c.deleting)
+    }
+
+    /// Since when a member is stranded, as status remembers it.
+    pub fn stranded_since(&self, ordinal: u32, member: MemberId) -> Option<Timestamp> {
+        let (pod, id) = (self.desired.name.pod(ordinal), member.to_string());
+        let mut members = self.observed.status.members.iter();
+        let known = members.find(|m| m.pod == pod && m.member_id.as_deref() == Some(&id))?;
+        known.lost_since.as_ref().map(|t| t.0)
     }
 
     /// Why membership cannot be changed now: too few voters answer, or nobody leads.
@@ -209,13 +244,20 @@ impl<'a> View<'a> {
         self.observed.pods.get(&ordinal).map(|p| p.revision != set.update_revision)
     }
 
-    /// Whether the step may take a healthy voter away. Taking a learner out does not.
+    /// Whether the step may take a healthy voter away. Taking out a learner, or a voter that is down, does not.
     pub(super) fn may_lower_voters(&self, step: &Step) -> bool {
         match step {
-            Step::RemoveMember(change) => self.voters().contains(&change.member),
-            Step::Evict { .. } | Step::DeletePod { .. } | Step::TransferLeader { .. } => true,
+            Step::RemoveMember(change) => self.is_live_voter(change.member),
+            Step::Evict { ordinal, .. } | Step::DeletePod { ordinal, .. } => {
+                self.members_at(*ordinal).into_iter().any(|m| self.is_live_voter(m))
+            }
+            Step::TransferLeader { .. } => true,
             _ => false,
         }
+    }
+
+    fn is_live_voter(&self, member: MemberId) -> bool {
+        self.live.contains(&member) && self.voters().contains(&member)
     }
 
     /// What the pod is part of while the plan brings it up.

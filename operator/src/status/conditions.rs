@@ -7,11 +7,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::apply::Outcome;
-use crate::crd::{Condition, ConditionType, OperationType, PaxosClusterStatus, Reason};
-use crate::observed::{MemberState, TroubleKind};
-use crate::plan::{GateKind, Plan, View};
+use crate::crd::{Condition, ConditionType, OperationType, PaxosClusterStatus, Reason, ReplacePolicy};
+use crate::names::MemberId;
+use crate::observed::{MemberState, Room, TroubleKind};
+use crate::plan::{GateKind, Plan, Step, View, majority};
 
-use super::{Stall, whole_seconds};
+use super::{Refusal, whole_seconds};
 
 /// What one condition says.
 struct Says {
@@ -30,9 +31,9 @@ pub(super) fn set(
     view: &View<'_>,
     plan: &Plan,
     outcome: &Outcome,
-    stall: Option<&Stall>,
+    refused: &Option<Refusal>,
 ) {
-    let stalled = stalled(view, plan, stall);
+    let stalled = stalled(view, plan, refused.as_ref());
     let available = available(view);
     let unready = unready(view, plan, outcome);
     let reconciling = match (&unready, plan.gate.as_ref().map(|g| g.kind)) {
@@ -41,7 +42,9 @@ pub(super) fn set(
             says(false, Reason::Hibernated, "replicas is 0: every disk is kept")
         }
         // Work that only a person can set going again is not under way.
-        (Some(_), _) if stall.is_some() => says(false, stalled.reason, stalled.message.clone()),
+        (Some(_), _) if plan.step.is_none() && refused.is_some() => {
+            says(false, stalled.reason, stalled.message.clone())
+        }
         (Some((reason, message)), _) => says(true, *reason, message.clone()),
         (None, _) => says(false, Reason::Idle, "nothing is due"),
     };
@@ -119,6 +122,9 @@ fn condition(
 fn unready(view: &View<'_>, plan: &Plan, outcome: &Outcome) -> Option<(Reason, String)> {
     let o = view.observed;
     if let Some(gate) = &plan.gate {
+        if let (GateKind::PodsStarting | GateKind::MembersNotReady, Some(told)) = (gate.kind, trouble(view)) {
+            return Some(told);
+        }
         let reason = match gate.kind {
             GateKind::Deleting => Reason::Deleting,
             GateKind::Paused => Reason::Paused,
@@ -126,6 +132,7 @@ fn unready(view: &View<'_>, plan: &Plan, outcome: &Outcome) -> Option<(Reason, S
             GateKind::QuorumLost => Reason::QuorumLost,
             GateKind::NoLeader => Reason::NoLeader,
             GateKind::ForeignDisks => Reason::ForeignDisks,
+            GateKind::InvalidSpec => Reason::InvalidSpec,
             _ => doing(plan),
         };
         return Some((reason, gate.message.clone()));
@@ -133,8 +140,14 @@ fn unready(view: &View<'_>, plan: &Plan, outcome: &Outcome) -> Option<(Reason, S
     if let Outcome::Refused(why) = outcome {
         return Some((doing(plan), why.clone()));
     }
+    if let (Some(Step::Tighten { .. }), Some(told)) = (&plan.step, trouble(view)) {
+        return Some(told);
+    }
     if let Some(step) = &plan.step {
         return Some((doing(plan), crate::apply::describe(view.desired, step)));
+    }
+    if let Some(small) = too_small(view) {
+        return Some((Reason::Resizing, small));
     }
     let wanted = usize::try_from(view.desired.voters()).unwrap_or(usize::MAX);
     let voters = view.voters();
@@ -146,6 +159,9 @@ fn unready(view: &View<'_>, plan: &Plan, outcome: &Outcome) -> Option<(Reason, S
         })
         .map(|ordinal| view.desired.name.pod(ordinal))
         .collect();
+    if let (false, Some(told)) = (behind.is_empty(), trouble(view)) {
+        return Some(told);
+    }
     if !behind.is_empty() {
         return Some((Reason::MembersNotReady, format!("not ready: {}", behind.join(", "))));
     }
@@ -153,6 +169,20 @@ fn unready(view: &View<'_>, plan: &Plan, outcome: &Outcome) -> Option<(Reason, S
         return Some((Reason::MembersNotReady, format!("{} of {wanted} members vote", voters.len())));
     }
     None
+}
+
+/// A volume that has not got its size: it counts as grown when its capacity says so.
+fn too_small(view: &View<'_>) -> Option<String> {
+    let wanted = view.desired.storage_bytes;
+    let claims = view.observed.claims.iter().filter(|(ordinal, _)| **ordinal < view.desired.replicas);
+    let small: Vec<String> = claims
+        .filter(|(_, c)| !c.deleting && (c.requested < wanted || (1..c.requested).contains(&c.capacity)))
+        .map(|(ordinal, c)| {
+            let (claim, mib) = (view.desired.name.claim(*ordinal), |bytes: u64| bytes >> 20);
+            format!("{claim} has {} MiB of {} MiB", mib(c.capacity), mib(wanted.max(c.requested)))
+        })
+        .collect();
+    (!small.is_empty()).then(|| format!("volumes grow: {}", small.join(", ")))
 }
 
 /// The reason that goes with the plan's operation.
@@ -181,6 +211,9 @@ fn available(view: &View<'_>) -> Says {
     if view.desired.replicas == 0 && view.observed.pods.is_empty() {
         return says(false, Reason::Hibernated, "replicas is 0: every disk is kept");
     }
+    if let Some(full) = appends_refused(view) {
+        return says(false, Reason::DiskFull, full);
+    }
     match (view.no_quorum(), view.leader) {
         (Some(gate), _) if gate.kind == GateKind::NoLeader => says(false, Reason::NoLeader, gate.message),
         (Some(gate), _) => says(false, Reason::QuorumLost, gate.message),
@@ -193,34 +226,79 @@ fn available(view: &View<'_>) -> Says {
     }
 }
 
-/// What only a person can mend: a refusal, a pod that cannot run, a deadline that passed.
-fn stalled(view: &View<'_>, plan: &Plan, stall: Option<&Stall>) -> Says {
-    if let Some(stall) = stall {
-        return says(true, stall.reason, stall.message.clone());
+/// Why appends are refused although a quorum answers: the leader, or so many voters that the others are no
+/// quorum, have no space.
+fn appends_refused(view: &View<'_>) -> Option<String> {
+    let (_, leader) = view.leader?;
+    let full = with_room(view, Room::Full);
+    let voters = view.voters();
+    let without = voters.len() - full.len().min(voters.len());
+    let refused = leader.room == Room::Full || without < majority(voters.len());
+    refused.then(|| format!("appends are refused, disks are full: {}; {GROW}", full.join(", ")))
+}
+
+/// What to do about a disk without space.
+const GROW: &str = "raise spec.storage.size, or let the log be trimmed (spec.retention)";
+
+/// Voters whose disks have just so much space.
+fn with_room(view: &View<'_>, room: Room) -> Vec<String> {
+    let voters = view.voters();
+    let reports = view.observed.reports.iter().filter(|(_, r)| voters.contains(&r.member) && r.room == room);
+    reports.map(|(o, r)| format!("{} ({} MiB free)", view.desired.name.pod(*o), r.free_bytes >> 20)).collect()
+}
+
+/// What only a person can mend: a refusal, disks of others, and what has stood in the way for longer than the
+/// deadline. The first seconds of a pull, a crash or a Pending pod are no news.
+fn stalled(view: &View<'_>, plan: &Plan, refused: Option<&Refusal>) -> Says {
+    if let Some(refusal) = refused {
+        return says(true, refusal.reason, refusal.message.clone());
     }
     if let Some(gate) = plan.gate.as_ref().filter(|g| g.kind == GateKind::ForeignDisks) {
         return says(true, Reason::ForeignDisks, gate.message.clone());
     }
+    let late = view.overdue(plan.operation.as_ref()) || unavailable_for_long(view);
+    if !late {
+        return says(false, Reason::NotStalled, "nothing stands in the way");
+    }
+    if let Some((reason, message)) = trouble(view) {
+        return says(true, reason, message);
+    }
+    let what = plan.gate.as_ref().map_or("a step", |g| &g.message);
+    let message = format!("no progress for {} s: {what}", view.desired.deadline_seconds);
+    says(true, Reason::ProgressDeadlineExceeded, message)
+}
+
+/// What keeps a pod from running, in the words of whoever keeps it.
+fn trouble(view: &View<'_>) -> Option<(Reason, String)> {
     let o = view.observed;
     if let Some(message) = o.failed_creates.first() {
-        return says(true, Reason::FailedCreate, format!("a pod cannot be made: {message}"));
+        return Some((Reason::FailedCreate, format!("a pod cannot be made: {message}")));
     }
-    let troubled =
-        o.pods.iter().filter(|(_, p)| !p.deleting).find_map(|(o, p)| Some((*o, p.trouble.as_ref()?)));
-    if let Some((ordinal, trouble)) = troubled {
-        let reason = match trouble.kind {
-            TroubleKind::Image => Reason::ImagePullFailed,
-            TroubleKind::Crash | TroubleKind::Failed => Reason::CrashLooping,
-            TroubleKind::Unschedulable => Reason::Unschedulable,
-        };
-        return says(true, reason, format!("{}: {}", view.desired.name.pod(ordinal), trouble.message));
+    let (ordinal, trouble) =
+        o.pods.iter().filter(|(_, p)| !p.deleting).find_map(|(o, p)| Some((*o, p.trouble.as_ref()?)))?;
+    let reason = match trouble.kind {
+        TroubleKind::Image => Reason::ImagePullFailed,
+        TroubleKind::Crash | TroubleKind::Failed => Reason::CrashLooping,
+        TroubleKind::Unschedulable => Reason::Unschedulable,
+    };
+    Some((reason, format!("{}: {}", view.desired.name.pod(ordinal), trouble.message)))
+}
+
+/// Whether the log was formed and wants pods, and Ready or Available have been false for longer than the
+/// deadline while something keeps a pod from running or no quorum answers.
+fn unavailable_for_long(view: &View<'_>) -> bool {
+    if view.desired.replicas == 0 || view.desired.spec.paused || view.observed.deleting {
+        return false;
     }
-    if view.overdue(plan.operation.as_ref()) {
-        let what = plan.gate.as_ref().map_or("a step", |g| &g.message);
-        let message = format!("no progress for {} s: {what}", view.desired.deadline_seconds);
-        return says(true, Reason::ProgressDeadlineExceeded, message);
-    }
-    says(false, Reason::NotStalled, "nothing stands in the way")
+    let for_long = |kind: ConditionType| {
+        let known = view.observed.status.conditions.iter().find(|c| c.type_ == kind.as_str());
+        known.is_some_and(|c| {
+            let since = view.observed.now.duration_since(c.last_transition_time.0).as_secs();
+            c.status == "False" && since > view.desired.deadline_seconds
+        })
+    };
+    (trouble(view).is_some() && for_long(ConditionType::Ready))
+        || (view.no_quorum().is_some() && for_long(ConditionType::Available))
 }
 
 /// What works and is less well protected than asked for; the gravest first.
@@ -233,9 +311,29 @@ fn degraded(view: &View<'_>) -> Says {
     if !fenced.is_empty() {
         return says(true, Reason::MemberFenced, format!("fenced: {}", fenced.join(", ")));
     }
-    let down: Vec<String> = voters.iter().filter(|m| !view.live.contains(*m)).map(at).collect();
+    let going: Vec<String> = (o.claims.iter())
+        .filter(|(ordinal, c)| c.deleting && !view.members_at(**ordinal).is_empty())
+        .map(|(ordinal, _)| view.desired.name.claim(*ordinal))
+        .collect();
+    if !going.is_empty() {
+        let message = format!(
+            "claims are being deleted, their disks go with their pods: {}; they are replaced one after the other",
+            going.join(", ")
+        );
+        return says(true, Reason::ClaimTerminating, message);
+    }
+    let full = with_room(view, Room::Full);
+    if !full.is_empty() {
+        return says(true, Reason::DiskFull, format!("disks are full: {}; {GROW}", full.join(", ")));
+    }
+    let down: Vec<String> =
+        voters.iter().filter(|m| !view.live.contains(*m)).map(|m| why_down(view, *m)).collect();
     if !down.is_empty() && view.desired.replicas > 0 {
         return says(true, Reason::VoterDown, format!("voters that take no part: {}", down.join(", ")));
+    }
+    let low = with_room(view, Room::Low);
+    if !low.is_empty() {
+        return says(true, Reason::DiskLow, format!("disks are nearly full: {}; {GROW}", low.join(", ")));
     }
     let mut nodes: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for member in &voters {
@@ -256,10 +354,29 @@ fn degraded(view: &View<'_>) -> Says {
         );
         return says(true, Reason::DrainsBlocked, message);
     }
+    if voters.is_empty() && view.cluster.is_some() && view.desired.replicas > 0 {
+        return says(true, Reason::QuorumLost, "no member that knows the configuration answers");
+    }
     if voters.is_empty() {
-        return says(false, Reason::Healthy, "no voters are known");
+        return says(false, Reason::Healthy, "no member votes now: nothing can be less protected");
     }
     says(false, Reason::Healthy, "every voter takes part, on a node of its own")
+}
+
+/// A voter that is down, and what becomes of it if its node is gone.
+fn why_down(view: &View<'_>, member: MemberId) -> String {
+    let Some(ordinal) = view.homes.get(&member) else { return format!("member {member}") };
+    let pod = view.desired.name.pod(*ordinal);
+    match view.stranded_since(*ordinal, member) {
+        Some(_) if view.desired.spec.storage.replace_lost.policy == ReplacePolicy::Manual => format!(
+            "{pod} (the node of its volume is gone: annotate the PaxosCluster with synod.dev/replace={member})"
+        ),
+        Some(since) => format!(
+            "{pod} (the node of its volume is gone since {since}: replaced {} later)",
+            view.desired.spec.storage.replace_lost.after
+        ),
+        None => pod,
+    }
 }
 
 fn bootstrapped(status: &PaxosClusterStatus) -> Says {

@@ -7,6 +7,8 @@ mod conditions;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
@@ -17,19 +19,19 @@ use crate::crd::{
 use crate::names::MemberId;
 use crate::observed::{MemberState, Observed};
 use crate::plan::{Operation, Plan, Step, View};
-use crate::validate::Desired;
+use crate::validate::{Desired, Part};
 
 pub use conditions::invalid;
 
 /// How long positions may stay as they are.
 const POSITIONS_SECONDS: i64 = 30;
 
-/// Why nothing can go on without a person.
+/// What the API server refused, or the spec asks for and cannot be had: a person has to act.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stall {
+pub struct Refusal {
     /// The reason in the condition.
     pub reason: Reason,
-    /// What to do about it.
+    /// The server's words, and what to do.
     pub message: String,
 }
 
@@ -39,11 +41,11 @@ pub fn compose(
     observed: &Observed,
     plan: &Plan,
     outcome: &Outcome,
-    stall: Option<&Stall>,
+    refusals: &[Refusal],
 ) -> PaxosClusterStatus {
     let view = View::new(desired, observed);
     let mut status = observed.status.clone();
-    if stall.is_none() && *outcome == Outcome::Done {
+    if *outcome == Outcome::Done {
         record(&mut status, desired, plan);
     }
     status.operation = operation(desired, observed, plan, outcome);
@@ -69,8 +71,25 @@ pub fn compose(
     status.updated_replicas = count(updated);
     status.selector = desired.name.selector();
     status.observed_generation = Some(observed.generation);
-    conditions::set(&mut status, &view, plan, outcome, stall);
+    conditions::set(&mut status, &view, plan, outcome, &refused(desired, refusals));
     status
+}
+
+/// What is at fault in the spec, and what was refused: the gravest first, all in one message.
+fn refused(desired: &Desired, refusals: &[Refusal]) -> Option<Refusal> {
+    let faults = desired.faults.iter().map(|fault| {
+        let reason = match fault.part {
+            Part::Template => Reason::InvalidTemplate,
+            Part::Settings | Part::Storage | Part::Tls => Reason::InvalidSpec,
+        };
+        Refusal { reason, message: fault.why.to_string() }
+    });
+    let mut all: Vec<Refusal> = faults.chain(refusals.iter().cloned()).collect();
+    let mut told = BTreeSet::new();
+    all.retain(|r| told.insert(r.message.clone()));
+    let reason = all.first()?.reason;
+    let messages: Vec<String> = all.into_iter().map(|r| r.message).collect();
+    Some(Refusal { reason, message: messages.join("; ") })
 }
 
 /// What a step leaves in the status: written before it is used. docs: operator.md, rules 1 and 5.
@@ -144,6 +163,11 @@ fn member(view: &View<'_>, ordinal: u32) -> MemberStatus {
     let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let healthy = report.is_some_and(|r| r.state == MemberState::Active && r.ready);
     let before = o.status.members.iter().find(|m| m.pod == view.desired.name.pod(ordinal));
+    // The memory by which a member is lost after a while: it ends when the member is heard of.
+    let lost_since = id.filter(|id| view.stranded(ordinal, *id)).map(|id| {
+        let since = view.stranded_since(ordinal, id);
+        Time(since.unwrap_or_else(|| whole_seconds(o.now)))
+    });
     MemberStatus {
         pod: view.desired.name.pod(ordinal),
         member_id: id.map(|id| id.to_string()),
@@ -155,6 +179,7 @@ fn member(view: &View<'_>, ordinal: u32) -> MemberStatus {
         chosen_through: report.map(|r| number(r.chosen_through)).or(before.and_then(|m| m.chosen_through)),
         applied_index: report.map(|r| number(r.last_index)).or(before.and_then(|m| m.applied_index)),
         healthy,
+        lost_since,
     }
 }
 

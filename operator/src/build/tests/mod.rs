@@ -124,9 +124,9 @@ fn the_sidecar_is_told_the_agreed_flags() {
             "run",
             "--data-dir=/data",
             "--socket=/run/synod/synod.sock",
-            "--peer-listen=0.0.0.0:7400",
-            "--admin-listen=0.0.0.0:7401",
-            "--health-listen=0.0.0.0:7402",
+            "--peer-listen=[::]:7400",
+            "--admin-listen=[::]:7401",
+            "--health-listen=[::]:7402",
             "--name=$(POD_NAME)",
             "--advertise=$(POD_NAME).demo-peers.ns.svc.cluster.local:7400",
             "--peers-file=/etc/synod/config/peers",
@@ -211,6 +211,58 @@ fn services_and_policies_are_made_only_when_asked_for() {
     );
 }
 
+/// O25: an empty list of rules is a list: nobody else gets in.
+#[test]
+fn an_empty_list_of_ingress_rules_makes_a_policy() {
+    let closed = desired(3, |s| s.network_policy = Some(AppNetworkPolicy { app_ingress: Vec::new() }));
+    let policy = surroundings(&closed, 3).into_iter().find(|o| o.kind == Kind::NetworkPolicy).unwrap().value;
+    assert_eq!(policy["spec"]["ingress"].as_array().unwrap().len(), 3, "peers, operator, health: {policy}");
+}
+
+/// O29: by host first, then by zone, and never so that a pod could find no node.
+#[test]
+fn o29_members_prefer_hosts_of_their_own() {
+    let terms = "preferredDuringSchedulingIgnoredDuringExecution";
+    let plain = pod(|_| {});
+    let preferred = plain["spec"]["affinity"]["podAntiAffinity"][terms].as_array().unwrap();
+    let keys: Vec<_> = preferred
+        .iter()
+        .map(|t| (t["weight"].as_i64().unwrap(), t["podAffinityTerm"]["topologyKey"].as_str().unwrap()))
+        .collect();
+    assert_eq!(keys, [(100, "kubernetes.io/hostname"), (50, "topology.kubernetes.io/zone")]);
+    for term in preferred {
+        let selector = &term["podAffinityTerm"]["labelSelector"]["matchLabels"];
+        assert_eq!(*selector, json!({ "synod.dev/cluster": "demo" }));
+    }
+    assert_eq!(plain["spec"]["topologySpreadConstraints"], Value::Null);
+    let own = json!({ "requiredDuringSchedulingIgnoredDuringExecution": [] });
+    let mut application = application();
+    application["spec"]["affinity"] = json!({ "nodeAffinity": {}, "podAntiAffinity": own });
+    assert_eq!(
+        pod(template(application))["spec"]["affinity"]["podAntiAffinity"],
+        own,
+        "the user's own stays"
+    );
+}
+
+/// O24: pull secrets and placement without a container of the user's.
+#[test]
+fn o24_a_template_without_containers_runs_the_sidecar_alone() {
+    let pod = pod(template(json!({
+        "spec": { "imagePullSecrets": [{ "name": "s" }], "nodeSelector": { "disk": "fast" } },
+    })));
+    assert_eq!(pod["spec"]["containers"][0]["name"], "synod");
+    assert_eq!(pod["spec"]["containers"].as_array().unwrap().len(), 1);
+    assert_eq!(pod["spec"]["initContainers"], Value::Null);
+    assert_eq!(pod["spec"]["nodeSelector"]["disk"], "fast");
+}
+
+#[test]
+fn the_set_says_what_size_the_operator_wrote() {
+    let set = stateful_set(&desired(3, |_| {}), 2, None).value;
+    assert_eq!(set["metadata"]["annotations"]["synod.dev/size"], "2");
+}
+
 #[test]
 fn the_headless_service_publishes_members_that_are_not_ready() {
     let objects = surroundings(&desired(3, |_| {}), 3);
@@ -223,6 +275,6 @@ fn the_headless_service_publishes_members_that_are_not_ready() {
 fn the_budget_counts_voters_only() {
     let budget = disruption_budget(&desired(3, |_| {}), 2).value;
     assert_eq!(budget["spec"]["minAvailable"], 2);
-    assert_eq!(budget["spec"]["selector"]["matchLabels"]["synod.dev/role"], "voter");
+    assert_eq!(budget["spec"]["selector"]["matchLabels"]["synod.dev/counted"], "true");
     assert_eq!(budget["spec"]["unhealthyPodEvictionPolicy"], "IfHealthyBudget");
 }

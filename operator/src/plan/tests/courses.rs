@@ -1,7 +1,7 @@
 //! Whole courses of steps, played through a fake world that checks the rules after every one.
 
 use super::world::{World, desired};
-use crate::crd::{Budget, WhenDeleted, WhenScaled};
+use crate::crd::{Budget, WhenScaled};
 use crate::observed::{MemberState, Trouble, TroubleKind};
 use crate::plan::{GateKind, Step};
 
@@ -271,18 +271,6 @@ fn rule_8_a_fenced_member_leaves_before_its_disk_does() {
     world.o.reports.get_mut(&2).unwrap().state = MemberState::Fenced;
     let plan = world.next();
     assert!(matches!(plan.step, Some(Step::DeleteClaim { ordinal: 2, .. })), "{plan:?}");
-}
-
-#[test]
-fn rule_11_claims_grow_and_follow_when_deleted() {
-    let mut world = World::formed(3);
-    world.desired.storage_bytes = 20 << 30;
-    world.desired.spec.storage.when_deleted = WhenDeleted::Delete;
-    world.settle();
-    assert_eq!(
-        world.course(),
-        ["own 0 true", "resize 0", "own 1 true", "resize 1", "own 2 true", "resize 2"]
-    );
 }
 
 #[test]

@@ -3,5 +3,6 @@
 
 mod courses;
 mod gates;
+mod losses;
 mod random;
 pub(crate) mod world;

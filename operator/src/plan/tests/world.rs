@@ -10,10 +10,10 @@ use uuid::Uuid;
 use crate::crd::{PaxosCluster, PaxosClusterSpec};
 use crate::names::{ClusterId, MemberId};
 use crate::observed::{
-    Ballot, ClaimFacts, Config, ConfigMember, MemberState, Observed, Peer, PodFacts, Removed, Report,
-    SetFacts,
+    Ballot, ClaimFacts, Config, ConfigMember, MemberState, NodeFacts, Observed, Peer, PodFacts, Removed,
+    Report, Room, SetFacts, Trust,
 };
-use crate::plan::{Plan, Step, plan};
+use crate::plan::{ClaimChange, Plan, Step, plan};
 use crate::settings::InForce;
 use crate::validate::{Desired, validate};
 
@@ -38,6 +38,7 @@ pub(crate) fn nothing() -> Observed {
         generation: 1,
         deleting: false,
         replace: None,
+        rotate: None,
         status: crate::crd::PaxosClusterStatus::default(),
         set: None,
         pods: Default::default(),
@@ -45,6 +46,7 @@ pub(crate) fn nothing() -> Observed {
         reports: Default::default(),
         silent: Default::default(),
         budget: None,
+        budget_refused: false,
         failed_creates: Vec::new(),
         nodes: None,
     }
@@ -61,6 +63,10 @@ pub(crate) struct World {
     config: Config,
     removed: Vec<Removed>,
     leader: Option<MemberId>,
+    /// Members whose peer ports are cut: they answer the operator, and the leader does not hear them.
+    cut: BTreeSet<MemberId>,
+    /// Ordinals whose pods cannot run on the disk they have.
+    broken: BTreeSet<u32>,
     pub(crate) settings: InForce,
 }
 
@@ -76,6 +82,8 @@ impl World {
             config: Config::default(),
             removed: Vec::new(),
             leader: None,
+            cut: BTreeSet::new(),
+            broken: BTreeSet::new(),
         }
     }
 
@@ -95,9 +103,28 @@ impl World {
     pub(crate) fn steps(&mut self, n: u8) {
         for _ in 0..n {
             let plan = self.plan();
+            self.patch_claims(&plan);
             let Some(step) = plan.step.clone() else { return };
             self.take(&step, &plan);
             self.check();
+        }
+    }
+
+    /// What goes on beside the step.
+    pub(crate) fn patch_claims(&mut self, plan: &Plan) {
+        for patch in &plan.claims {
+            let claim = self.o.claims.get_mut(&patch.ordinal).unwrap();
+            assert_eq!(claim.uid, patch.uid, "a claim is patched by its UID");
+            match &patch.change {
+                ClaimChange::Own(owned) => {
+                    claim.owned = *owned;
+                    self.taken.push(format!("own {} {owned}", patch.ordinal));
+                }
+                ClaimChange::Resize(_) => {
+                    claim.requested = self.desired.storage_bytes;
+                    self.taken.push(format!("resize {}", patch.ordinal));
+                }
+            }
         }
     }
 
@@ -127,6 +154,7 @@ impl World {
     pub(crate) fn settle(&mut self) -> Plan {
         for _ in 0..200 {
             let plan = self.plan();
+            self.patch_claims(&plan);
             let Some(step) = plan.step.clone() else { return plan };
             self.take(&step, &plan);
             self.check();
@@ -176,7 +204,8 @@ impl World {
             Step::ConfirmBootstrap => self.o.status.bootstrap.get_or_insert_default().done = true,
             Step::Tighten { labels, marks, .. } => {
                 for label in labels {
-                    self.o.pods.get_mut(&label.ordinal).unwrap().role = Some(label.role.into());
+                    let pod = self.o.pods.get_mut(&label.ordinal).unwrap();
+                    (pod.role, pod.counted) = (Some(label.role.into()), label.counted);
                 }
                 for mark in marks {
                     let claim = self.o.claims.get_mut(&mark.ordinal).unwrap();
@@ -218,15 +247,18 @@ impl World {
                 self.check_budget(*ordinal);
                 self.restart(*ordinal);
             }
-            Step::DeletePod { ordinal, .. } => self.restart(*ordinal),
+            Step::DeletePod { ordinal, uid, .. } => {
+                assert_eq!(&self.o.pods[ordinal].uid, uid);
+                self.restart(*ordinal);
+            }
+            // A claim goes when no pod holds it any more.
+            Step::DeleteClaim { ordinal, .. } if self.o.pods.contains_key(ordinal) => {
+                self.o.claims.get_mut(ordinal).unwrap().deleting = true;
+            }
             Step::DeleteClaim { ordinal, .. } => drop(self.o.claims.remove(ordinal)),
             Step::RetireClaim { ordinal, member, .. } => {
                 self.o.claims.get_mut(ordinal).unwrap().retired = Some(member.to_string());
             }
-            Step::ResizeClaim { ordinal, .. } => {
-                self.o.claims.get_mut(ordinal).unwrap().requested = self.desired.storage_bytes;
-            }
-            Step::OwnClaim { ordinal, owned, .. } => self.o.claims.get_mut(ordinal).unwrap().owned = *owned,
         }
         if !matches!(step, Step::Tighten { .. }) {
             self.refresh();
@@ -235,11 +267,7 @@ impl World {
 
     /// What the eviction API asks the budget.
     fn check_budget(&self, evicted: u32) {
-        let healthy = self
-            .o
-            .pods
-            .iter()
-            .filter(|(o, p)| **o != evicted && p.ready && p.role.as_deref() == Some("voter"));
+        let healthy = self.o.pods.iter().filter(|(o, p)| **o != evicted && p.ready && p.counted);
         let left = i32::try_from(healthy.count()).unwrap();
         assert!(
             self.o.budget.is_none_or(|b| left >= b),
@@ -261,6 +289,7 @@ impl World {
             uid,
             resource_version: "1".into(),
             replicas: 0,
+            applied_size: None,
             generation: 1,
             observed_generation: 1,
             update_revision: "r1".into(),
@@ -304,14 +333,25 @@ impl World {
         self.o.reports.insert(ordinal, report(member, cluster));
     }
 
-    /// A pod is deleted and comes back in the newest revision, on its own disk.
+    /// A pod is deleted and comes back in the newest revision, on its own disk; on an empty one if its
+    /// claim was being deleted.
     pub(crate) fn restart(&mut self, ordinal: u32) {
         let member = self.o.reports.get(&ordinal).map(|r| r.member);
         self.o.pods.remove(&ordinal);
+        self.o.silent.remove(&ordinal);
         let before = self.o.reports.remove(&ordinal);
-        self.start(ordinal);
-        if let Some(before) = before {
-            self.o.reports.insert(ordinal, before);
+        if self.o.claims.get(&ordinal).is_some_and(|c| c.deleting) {
+            self.o.claims.remove(&ordinal);
+            self.broken.remove(&ordinal);
+            self.start(ordinal);
+        } else {
+            self.start(ordinal);
+            if let Some(before) = before {
+                self.o.reports.insert(ordinal, before);
+            }
+        }
+        if self.broken.contains(&ordinal) {
+            self.silence(ordinal);
         }
         if self.leader == member && member.is_some() {
             // The only voter elects itself again.
@@ -332,6 +372,34 @@ impl World {
         self.refresh();
     }
 
+    /// A member's disk is so damaged that its process ends as soon as it starts.
+    pub(crate) fn corrupt(&mut self, ordinal: u32) -> MemberId {
+        let member = self.o.reports[&ordinal].member;
+        self.broken.insert(ordinal);
+        self.silence(ordinal);
+        member
+    }
+
+    /// A member is cut off from its peers; the operator still reaches it.
+    pub(crate) fn cut(&mut self, ordinal: u32) {
+        self.cut.insert(self.o.reports[&ordinal].member);
+        self.refresh();
+    }
+
+    /// Every pod's node exists, under a name of its own and a host name label of another.
+    pub(crate) fn with_nodes(&mut self) {
+        let nodes = self.o.pods.values().filter_map(|p| p.node.clone());
+        self.o.nodes = Some(nodes.map(|n| (n, NodeFacts::default())).collect());
+    }
+
+    /// The Node object of a pod goes, and with it all that the pod says.
+    pub(crate) fn lose_node(&mut self, ordinal: u32, bound: bool) {
+        let node = self.o.pods[&ordinal].node.clone().unwrap();
+        self.o.nodes.as_mut().unwrap().remove(&node);
+        self.o.claims.get_mut(&ordinal).unwrap().stranded = bound;
+        self.silence(ordinal);
+    }
+
     /// A new revision of the pods.
     pub(crate) fn new_revision(&mut self, revision: &str) {
         self.o.set.as_mut().unwrap().update_revision = revision.into();
@@ -349,10 +417,13 @@ impl World {
     /// Every report says what the log says.
     fn refresh(&mut self) {
         let (config, removed, leader, settings) = (&self.config, &self.removed, self.leader, self.settings);
-        let caught_up: Vec<Peer> = config
+        // The leader hears whoever runs and is not cut off.
+        let running: BTreeSet<MemberId> = self.o.reports.values().map(|r| r.member).collect();
+        let peers: Vec<Peer> = config
             .members
             .iter()
-            .map(|m| Peer { member: m.member, connected: true, caught_up: true })
+            .map(|m| (m.member, running.contains(&m.member) && !self.cut.contains(&m.member)))
+            .map(|(member, heard)| Peer { member, connected: heard, caught_up: true })
             .collect();
         for report in self.o.reports.values_mut() {
             if removed.iter().any(|r| r.member == report.member) {
@@ -362,7 +433,7 @@ impl World {
                 report.config = Some(config.clone());
                 report.settings = Some(settings);
                 report.removed = removed.clone();
-                report.peers = caught_up.clone();
+                report.peers = peers.clone();
                 report.ready = true;
             }
             report.leads = leader == Some(report.member);
@@ -372,7 +443,7 @@ impl World {
 }
 
 /// What a member says before anything is known of it.
-pub(super) fn report(member: MemberId, cluster: Option<ClusterId>) -> Report {
+pub(crate) fn report(member: MemberId, cluster: Option<ClusterId>) -> Report {
     Report {
         member,
         incarnation: 1,
@@ -391,6 +462,9 @@ pub(super) fn report(member: MemberId, cluster: Option<ClusterId>) -> Report {
         ready: false,
         reason: String::new(),
         version: "0.1.0".into(),
+        room: Room::Plenty,
+        free_bytes: 1 << 30,
+        trust: Trust::Newest,
         settings: None,
     }
 }
@@ -411,8 +485,6 @@ fn short(step: &Step) -> String {
         Step::Evict { ordinal, .. } => format!("evict {ordinal}"),
         Step::DeleteClaim { ordinal, .. } => format!("delete claim {ordinal}"),
         Step::RetireClaim { ordinal, .. } => format!("retire claim {ordinal}"),
-        Step::ResizeClaim { ordinal, .. } => format!("resize {ordinal}"),
-        Step::OwnClaim { ordinal, owned, .. } => format!("own {ordinal} {owned}"),
         Step::Adopt { .. } => "adopt".into(),
         Step::RecordBootstrap { .. } => "record".into(),
         Step::ConfirmBootstrap => "confirm".into(),

@@ -3,11 +3,11 @@
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::*;
-use crate::observed::{Trouble, TroubleKind};
+use crate::observed::{Room, Trouble, TroubleKind};
 use crate::plan::tests::world::World;
 
 fn of(world: &World) -> PaxosClusterStatus {
-    compose(&world.desired, &world.o, &world.plan(), &Outcome::Nothing, None)
+    compose(&world.desired, &world.o, &world.plan(), &Outcome::Nothing, &[])
 }
 
 /// Type, status and reason of a condition.
@@ -76,18 +76,96 @@ fn a_lost_quorum_keeps_each_members_last_position() {
     assert_eq!(of(&world).members[1].chosen_through, Some(41));
 }
 
+/// O19: the first seconds of a pull, a crash or a Pending pod are no stall; tools would read it as failed.
 #[test]
-fn an_image_that_does_not_exist_is_named() {
+fn an_image_that_does_not_exist_is_named_at_once_and_stalls_after_the_deadline() {
     let mut world = World::formed(3);
+    world.o.status = of(&world);
     world.silence(2);
     let trouble = Trouble { kind: TroubleKind::Image, message: "cannot get image nope:1".into() };
     world.o.pods.get_mut(&2).unwrap().trouble = Some(trouble);
     let status = of(&world);
-    assert_eq!(says(&status, "Stalled"), ("True", "ImagePullFailed"));
+    assert_eq!(says(&status, "Stalled"), ("False", "NotStalled"));
+    assert_eq!(says(&status, "Ready"), ("False", "ImagePullFailed"));
     assert_eq!(says(&status, "Available"), ("True", "QuorumAvailable"), "the quorum is kept");
     assert_eq!(says(&status, "Degraded"), ("True", "VoterDown"));
-    let stalled = status.conditions.iter().find(|c| c.type_ == "Stalled").unwrap();
-    assert!(stalled.message.contains("nope:1"), "{}", stalled.message);
+    let told = |status: &PaxosClusterStatus, kind: &str| {
+        let condition = status.conditions.iter().find(|c| c.type_ == kind).unwrap();
+        assert!(condition.message.contains("nope:1"), "{}", condition.message);
+    };
+    told(&status, "Ready");
+    world.o.status = status;
+    world.o.now += SignedDuration::from_secs(601);
+    let status = of(&world);
+    assert_eq!(says(&status, "Stalled"), ("True", "ImagePullFailed"));
+    told(&status, "Stalled");
+}
+
+/// O25: the deadline holds for a lost quorum too.
+#[test]
+fn a_lost_quorum_stalls_after_the_deadline() {
+    let mut world = World::formed(3);
+    world.o.status = of(&world);
+    (0..3).for_each(|o| world.silence(o));
+    world.o.status = of(&world);
+    assert_eq!(says(&world.o.status, "Stalled").0, "False");
+    world.o.now += SignedDuration::from_secs(601);
+    assert_eq!(says(&of(&world), "Stalled"), ("True", "ProgressDeadlineExceeded"));
+    assert_eq!(says(&of(&world), "Degraded"), ("True", "QuorumLost"), "O38: not Healthy");
+}
+
+/// O10: a full disk at one voter is Degraded; where appends are refused the log is not Available.
+#[test]
+fn o10_full_disks_are_told() {
+    let mut world = World::formed(3);
+    let room = |world: &mut World, ordinal: u32, room| world.o.reports.get_mut(&ordinal).unwrap().room = room;
+    room(&mut world, 1, Room::Low);
+    assert_eq!(says(&of(&world), "Degraded"), ("True", "DiskLow"));
+    assert_eq!(says(&of(&world), "Available").0, "True");
+    room(&mut world, 1, Room::Full);
+    assert_eq!(says(&of(&world), "Degraded"), ("True", "DiskFull"));
+    assert_eq!(says(&of(&world), "Available").0, "True", "the others are a quorum");
+    room(&mut world, 2, Room::Full);
+    assert_eq!(says(&of(&world), "Available"), ("False", "DiskFull"));
+    let mut world = World::formed(3);
+    room(&mut world, 0, Room::Full);
+    assert_eq!(says(&of(&world), "Available"), ("False", "DiskFull"), "the leader refuses appends");
+}
+
+/// O11: a volume counts as grown when its capacity says so.
+#[test]
+fn o11_ready_waits_for_the_capacity() {
+    let mut world = World::formed(3);
+    world.desired.storage_bytes = 20 << 30;
+    assert_eq!(says(&of(&world), "Ready"), ("False", "Resizing"), "the claim does not ask for it yet");
+    world.settle();
+    world.o.claims.values_mut().for_each(|c| c.capacity = 10 << 30);
+    assert_eq!(says(&of(&world), "Ready"), ("False", "Resizing"));
+    world.o.claims.values_mut().for_each(|c| c.capacity = 20 << 30);
+    assert_eq!(says(&of(&world), "Ready"), ("True", "AsDesired"));
+}
+
+#[test]
+fn o33_claims_that_are_being_deleted_are_told() {
+    let mut world = World::formed(3);
+    world.o.claims.get_mut(&1).unwrap().deleting = true;
+    let status = of(&world);
+    assert_eq!(says(&status, "Degraded"), ("True", "ClaimTerminating"));
+    let degraded = status.conditions.iter().find(|c| c.type_ == "Degraded").unwrap();
+    assert!(degraded.message.contains("data-demo-1"), "{}", degraded.message);
+}
+
+/// O8: a fault of one part is told, and hides nothing of the rest.
+#[test]
+fn o8_a_bad_template_is_told_and_the_quorum_is_reported_as_it_is() {
+    let mut world = World::formed(3);
+    let template = serde_json::json!({ "spec": { "hostNetwork": true, "containers": [{ "name": "a" }] } });
+    let bad = crate::plan::tests::world::desired(3, |s| s.template = template.as_object().cloned());
+    world.desired = bad;
+    (0..3).for_each(|o| world.silence(o));
+    let status = of(&world);
+    assert_eq!(says(&status, "Stalled"), ("True", "InvalidTemplate"));
+    assert_eq!(says(&status, "Available"), ("False", "QuorumLost"));
 }
 
 #[test]
@@ -120,8 +198,8 @@ fn hibernation_is_its_own_state() {
 #[test]
 fn a_refusal_by_the_server_stalls_and_keeps_the_rest() {
     let world = World::formed(3);
-    let stall = Stall { reason: Reason::InvalidTemplate, message: "no such field".into() };
-    let status = compose(&world.desired, &world.o, &world.plan(), &Outcome::Nothing, Some(&stall));
+    let stall = [Refusal { reason: Reason::InvalidTemplate, message: "no such field".into() }];
+    let status = compose(&world.desired, &world.o, &world.plan(), &Outcome::Nothing, &stall);
     assert_eq!(says(&status, "Stalled"), ("True", "InvalidTemplate"));
     assert_eq!(says(&status, "Ready"), ("False", "InvalidTemplate"));
     assert_eq!(says(&status, "Available"), ("True", "QuorumAvailable"));

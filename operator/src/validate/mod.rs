@@ -3,14 +3,17 @@
 //! The API server has checked the schema and its rules already; what is checked here is what CEL cannot
 //! see (raw parts of the template) and what an object stored before a rule existed may still hold.
 
-use std::collections::BTreeSet;
+mod template;
 
 use serde_json::Value;
 use thiserror::Error;
 
 use crate::crd::{PaxosCluster, PaxosClusterSpec, TlsMode};
-use crate::names::{CLAIM, CONTAINER, ClusterName};
+use crate::names::ClusterName;
 use crate::settings::{Retention, Settings};
+
+/// The smallest volume that holds a log and the reserve of its disk.
+const MIN_STORAGE: u64 = 64 << 20;
 
 /// What the user asked for, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +34,33 @@ pub struct Desired {
     pub settings: Settings,
     /// Seconds a step may take before the cluster is reported as stalled.
     pub deadline_seconds: i64,
+    /// How long the node of a bound volume must have been gone before its member is replaced, in
+    /// milliseconds.
+    pub replace_after_ms: u64,
+    /// Parts of the spec that cannot be carried out: told, and left as they stand. Everything else goes on.
+    pub faults: Vec<Fault>,
+}
+
+/// A part of the spec that cannot be carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Which.
+    pub part: Part,
+    /// Why, and what to do.
+    pub why: Invalid,
+}
+
+/// A part of the spec that can be at fault alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// `template`: the pods stay as they are.
+    Template,
+    /// `election`, `reads`, `retention`: the log's settings stay as they are.
+    Settings,
+    /// `storage`: no volume is changed and none given up.
+    Storage,
+    /// `tls`.
+    Tls,
 }
 
 impl Desired {
@@ -38,10 +68,21 @@ impl Desired {
     pub fn voters(&self) -> u32 {
         self.replicas.min(self.max_voters)
     }
+
+    /// Whether a part of the spec is at fault.
+    pub fn is_at_fault(&self, part: Part) -> bool {
+        self.faults.iter().any(|f| f.part == part)
+    }
+
+    /// Whether the pods hold containers of the user's.
+    pub fn has_application(&self) -> bool {
+        let spec = self.spec.template.as_ref().and_then(|t| t.get("spec")).and_then(Value::as_object);
+        spec.is_some_and(|spec| objects(spec, "containers").next().is_some())
+    }
 }
 
 /// Why a spec cannot be carried out, and what to do.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Invalid {
     /// The object lacks what the API server always sets.
     #[error("the object has no {0}: it does not come from an API server")]
@@ -82,10 +123,12 @@ pub enum Invalid {
     NoSecret,
 }
 
-/// Checks a PaxosCluster. `image` is the operator's default for the sidecar, `domain` the DNS domain.
+/// Checks a PaxosCluster. `image` is the operator's default for the sidecar, `domain` the DNS domain. What is
+/// wrong with one part of the spec is a fault of that part: a bad template must not keep a lost disk from being
+/// replaced.
 ///
 /// # Errors
-/// The first thing that cannot be carried out, with what to do about it.
+/// Where nothing can be carried out at all, with what to do about it.
 pub fn validate(cluster: &PaxosCluster, image: &str, domain: &str) -> Result<Desired, Invalid> {
     let meta = &cluster.metadata;
     let spec = cluster.spec.clone();
@@ -97,37 +140,79 @@ pub fn validate(cluster: &PaxosCluster, image: &str, domain: &str) -> Result<Des
     };
     let replicas = bounded("replicas", spec.replicas.into(), 0, 15)?;
     let max_voters = bounded("maxVoters", spec.max_voters.into(), 1, 15)?;
-    let storage_bytes = parse_quantity(&spec.storage.size).filter(|b| *b > 0).ok_or(Invalid::Malformed {
-        field: "storage.size",
-        value: spec.storage.size.clone(),
-        hint: "it must be a quantity above zero, such as 10Gi",
-    })?;
-    let heartbeat_ms = millis("election.heartbeat", &spec.election.heartbeat)?;
-    let election_timeout_ms = millis("election.timeout", &spec.election.timeout)?;
-    if heartbeat_ms < 20 || election_timeout_ms / 10 < heartbeat_ms || election_timeout_ms > 60_000 {
-        return Err(Invalid::Election);
-    }
+    let mut faults = Vec::new();
+    let mut fault = |part, why| faults.push(Fault { part, why });
+    let storage_bytes = storage_bytes(&spec).unwrap_or_else(|why| {
+        fault(Part::Storage, why);
+        0
+    });
+    let replace_after_ms = replace_after(&spec).unwrap_or_else(|why| {
+        fault(Part::Storage, why);
+        u64::MAX
+    });
+    let settings = settings(&spec).unwrap_or_else(|why| {
+        fault(Part::Settings, why);
+        Settings {
+            heartbeat_ms: 100,
+            election_timeout_ms: 1000,
+            leases: false,
+            clock_drift_percent: 5,
+            retention: Retention::default(),
+        }
+    });
     if spec.tls.mode == TlsMode::Provided && spec.tls.secret_name.is_none() {
-        return Err(Invalid::NoSecret);
+        fault(Part::Tls, Invalid::NoSecret);
     }
     if let Some(template) = &spec.template {
-        check_template(template).map_err(Invalid::Template)?;
+        let mut secrets = vec![name.tls_secret(), name.ca_secret()];
+        secrets.extend(spec.tls.secret_name.clone());
+        if let Err(why) = template::check(template, &name, &secrets) {
+            fault(Part::Template, Invalid::Template(why));
+        }
     }
     Ok(Desired {
         replicas,
         max_voters,
         image: spec.image.clone().unwrap_or_else(|| image.to_owned()),
         storage_bytes,
-        settings: Settings {
-            heartbeat_ms,
-            election_timeout_ms,
-            leases: spec.reads.leases,
-            clock_drift_percent: percent("reads.maxClockDrift", &spec.reads.max_clock_drift, 20)?,
-            retention: retention(&spec)?,
-        },
+        settings,
         deadline_seconds: spec.progress_deadline_seconds,
+        replace_after_ms,
+        faults,
         name,
         spec,
+    })
+}
+
+fn storage_bytes(spec: &PaxosClusterSpec) -> Result<u64, Invalid> {
+    parse_quantity(&spec.storage.size).filter(|b| *b >= MIN_STORAGE).ok_or_else(|| Invalid::Malformed {
+        field: "storage.size",
+        value: spec.storage.size.clone(),
+        hint: "it must be a quantity of at least 64Mi, such as 10Gi",
+    })
+}
+
+fn settings(spec: &PaxosClusterSpec) -> Result<Settings, Invalid> {
+    let heartbeat_ms = millis("election.heartbeat", &spec.election.heartbeat)?;
+    let election_timeout_ms = millis("election.timeout", &spec.election.timeout)?;
+    if heartbeat_ms < 20 || election_timeout_ms / 10 < heartbeat_ms || election_timeout_ms > 60_000 {
+        return Err(Invalid::Election);
+    }
+    Ok(Settings {
+        heartbeat_ms,
+        election_timeout_ms,
+        leases: spec.reads.leases,
+        clock_drift_percent: percent("reads.maxClockDrift", &spec.reads.max_clock_drift, 20)?,
+        retention: retention(spec)?,
+    })
+}
+
+fn replace_after(spec: &PaxosClusterSpec) -> Result<u64, Invalid> {
+    let text = &spec.storage.replace_lost.after;
+    age(text).ok_or_else(|| Invalid::Malformed {
+        field: "storage.replaceLost.after",
+        value: text.clone(),
+        hint: "it must be a duration in s, m or h, such as 5m",
     })
 }
 
@@ -230,88 +315,20 @@ fn scale(suffix: &str) -> Option<(u128, u128)> {
     })
 }
 
-/// What the template may not use. The server's dry run judges the rest.
-fn check_template(template: &serde_json::Map<String, Value>) -> Result<(), String> {
-    if template.contains_key("volumeClaimTemplates") {
-        return Err(
-            "volumeClaimTemplates is refused: the members' volumes come from spec.storage; remove it".into(),
-        );
-    }
-    for (map, what) in [("labels", "label"), ("annotations", "annotation")] {
-        let keys = template.get("metadata").and_then(|m| m.get(map)).and_then(Value::as_object);
-        if let Some(key) = keys.into_iter().flatten().map(|(k, _)| k).find(|k| k.starts_with("synod.dev/")) {
-            return Err(format!("the {what} '{key}' is reserved (synod.dev/*): remove it"));
-        }
-    }
-    let spec =
-        template.get("spec").and_then(Value::as_object).ok_or("it has no spec: add one with containers")?;
-    if spec.contains_key("volumeClaimTemplates") {
-        return Err(
-            "volumeClaimTemplates is refused: the members' volumes come from spec.storage; remove it".into(),
-        );
-    }
-    if spec.get("hostNetwork").and_then(Value::as_bool) == Some(true) {
-        return Err("hostNetwork is refused: members find each other by pod addresses; remove it".into());
-    }
-    for volume in objects(spec, "volumes") {
-        let name = text(volume, "name");
-        if name == CLAIM || name.starts_with("synod-") {
-            return Err(format!("the volume name '{name}' is reserved (data, synod-*): rename the volume"));
-        }
-    }
-    if objects(spec, "containers").next().is_none() {
-        return Err("spec.containers is empty: name at least one container, or leave the template out".into());
-    }
-    let mut seen = BTreeSet::new();
-    for container in objects(spec, "containers").chain(objects(spec, "initContainers")) {
-        check_container(container, &mut seen)?;
-    }
-    Ok(())
-}
-
-fn check_container(
-    container: &serde_json::Map<String, Value>,
-    seen: &mut BTreeSet<String>,
-) -> Result<(), String> {
-    let name = text(container, "name");
-    if name == CONTAINER {
-        return Err(format!("the container name '{name}' is reserved for the sidecar: rename the container"));
-    }
-    if !seen.insert(name.to_owned()) {
-        return Err(format!("two containers are called '{name}': rename one"));
-    }
-    for variable in objects(container, "env") {
-        let key = text(variable, "name");
-        if key.starts_with("SYNOD_") {
-            return Err(format!("container '{name}': the variable '{key}' is reserved (SYNOD_*): remove it"));
-        }
-    }
-    for mount in objects(container, "volumeMounts") {
-        let path = text(mount, "mountPath").trim_end_matches('/');
-        if path == "/run/synod" || path.starts_with("/run/synod/") || path == "/var/run/synod" {
-            return Err(format!(
-                "container '{name}': the path '{path}' is reserved for the socket: mount elsewhere"
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn objects<'a>(
+pub(crate) fn objects<'a>(
     parent: &'a serde_json::Map<String, Value>,
     key: &str,
 ) -> impl Iterator<Item = &'a serde_json::Map<String, Value>> {
     parent.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_object)
 }
 
-fn text<'a>(parent: &'a serde_json::Map<String, Value>, key: &str) -> &'a str {
+pub(crate) fn text<'a>(parent: &'a serde_json::Map<String, Value>, key: &str) -> &'a str {
     parent.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn check(change: impl FnOnce(&mut PaxosClusterSpec)) -> Result<Desired, Invalid> {
         let mut spec = PaxosClusterSpec::default();
@@ -319,7 +336,11 @@ mod tests {
         let mut cluster = PaxosCluster::new("demo", spec);
         cluster.metadata.namespace = Some("ns".into());
         cluster.metadata.uid = Some("u".into());
-        validate(&cluster, "default:1", "cluster.local")
+        let desired = validate(&cluster, "default:1", "cluster.local")?;
+        match desired.faults.first() {
+            Some(fault) => Err(fault.why.clone()),
+            None => Ok(desired),
+        }
     }
 
     #[test]
@@ -341,6 +362,9 @@ mod tests {
         }
         assert!(check(|s| s.storage.size = "0".into()).is_err());
         assert!(check(|s| s.storage.size = "10Xi".into()).is_err());
+        assert!(check(|s| s.storage.size = "63Mi".into()).is_err());
+        assert!(check(|s| s.storage.size = "64Mi".into()).is_ok());
+        assert!(check(|s| s.storage.replace_lost.after = "soon".into()).is_err());
         for (heartbeat, timeout, good) in [
             ("100ms", "999ms", false),
             ("100ms", "1s", true),
@@ -383,40 +407,21 @@ mod tests {
         }
     }
 
+    /// O8: what is wrong with one part keeps no other from being carried out.
     #[test]
-    fn what_is_reserved_is_refused_by_name() {
-        let app = json!({ "name": "app", "image": "a" });
-        let cases = [
-            (json!({}), "no spec"),
-            (json!({ "spec": { "containers": [] } }), "containers is empty"),
-            (json!({ "spec": { "hostNetwork": true, "containers": [app] } }), "hostNetwork"),
-            (json!({ "spec": { "containers": [{ "name": "synod", "image": "a" }] } }), "'synod' is reserved"),
-            (
-                json!({ "spec": { "containers": [app], "initContainers": [{ "name": "synod" }] } }),
-                "'synod' is reserved",
-            ),
-            (json!({ "spec": { "containers": [app, app] } }), "two containers"),
-            (json!({ "spec": { "containers": [app], "volumes": [{ "name": "synod-x" }] } }), "volume name"),
-            (json!({ "spec": { "containers": [app], "volumes": [{ "name": "data" }] } }), "volume name"),
-            (
-                json!({ "spec": { "containers": [{ "name": "a", "env": [{ "name": "SYNOD_X" }] }] } }),
-                "SYNOD_X",
-            ),
-            (
-                json!({ "spec": { "containers": [{ "name": "a", "volumeMounts": [{ "mountPath": "/run/synod/" }] }] } }),
-                "/run/synod",
-            ),
-            (
-                json!({ "metadata": { "labels": { "synod.dev/x": "1" } }, "spec": { "containers": [app] } }),
-                "synod.dev/x",
-            ),
-            (json!({ "volumeClaimTemplates": [], "spec": { "containers": [app] } }), "volumeClaimTemplates"),
-        ];
-        for (template, word) in cases {
-            let refusal = check(|s| s.template = template.as_object().cloned()).unwrap_err();
-            assert!(matches!(refusal, Invalid::Template(_)), "{template}");
-            assert!(refusal.to_string().contains(word), "{refusal}");
-        }
+    fn a_fault_of_one_part_leaves_the_rest_as_it_is_asked_for() {
+        let mut spec = PaxosClusterSpec { replicas: 5, ..PaxosClusterSpec::default() };
+        spec.template = serde_json::json!({ "spec": { "hostNetwork": true } }).as_object().cloned();
+        spec.election.timeout = "99999s".into();
+        spec.storage.size = "1Ki".into();
+        let mut cluster = PaxosCluster::new("demo", spec);
+        cluster.metadata.namespace = Some("ns".into());
+        cluster.metadata.uid = Some("u".into());
+        let desired = validate(&cluster, "default:1", "cluster.local").unwrap();
+        assert_eq!(desired.replicas, 5);
+        let parts: Vec<Part> = desired.faults.iter().map(|f| f.part).collect();
+        assert_eq!(parts, [Part::Storage, Part::Settings, Part::Template]);
+        assert!(desired.is_at_fault(Part::Template) && !desired.is_at_fault(Part::Tls));
     }
 
     #[test]
