@@ -5,6 +5,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "synod/v1/admin.proto",
         "synod/v1/checkpoints.proto",
         "synod/v1/consumers.proto",
+        "synod/v1/errors.proto",
         "synod/v1/log.proto",
         "synod/v1/peer.proto",
     ];
@@ -12,6 +13,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("cargo:rerun-if-changed=proto/{file}");
     }
     let descriptors = protox::compile(files, ["proto"])?;
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .codec_path("crate::codec::Codec")
+        // Reasons are added: whoever goes by them bears one that it does not know.
+        .enum_attribute("synod.v1.Reason", "#[non_exhaustive]")
+        .compile_fds(descriptors)?;
     Ok(())
 }

@@ -5,6 +5,15 @@
 //! used again for something else; a reader skips what it does not know.
 #![forbid(unsafe_code)]
 
+pub mod codec;
+mod failure;
+mod reason;
+pub mod table;
+mod times;
+
+pub use failure::DOMAIN;
+pub use times::{duration, span};
+
 /// Version 1 of the wire formats.
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 pub mod v1 {

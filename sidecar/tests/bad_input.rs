@@ -6,11 +6,17 @@ mod common;
 use bytes::Bytes;
 use common::{Cluster, Member, binary, command, id, stderr, until};
 use futures::TryStreamExt;
+use prost::Message;
 use std::time::Duration;
-use synod_client::{AppendError, AppendOptions, CallError, Consistency, channel};
+use synod_client::{AppendError, AppendOptions, CallError, Consistency, Outcome, Reason, channel};
+use synod_proto::v1::append_stream_response::Outcome as Answer;
 use synod_proto::v1::log_client::LogClient;
-use synod_proto::v1::{AppendRequest, AppendStreamRequest, SubscribeRequest};
+use synod_proto::v1::{
+    AppendRequest, AppendStreamRequest, AppendStreamResponse, Failure, SubscribeRequest, TailRequest,
+};
 use tonic::Code;
+use tonic::codec::{BufferSettings, Codec, EncodeBuf, Encoder};
+use tonic_prost::ProstDecoder;
 
 async fn refused(cluster: &Cluster, entries: Vec<Bytes>) -> CallError {
     // What may pass is tried again until the deadline.
@@ -26,26 +32,26 @@ async fn calls_beyond_their_bounds() {
     let cluster = Cluster::of(1).await;
     let large = Bytes::from(vec![b'x'; (1 << 20) + 1]);
     let error = refused(&cluster, vec![large]).await;
-    assert_eq!((error.reason.as_str(), error.code), ("entry-too-large", Code::ResourceExhausted));
+    assert_eq!(error.reason, Reason::EntryTooLarge);
     let error = refused(&cluster, vec![Bytes::from(vec![b'x'; 600 << 10]); 2]).await;
-    assert_eq!(error.reason, "call-too-large");
+    assert_eq!(error.reason, Reason::CallTooLarge);
     let error = refused(&cluster, vec![Bytes::new(); 4_097]).await;
-    assert_eq!(error.reason, "call-too-large");
+    assert_eq!(error.reason, Reason::CallTooLarge);
     let error = refused(&cluster, vec![Bytes::from(vec![b'x'; 5 << 20])]).await;
-    assert_eq!((error.reason.as_str(), error.code), ("call-too-large", Code::ResourceExhausted));
+    assert_eq!(error.reason, Reason::CallTooLarge);
     let error = refused(&cluster, Vec::new()).await;
-    assert_eq!((error.reason.as_str(), error.code), ("empty-call", Code::InvalidArgument));
-    assert!(error.not_appended);
+    assert_eq!(error.reason, Reason::EmptyCall);
+    assert_eq!(error.outcome, Outcome::NotAppended);
     // Far beyond: not even decoded.
     let mut log = LogClient::new(channel(&cluster.members[0].socket).unwrap());
     let huge = || AppendRequest { entries: vec![Bytes::from(vec![b'x'; 5 << 20])], ..Default::default() };
     let error = CallError::from(log.append(huge()).await.unwrap_err());
-    assert_eq!((error.reason.as_str(), error.code), ("call-too-large", Code::ResourceExhausted), "{error}");
-    assert!(error.not_appended);
+    assert_eq!(error.reason, Reason::CallTooLarge, "{error}");
+    assert_eq!(error.outcome, Outcome::NotAppended);
     let request = AppendStreamRequest { tag: 1, append: Some(huge()), timeout_ms: 0 };
     let mut answers = log.append_stream(futures::stream::iter([request])).await.unwrap().into_inner();
     let error = CallError::from(answers.message().await.unwrap_err());
-    assert_eq!((error.reason.as_str(), error.code), ("call-too-large", Code::ResourceExhausted), "{error}");
+    assert_eq!(error.reason, Reason::CallTooLarge, "{error}");
     let status = log.subscribe(SubscribeRequest { from: 0 }).await.unwrap_err();
     assert!(status.message().contains("indexes begin at 1"), "{status}");
     let client = cluster.members[0].client();
@@ -58,48 +64,38 @@ async fn calls_beyond_their_bounds() {
     assert_eq!(count, 4_097);
 }
 
+/// Sends bytes as they are.
+#[derive(Clone, Default)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Bytes;
+    type Decode = AppendStreamResponse;
+    type Encoder = Raw;
+    type Decoder = ProstDecoder<AppendStreamResponse>;
+    fn encoder(&mut self) -> Raw {
+        Raw
+    }
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstDecoder::default()
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Bytes;
+    type Error = tonic::Status;
+    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), tonic::Status> {
+        bytes::BufMut::put(buffer, item);
+        Ok(())
+    }
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::default()
+    }
+}
+
 /// docs: reliability.md, fault 53: malformed protobuf ends its call, not the member.
 #[tokio::test(flavor = "multi_thread")]
 async fn malformed_messages() {
-    use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-
-    #[derive(Clone, Default)]
-    struct Raw;
-    impl Codec for Raw {
-        type Encode = Bytes;
-        type Decode = Bytes;
-        type Encoder = Raw;
-        type Decoder = Raw;
-        fn encoder(&mut self) -> Raw {
-            Raw
-        }
-        fn decoder(&mut self) -> Raw {
-            Raw
-        }
-    }
-    impl Encoder for Raw {
-        type Item = Bytes;
-        type Error = tonic::Status;
-        fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), tonic::Status> {
-            bytes::BufMut::put(buffer, item);
-            Ok(())
-        }
-        fn buffer_settings(&self) -> BufferSettings {
-            BufferSettings::default()
-        }
-    }
-    impl Decoder for Raw {
-        type Item = Bytes;
-        type Error = tonic::Status;
-        fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, tonic::Status> {
-            let length = bytes::Buf::remaining(buffer);
-            Ok(Some(bytes::Buf::copy_to_bytes(buffer, length)))
-        }
-        fn buffer_settings(&self) -> BufferSettings {
-            BufferSettings::default()
-        }
-    }
-
     let cluster = Cluster::of(1).await;
     for garbage in [&b"\xff\xff\xff\xff"[..], b"\x0a\xff\xff\xff\xff\x0f", b"\x0a\x05ab"] {
         let mut client = tonic::client::Grpc::new(channel(&cluster.members[0].socket).unwrap());
@@ -107,9 +103,72 @@ async fn malformed_messages() {
         let path = "/synod.v1.Log/Append".parse().unwrap();
         let request = tonic::Request::new(Bytes::from_static(garbage));
         let status = client.unary(request, path, Raw).await.unwrap_err();
-        assert!(matches!(status.code(), Code::Internal | Code::InvalidArgument), "{status}");
+        let failure = Failure::from_status(&status).unwrap();
+        assert_eq!((status.code(), failure.reason()), (Code::InvalidArgument, Reason::Malformed), "{status}");
+        assert_eq!(failure.outcome(), Outcome::NotAppended);
     }
     assert_eq!(cluster.members[0].client().append("fine").await.unwrap().first_index, 1);
+}
+
+/// Fault S13: one that could not be read ended the stream, and all other calls on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_malformed_append_ends_that_call_only() {
+    let cluster = Cluster::of(1).await;
+    let good = |tag| {
+        let append = AppendRequest { entries: vec!["fine".into()], ..AppendRequest::default() };
+        Bytes::from(AppendStreamRequest { tag, append: Some(append), timeout_ms: 0 }.encode_to_vec())
+    };
+    // Tag 2, and three bytes that are no append.
+    let bad = Bytes::from_static(b"\x08\x02\x12\x03\x0a\xff\xff");
+    let mut client = tonic::client::Grpc::new(channel(&cluster.members[0].socket).unwrap());
+    client.ready().await.unwrap();
+    let path = "/synod.v1.Log/AppendStream".parse().unwrap();
+    let requests = tonic::Request::new(futures::stream::iter([good(1), bad, good(3)]));
+    let answers = client.streaming(requests, path, Raw).await.unwrap().into_inner();
+    let mut answers: Vec<AppendStreamResponse> = answers.try_collect().await.unwrap();
+    answers.sort_by_key(|answer| answer.tag);
+    assert_eq!(answers.iter().map(|answer| answer.tag).collect::<Vec<_>>(), [1, 2, 3]);
+    for n in [0, 2] {
+        assert!(matches!(answers[n].outcome, Some(Answer::Appended(_))), "{answers:?}");
+    }
+    let Some(Answer::Failure(failure)) = &answers[1].outcome else { panic!("{answers:?}") };
+    assert_eq!((failure.reason(), failure.outcome()), (Reason::Malformed, Outcome::NotAppended));
+}
+
+/// Fault S13: at its deadline a unary append said UNAVAILABLE, a streamed one DEADLINE_EXCEEDED.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_has_one_code_on_every_call() {
+    let mut cluster = Cluster::of(3).await;
+    let stays = cluster.leader().await;
+    for n in (0..3).filter(|n| *n != stays) {
+        cluster.members[n].kill();
+    }
+    let member = &cluster.members[stays];
+    until("the member knows of no leader", || async {
+        let leader = member.answers().await.leader;
+        if leader.is_none() { Ok(()) } else { Err(leader) }
+    })
+    .await;
+    let append = || AppendRequest { entries: vec!["x".into()], ..AppendRequest::default() };
+    let mut log = LogClient::new(channel(&member.socket).unwrap());
+    let timely = |timeout| Duration::from_millis(timeout);
+    let mut request = tonic::Request::new(append());
+    request.set_timeout(timely(300));
+    let unary = log.append(request).await.unwrap_err();
+    let request = AppendStreamRequest { tag: 1, append: Some(append()), timeout_ms: 300 };
+    let mut answers = log.append_stream(futures::stream::iter([request])).await.unwrap().into_inner();
+    let Some(Answer::Failure(streamed)) = answers.message().await.unwrap().unwrap().outcome else {
+        panic!("it was appended without a quorum");
+    };
+    let mut request = tonic::Request::new(TailRequest::default());
+    request.set_timeout(timely(300));
+    let tail = log.tail(request).await.unwrap_err();
+    let unary_failure = Failure::from_status(&unary).unwrap();
+    assert_eq!(unary_failure, streamed);
+    assert_eq!((unary_failure.reason(), unary_failure.outcome()), (Reason::NoLeader, Outcome::NotAppended));
+    let tail_failure = Failure::from_status(&tail).unwrap();
+    assert_eq!((tail_failure.reason(), tail_failure.outcome()), (Reason::NoLeader, Outcome::Unspecified));
+    assert_eq!((unary.code(), tail.code()), (Code::Unavailable, Code::Unavailable));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -181,7 +240,7 @@ async fn a_disk_without_room() {
     cluster.members[0].start();
     cluster.members[0].ready().await;
     let error = refused(&cluster, vec!["after".into()]).await;
-    assert_eq!((error.reason.as_str(), error.code), ("disk-full", Code::ResourceExhausted));
+    assert_eq!(error.reason, Reason::DiskFull);
     assert_eq!(cluster.members[0].client().tail(Consistency::Linearizable).await.unwrap(), 1);
 }
 
@@ -305,7 +364,7 @@ async fn names_are_refused_before_the_log() {
 async fn an_uninitialized_member_says_so() {
     let cluster = Cluster::empty(1).await;
     let error = refused(&cluster, vec!["early".into()]).await;
-    assert_eq!(error.reason, "not-active");
+    assert_eq!(error.reason, Reason::NotActive);
     assert!(error.message.contains("initialize it"), "{error}");
     let health = |path: &'static str| {
         let address = cluster.members[0].health;

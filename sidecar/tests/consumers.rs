@@ -7,8 +7,7 @@ use bytes::Bytes;
 use common::{Cluster, Member, binary, stderr, until};
 use futures::TryStreamExt;
 use serde_json::Value;
-use synod_client::{CallError, Client, Consistency, Consumer, ReadOptions};
-use tonic::Code;
+use synod_client::{CallError, Client, Consistency, Consumer, ReadOptions, Reason};
 
 async fn append(client: &Client, count: usize) -> u64 {
     client.append_many((0..count).map(|n| Bytes::from(format!("{n}"))).collect()).await.unwrap().last_index
@@ -37,9 +36,8 @@ async fn trimmed_past(cluster: &Cluster, index: u64) {
     .await;
 }
 
-fn reason<T: std::fmt::Debug>(outcome: Result<T, CallError>) -> (Code, String) {
-    let error = outcome.unwrap_err();
-    (error.code, error.reason)
+fn reason<T: std::fmt::Debug>(outcome: Result<T, CallError>) -> Reason {
+    outcome.unwrap_err().reason
 }
 
 fn named(name: &str, index: u64) -> Consumer {
@@ -88,19 +86,19 @@ async fn refusals_have_reasons() {
     append(&client, 3).await;
     let consumers = client.consumers();
     let before = client.status().await.unwrap().applied_slot;
-    assert_eq!(reason(consumers.register("").await), (Code::InvalidArgument, "invalid".into()));
-    assert_eq!(reason(consumers.register("n".repeat(254)).await), (Code::InvalidArgument, "invalid".into()));
-    assert_eq!(reason(consumers.register("n".repeat(5_000)).await).0, Code::ResourceExhausted);
+    assert_eq!(reason(consumers.register("").await), Reason::Invalid);
+    assert_eq!(reason(consumers.register("n".repeat(254)).await), Reason::Invalid);
+    assert_eq!(reason(consumers.register("n".repeat(5_000)).await), Reason::CallTooLarge);
     assert_eq!(client.status().await.unwrap().applied_slot, before);
     // Whether it is registered only the log decides.
-    assert_eq!(reason(consumers.advance("x", 1).await), (Code::NotFound, "unknown-consumer".into()));
+    assert_eq!(reason(consumers.advance("x", 1).await), Reason::UnknownConsumer);
     assert_eq!(consumers.register("n".repeat(253)).await.unwrap(), 0);
     let beyond = consumers.register_at("x", 4).await.unwrap_err();
-    assert_eq!((beyond.code, beyond.reason.as_str()), (Code::OutOfRange, "beyond-tail"));
+    assert_eq!(beyond.reason, Reason::BeyondTail);
     assert_eq!(beyond.tail, Some(3));
     let many = futures::future::join_all((1..1_024).map(|n| consumers.register(format!("c{n}")))).await;
     assert!(many.iter().all(Result::is_ok));
-    let refused = (Code::ResourceExhausted, "too-many-consumers".to_owned());
+    let refused = Reason::TooManyConsumers;
     assert_eq!(reason(consumers.register("one more").await), refused);
     assert_eq!(consumers.register("c1").await.unwrap(), 0);
 }
@@ -129,7 +127,7 @@ async fn the_slowest_consumer_holds_back_the_trim() {
     trimmed_past(&cluster, 50).await;
     assert!(first_index(&cluster.members[0]).await <= 901);
     let gone = consumers.register_at("late", 3).await.unwrap_err();
-    assert_eq!((gone.code, gone.reason.as_str()), (Code::OutOfRange, "compacted"));
+    assert_eq!(gone.reason, Reason::Compacted);
     assert!(gone.first_index.unwrap() > 50 && gone.checkpoint.is_none());
     consumers.remove("slow").await.unwrap();
     consumers.remove("fast").await.unwrap();

@@ -10,13 +10,14 @@ use futures::TryStreamExt;
 use serde_json::Value;
 use std::time::Duration;
 use synod_client::{
-    AppendError, AppendOptions, CallError, Client, Consistency, IdempotencyKey, ReadOptions, Repeats, channel,
+    AppendError, AppendOptions, CallError, Client, Consistency, IdempotencyKey, Outcome, ReadOptions, Reason,
+    Repeats, channel,
 };
 use synod_proto::v1::append_request::Identity;
 use synod_proto::v1::log_client::LogClient;
 use synod_proto::v1::{self, AppendRequest, AppendResponse, OpenSessionRequest, SessionCall, TailRequest};
+use tonic::Request;
 use tonic::transport::Channel;
-use tonic::{Code, Request};
 
 fn log(member: &Member) -> LogClient<Channel> {
     LogClient::new(channel(&member.socket).unwrap())
@@ -42,7 +43,7 @@ async fn append(member: &Member, request: AppendRequest) -> Result<AppendRespons
 async fn decided(member: &Member, request: AppendRequest) -> Result<AppendResponse, CallError> {
     until("the log decides", || async {
         match append(member, request.clone()).await {
-            Err(error) if error.code == Code::Unavailable => Err(error),
+            Err(error) if matches!(error.reason, Reason::NoLeader | Reason::OutcomeUnknown) => Err(error),
             decided => Ok::<_, CallError>(decided),
         }
     })
@@ -151,7 +152,7 @@ async fn a_retry_after_expiry_is_told_so() {
     let count = client.tail(Consistency::Linearizable).await.unwrap();
     for (sequence, text) in [(1, "first"), (2, "second")] {
         let error = append(member, call(session, sequence, text)).await.unwrap_err();
-        assert_eq!((error.reason.as_str(), error.not_appended), ("session-expired", false));
+        assert_eq!((error.reason, error.outcome), (Reason::SessionExpired, Outcome::Unknown));
     }
     // The SDK had nothing under way: it opens another session by itself.
     let next = client.append_with(vec!["next".into()], patient()).await.unwrap();
@@ -168,7 +169,7 @@ async fn a_retry_after_expiry_is_told_so() {
                     Ok(appended) => return Ok(appended.last_index),
                     Err(error) => error,
                 };
-                assert_eq!((error.reason.as_str(), error.not_appended), ("too-many-keys", true));
+                assert_eq!((error.reason, error.outcome), (Reason::TooManyKeys, Outcome::NotAppended));
                 // Log time passes with what is appended.
                 append(member, AppendRequest { entries: vec![Bytes::new()], ..AppendRequest::default() })
                     .await
@@ -179,11 +180,14 @@ async fn a_retry_after_expiry_is_told_so() {
         .await;
     }
     let error = append(member, keyed("key 0", Some(minted), "key 0")).await.unwrap_err();
-    assert_eq!((error.reason.as_str(), error.not_appended), ("key-expired", false));
+    assert_eq!((error.reason, error.outcome), (Reason::KeyExpired, Outcome::Unknown));
     let key = IdempotencyKey::new("key 0").minted_at(minted);
     let options = AppendOptions { repeats: Repeats::Key(key), ..patient() };
     let outcome = client.append_with(vec!["key 0".into()], options).await;
-    assert!(matches!(outcome, Err(AppendError::Unknown(ref e)) if e.reason == "key-expired"), "{outcome:?}");
+    assert!(
+        matches!(outcome, Err(AppendError::Unknown(ref e)) if e.reason == Reason::KeyExpired),
+        "{outcome:?}"
+    );
     assert_eq!(client.tail(Consistency::Linearizable).await.unwrap(), seen, "nothing was appended");
     assert_eq!(first.first_index, 1);
 }
@@ -221,24 +225,24 @@ async fn other_content_and_gaps_are_refused() {
     append(member, keyed("k", None, "content")).await.unwrap();
     for request in [call(session, 1, "other"), keyed("k", None, "other")] {
         let error = append(member, request).await.unwrap_err();
-        assert_eq!((error.reason.as_str(), error.code), ("key-reused", Code::AlreadyExists));
-        assert!(error.not_appended);
+        assert_eq!(error.reason, Reason::KeyReused);
+        assert_eq!(error.outcome, Outcome::NotAppended);
     }
     let error = append(member, call(session, 3, "gap")).await.unwrap_err();
-    assert_eq!((error.reason.as_str(), error.not_appended), ("sequence-gap", true));
+    assert_eq!((error.reason, error.outcome), (Reason::SequenceGap, Outcome::NotAppended));
     let status = log(member).append(call(session, 3, "gap")).await.unwrap_err();
-    let failure = <v1::Failure as prost::Message>::decode(status.details()).unwrap();
+    let failure = v1::Failure::from_status(&status).unwrap();
     assert_eq!(failure.expected_sequence, Some(2));
     // A refusal that the log decided is remembered, too: lookup comes before the condition.
     let late = |sequence| AppendRequest { expected_index: Some(1), ..call(session, sequence, "late") };
     for _ in 0..2 {
         let error = append(member, late(2)).await.unwrap_err();
-        assert_eq!((error.reason.as_str(), error.tail), ("expected-index", Some(2)));
+        assert_eq!((error.reason, error.tail), (Reason::ExpectedIndex, Some(2)));
         append(member, AppendRequest { entries: vec!["between".into()], ..Default::default() }).await.ok();
     }
     for bad in [keyed("", None, "x"), keyed(&"k".repeat(65), None, "x"), call(session, 0, "x")] {
         let error = append(member, bad).await.unwrap_err();
-        assert_eq!(error.code, Code::InvalidArgument, "{error}");
+        assert_eq!(error.reason, Reason::Invalid, "{error}");
     }
 }
 
@@ -257,7 +261,7 @@ async fn sequential_never_goes_back() {
     let mut short = Request::new(behind);
     short.set_timeout(Duration::from_millis(200));
     let error = CallError::from(log(&cluster.members[one]).tail(short).await.unwrap_err());
-    assert_eq!((error.reason.as_str(), error.code, error.tail), ("behind", Code::Unavailable, Some(0)));
+    assert_eq!((error.reason, error.tail), (Reason::Behind, Some(0)));
     // A reader waits for what it has seen elsewhere.
     let mut waiting = log(&cluster.members[one]);
     let waiting = tokio::spawn(async move { waiting.tail(behind).await.unwrap().into_inner().last_index });
@@ -360,7 +364,7 @@ async fn what_was_trimmed_is_told_so() {
     until("the log is trimmed", || async {
         client.append_many(vec![Bytes::from_static(b"entry"); 50]).await.unwrap();
         match client.read(1, ReadOptions::default()).try_collect::<Vec<_>>().await {
-            Err(error) if error.reason == "compacted" => Ok(()),
+            Err(error) if error.reason == Reason::Compacted => Ok(()),
             other => Err(other.map(|entries| entries.len())),
         }
     })
@@ -369,20 +373,19 @@ async fn what_was_trimmed_is_told_so() {
         let client = member.client();
         let error = until("this member trims, too", || async {
             match client.read(1, ReadOptions::default()).try_collect::<Vec<_>>().await {
-                Err(error) if error.reason == "compacted" => Ok(error),
+                Err(error) if error.reason == Reason::Compacted => Ok(error),
                 other => Err(other.map(|entries| entries.len())),
             }
         })
         .await;
-        let error = CallError { message: String::new(), ..error };
-        assert_eq!((error.code, error.not_appended), (Code::OutOfRange, true));
+        assert_eq!(error.outcome, Outcome::Unspecified, "only an append has an outcome");
         begins = error.first_index.unwrap();
         let last = client.tail(Consistency::Linearizable).await.unwrap();
         let kept: Vec<_> = client.read(begins, ReadOptions::default()).try_collect().await.unwrap();
         assert_eq!((kept[0].index, kept.len() as u64), (begins, last - begins + 1));
         assert!(kept.len() >= 100, "{}", kept.len());
         let cut = client.subscribe(1).try_next().await.unwrap_err();
-        assert_eq!(cut.reason, "compacted");
+        assert_eq!(cut.reason, Reason::Compacted);
     }
     assert!(begins > 1);
     let again = append(&cluster.members[2], call(session, 1, "first")).await.unwrap();

@@ -10,9 +10,10 @@ use common::{Cluster, Member, stderr, until};
 use futures::TryStreamExt;
 use std::path::PathBuf;
 use std::time::Duration;
-use synod_client::{AppendError, AppendOptions, CallError, Client, Consistency, ReadOptions};
+use synod_client::{
+    AppendError, AppendOptions, CallError, Client, Consistency, Outcome, ReadOptions, Reason,
+};
 use synod_proto::v1::Room;
-use tonic::Code;
 
 const MIB: u64 = 1 << 20;
 const RESERVE: u64 = 16 * MIB;
@@ -59,7 +60,7 @@ async fn append(member: &Member, entry: Bytes) -> Result<u64, CallError> {
 async fn is_refused(client: Client) -> Result<bool, String> {
     match client.append("one more").await {
         Ok(_) => Ok(false),
-        Err(AppendError::Refused(error)) if error.reason == "disk-full" => Ok(true),
+        Err(AppendError::Refused(error)) if error.reason == Reason::DiskFull => Ok(true),
         Err(other) => Err(other.to_string()),
     }
 }
@@ -74,8 +75,11 @@ async fn fill(cluster: &Cluster) -> u64 {
         match append(member, entry.into()).await {
             Ok(index) => (last, refused) = (index, 0),
             Err(error) => {
-                assert_eq!((error.code, error.reason.as_str()), (Code::ResourceExhausted, "disk-full"));
-                assert!(error.not_appended && error.message.contains("make the volume larger"), "{error}");
+                assert_eq!(error.reason, Reason::DiskFull);
+                assert!(
+                    error.outcome == Outcome::NotAppended && error.message.contains("make the volume larger"),
+                    "{error}"
+                );
                 refused += 1;
             }
         }

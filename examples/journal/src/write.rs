@@ -71,7 +71,7 @@ struct Line<'a> {
     /// An earlier try, or an earlier start, had appended it.
     repeated: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
+    reason: Option<&'static str>,
 }
 
 pub(crate) async fn run(client: Client, options: Options) -> anyhow::Result<()> {
@@ -134,9 +134,9 @@ fn report(
     let (last, repeated) = outcome.as_ref().map_or((0, false), |a| (a.last_index, a.repeated));
     let (index, outcome, slot, reason) = match outcome {
         Ok(appended) => (Some(appended.first_index), "ok", 0, None),
-        Err(AppendError::Unknown(error)) => (None, "unknown", 1, Some(error.reason)),
-        Err(AppendError::Refused(error)) => (None, "refused", 2, Some(error.reason)),
-        Err(AppendError::UnexpectedIndex { .. }) => (None, "refused", 2, Some("expected-index".to_owned())),
+        Err(AppendError::Unknown(error)) => (None, "unknown", 1, Some(error.reason.word())),
+        Err(AppendError::Refused(error)) => (None, "refused", 2, Some(error.reason.word())),
+        Err(AppendError::UnexpectedIndex { .. }) => (None, "refused", 2, Some("EXPECTED_INDEX")),
     };
     tally[slot] += 1;
     json_line(&Line { writer, seq, index, sha256, outcome, at_ms: now_ms(), repeated, reason })?;

@@ -1,8 +1,8 @@
 //! What can go wrong, sorted by what an application may do about it.
 
-use prost::Message;
 use std::path::PathBuf;
-use synod_proto::v1::Failure;
+use std::time::Duration;
+use synod_proto::v1::{Failure, Outcome, Reason};
 use tonic::{Code, Status};
 
 /// The socket's path cannot be used.
@@ -23,72 +23,88 @@ pub enum ConnectError {
 
 /// A call failed.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{message} ({reason})")]
+#[error("{message} ({})", reason.word())]
+#[non_exhaustive]
 pub struct CallError {
-    /// The gRPC code.
-    pub code: Code,
-    /// A machine-readable word, for instance `no-leader`; `transport` where the call did not come through.
-    pub reason: String,
+    /// Why, for programs; [`Reason::Transport`] where the call did not come through.
+    pub reason: Reason,
     /// A sentence for a person.
     pub message: String,
-    /// It is certain that nothing was appended.
-    pub not_appended: bool,
-    /// When to try again, if the member gave a hint: milliseconds.
-    pub retry_after_ms: Option<u32>,
-    /// The last index, where the reason is `expected-index` or `beyond-tail`; the last one applied here, where it is `behind`.
+    /// What is known of an append; [`Outcome::Unspecified`] where the call was another.
+    pub outcome: Outcome,
+    /// When to try again at the earliest, if the member gave a hint.
+    pub retry_after: Option<Duration>,
+    /// The last index, of [`Reason::ExpectedIndex`] and [`Reason::BeyondTail`]; the last one applied at the member, of
+    /// [`Reason::Behind`].
     pub tail: Option<u64>,
-    /// The first index that can still be read, where the reason is `compacted`.
+    /// The first index that can still be read, of [`Reason::Compacted`].
     pub first_index: Option<u64>,
-    /// The index of the newest checkpoint, where the reason is `superseded`, or is `compacted` and there is one.
+    /// The index of the newest checkpoint, of [`Reason::Superseded`], and of [`Reason::Compacted`] where there is one.
     pub checkpoint: Option<u64>,
+    /// The gRPC code: all that is known where the connection failed.
+    pub(crate) code: Code,
 }
 
 impl CallError {
     pub(crate) fn from_failure(failure: Failure) -> CallError {
         CallError {
+            reason: failure.reason(),
+            outcome: failure.outcome(),
+            retry_after: failure.retry_hint(),
             code: Code::from_i32(i32::try_from(failure.code).unwrap_or(0)),
-            reason: failure.reason,
             message: failure.message,
-            not_appended: failure.not_appended,
-            retry_after_ms: Some(failure.retry_after_ms).filter(|&ms| ms > 0),
             tail: failure.tail,
             first_index: failure.first_index,
             checkpoint: failure.checkpoint,
         }
     }
 
-    /// What this side found; whether anything was appended it cannot tell.
-    pub(crate) fn local(code: Code, reason: &str, message: &str) -> CallError {
-        CallError {
-            code,
-            reason: reason.to_owned(),
-            message: message.to_owned(),
-            not_appended: false,
-            retry_after_ms: None,
-            tail: None,
-            first_index: None,
-            checkpoint: None,
+    /// What this side found.
+    pub(crate) fn local(reason: Reason, message: impl Into<String>) -> CallError {
+        CallError::from_failure(Failure::new(reason, message))
+    }
+
+    /// The same of an append.
+    pub(crate) fn of_append(self, outcome: Outcome) -> CallError {
+        CallError { outcome, ..self }
+    }
+
+    /// The error of a call that ended with this status.
+    pub(crate) fn from_status(status: &Status) -> CallError {
+        if let Some(failure) = Failure::from_status(status) {
+            return CallError::from_failure(failure);
+        }
+        let error = CallError::local(Reason::Transport, describe(status));
+        match status.code() {
+            // The transport's own clock: it says CANCELLED.
+            Code::DeadlineExceeded | Code::Cancelled if is_timeout(status) => {
+                CallError::local(Reason::Deadline, "no answer came before the deadline")
+            }
+            code => CallError { code, ..error },
         }
     }
 
-    /// Whether a stream that was cut by this may be resumed.
+    /// Whether a stream that was cut by this may be resumed, and a call that does no harm twice be tried again.
     pub(crate) fn is_resumable(&self) -> bool {
-        matches!(
-            self.code,
-            Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Aborted | Code::DeadlineExceeded
-        ) || (self.code == Code::Internal && self.reason == "transport")
-            || (self.code == Code::ResourceExhausted && self.reason == "backpressure")
+        match self.reason {
+            Reason::Backpressure => true,
+            Reason::Transport => matches!(
+                self.code,
+                Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal | Code::DeadlineExceeded
+            ),
+            _ => matches!(self.code, Code::Unavailable | Code::Aborted | Code::DeadlineExceeded),
+        }
     }
+}
+
+fn is_timeout(status: &Status) -> bool {
+    status.code() == Code::DeadlineExceeded
+        || std::error::Error::source(status).is_some_and(|source| source.is::<tonic::TimeoutExpired>())
 }
 
 impl From<Status> for CallError {
     fn from(status: Status) -> CallError {
-        if let Ok(failure) = Failure::decode(status.details())
-            && !failure.reason.is_empty()
-        {
-            return CallError::from_failure(failure);
-        }
-        CallError::local(status.code(), "transport", &describe(&status))
+        CallError::from_status(&status)
     }
 }
 
@@ -140,27 +156,15 @@ pub enum AppendError {
 mod tests {
     use super::*;
 
-    /// docs: socket-api.md, "Errors": a machine-readable reason travels in the status's details.
     #[test]
     fn a_failure_is_read_from_a_status() {
-        let failure = Failure {
-            code: 9,
-            reason: "expected-index".to_owned(),
-            message: "the last index is 7".to_owned(),
-            not_appended: true,
-            retry_after_ms: 0,
-            tail: Some(7),
-            first_index: None,
-            expected_sequence: None,
-            checkpoint: None,
-        };
-        let status = Status::with_details(Code::FailedPrecondition, "x", failure.encode_to_vec().into());
-        let error = CallError::from(status);
-        assert_eq!((error.code, error.tail, error.retry_after_ms), (Code::FailedPrecondition, Some(7), None));
-        assert_eq!(error.to_string(), "the last index is 7 (expected-index)");
-        assert!(error.not_appended && !error.is_resumable());
+        let failure = Failure { tail: Some(7), ..Failure::new(Reason::ExpectedIndex, "the last index is 7") };
+        let error = CallError::from(failure.of_append().to_status());
+        assert_eq!((error.reason, error.tail, error.retry_after), (Reason::ExpectedIndex, Some(7), None));
+        assert_eq!(error.to_string(), "the last index is 7 (EXPECTED_INDEX)");
+        assert!(error.outcome == Outcome::NotAppended && !error.is_resumable());
         let cut = CallError::from(Status::unavailable("gone"));
-        assert_eq!((cut.reason.as_str(), cut.not_appended), ("transport", false));
+        assert_eq!((cut.reason, cut.outcome), (Reason::Transport, Outcome::Unspecified));
         assert!(cut.is_resumable());
     }
 }

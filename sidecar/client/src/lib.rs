@@ -72,7 +72,7 @@ pub use connect::{SOCKET_VARIABLE, channel};
 pub use consumers::{Consumer, ConsumerList, Consumers};
 pub use error::{AppendError, CallError, CheckpointError, ConnectError};
 pub use read::{Consistency, Entry, ReadOptions};
-pub use synod_proto::v1::{HistoryResponse, StatusResponse};
+pub use synod_proto::v1::{HistoryResponse, Outcome, Reason, StatusResponse};
 
 use bytes::Bytes;
 use futures::Stream;

@@ -8,9 +8,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use synod_proto::v1::{self, ReadRequest, ReadResponse, SubscribeRequest, log_client::LogClient};
+use synod_proto::v1::{self, ReadRequest, ReadResponse, Reason, SubscribeRequest, log_client::LogClient};
+use tonic::Streaming;
 use tonic::transport::Channel;
-use tonic::{Code, Streaming};
 
 /// A page of entries and what stands around them.
 const LARGEST_MESSAGE: usize = 8 << 20;
@@ -142,7 +142,7 @@ impl Reading {
     fn accept(&mut self, entry: &Entry) -> Result<(), CallError> {
         if entry.index != self.next {
             let message = format!("the member gave entry {} where {} was due", entry.index, self.next);
-            return Err(CallError::local(Code::DataLoss, "out-of-order", &message));
+            return Err(CallError::local(Reason::OutOfOrder, message));
         }
         self.next += 1;
         Ok(())

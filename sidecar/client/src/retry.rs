@@ -28,8 +28,7 @@ where
             Ok(answer) => return Ok(answer.into_inner()),
             Err(status) => CallError::from(status),
         };
-        let hint = error.retry_after_ms.map(|ms| Duration::from_millis(u64::from(ms)));
-        let wait = hint.unwrap_or(pause);
+        let wait = error.retry_after.unwrap_or(pause);
         if !error.is_resumable() || Instant::now() + wait >= deadline {
             return Err(error);
         }

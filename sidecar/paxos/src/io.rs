@@ -145,6 +145,11 @@ pub enum Refusal {
     /// Not appended: no leader is known or reachable now.
     #[error("no leader right now, nothing was appended: try again shortly")]
     NoLeader,
+    /// A read that was cancelled while a leader is known.
+    #[error(
+        "the deadline passed before the leader had confirmed how far the log reaches: give the read more time"
+    )]
+    NotConfirmed,
     /// It was proposed, and whether it will be chosen cannot be known here any more.
     #[error(
         "the outcome is unknown: it may or may not have been appended; read the log before you append it again"

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use std::time::Duration;
-use synod_client::CallError;
+use synod_client::{CallError, Reason};
 use synod_paxos::ClusterId;
 use synod_proto::v1::{
     ChangeRequest, ChangeResponse, ChangeSettingsRequest, Election, GenesisMember, InitializeRequest,
@@ -259,8 +259,15 @@ async fn change_members(options: Change, kind: Kind) -> anyhow::Result<()> {
             Err(refused) => {
                 let error = CallError::from(refused.clone());
                 // A repeat of the same operation is answered with what happened.
-                let may_pass = ["not-caught-up", "change-pending", "no-leader", "outcome-unknown"];
-                if !may_pass.contains(&error.reason.as_str()) {
+                let may_pass = matches!(
+                    error.reason,
+                    Reason::NotCaughtUp
+                        | Reason::ChangePending
+                        | Reason::NoLeader
+                        | Reason::OutcomeUnknown
+                        | Reason::Deadline
+                );
+                if !may_pass {
                     return Err(options.at.explain(refused));
                 }
                 error.message

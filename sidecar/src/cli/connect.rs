@@ -6,7 +6,7 @@ use clap::Args;
 use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use synod_client::{CallError, Client, channel};
+use synod_client::{CallError, Client, Reason, channel};
 use synod_proto::v1::admin_client::AdminClient;
 use synod_proto::v1::local_client::LocalClient;
 use tonic::Status;
@@ -26,7 +26,7 @@ impl Socket {
     }
 
     pub(super) fn explain(&self, error: CallError) -> anyhow::Error {
-        if error.reason == "transport" {
+        if error.reason == Reason::Transport {
             return anyhow::Error::new(error).context(silent(&self.socket));
         }
         anyhow::Error::new(error)
@@ -75,7 +75,7 @@ impl DataDir {
 
     pub(super) fn explain(&self, status: Status) -> anyhow::Error {
         let error = CallError::from(status);
-        let is_transport = error.reason == "transport";
+        let is_transport = error.reason == Reason::Transport;
         let error = anyhow::Error::new(error);
         if is_transport {
             return error.context(silent(&self.data_dir.join(ADMIN_SOCKET)));

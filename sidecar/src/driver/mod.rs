@@ -81,8 +81,7 @@ impl Pending {
     fn give_up(self) {
         match self {
             Pending::Call(reply, ..) => reply.send(Err(Refusal::OutcomeUnknown)),
-            // Whoever waits for a read point waits for a leader.
-            Pending::Read(reply) => drop(reply.send(Err(Refusal::NoLeader))),
+            Pending::Read(reply) => drop(reply.send(Err(Refusal::NotConfirmed))),
             // The caller sees its deadline.
             Pending::Admin(reply) => drop(reply),
         }

@@ -21,13 +21,13 @@ use synod_proto::v1::local_server::{Local, LocalServer};
 use synod_proto::v1::{
     ChangeRequest, ChangeResponse, ChangeSettingsRequest, ChangeSettingsResponse, HistoryRequest,
     HistoryResponse, InitializeRequest, InitializeResponse, JoinRequest, JoinResponse, PrepareStopRequest,
-    PrepareStopResponse, RenewRequest, RenewResponse, StatusRequest, StatusResponse, TransferLeaderRequest,
-    TransferLeaderResponse,
+    PrepareStopResponse, Reason, RenewRequest, RenewResponse, StatusRequest, StatusResponse,
+    TransferLeaderRequest, TransferLeaderResponse,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tonic::service::interceptor::InterceptedService;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
 /// The sidecar's patience with its own preStop hook (docs: operator.md, "Pod").
 const PREPARE_STOP: Duration = Duration::from_secs(10);
@@ -51,7 +51,7 @@ impl Access {
             Holder::Operator => admit(),
             Holder::Member | Holder::Stranger => {
                 let message = "the admin service is for this cluster's operator only";
-                Err(failure::status(failure::refused(Code::PermissionDenied, "not-the-operator", message)))
+                Err(failure::status(failure::refused(Reason::NotTheOperator, message)))
             }
         }
     }
@@ -133,7 +133,7 @@ impl AdminService {
 }
 
 fn invalid(message: &str) -> Status {
-    failure::status(failure::refused(Code::InvalidArgument, "invalid", message))
+    failure::status(failure::refused(Reason::Invalid, message))
 }
 
 fn cluster_id_of(bytes: &[u8]) -> Result<ClusterId, Status> {
@@ -142,7 +142,7 @@ fn cluster_id_of(bytes: &[u8]) -> Result<ClusterId, Status> {
 
 fn unexpected(outcome: &AdminOutcome) -> Status {
     tracing::error!(?outcome, "the core gave an answer of another kind");
-    Status::internal("the core gave an answer of another kind: this is a fault of Synod's")
+    failure::status(failure::refused(Reason::Internal, "the core gave an answer of another kind"))
 }
 
 pub(super) fn genesis(request: InitializeRequest) -> Result<Genesis, Status> {
@@ -243,7 +243,7 @@ impl Admin for AdminService {
         let cluster = cluster_id_of(&cluster_id)?;
         let (Some(actual), Some(base)) = (seen.cluster, seen.settings) else {
             let message = "this member knows no settings yet: it belongs to no cluster, or waits for the log";
-            return Err(failure::status(failure::refused(Code::FailedPrecondition, "not-active", message)));
+            return Err(failure::status(failure::refused(Reason::NotActive, message)));
         };
         if cluster != actual {
             return Err(failed(Refusal::OtherCluster { actual }.into()));
@@ -272,9 +272,7 @@ impl Admin for AdminService {
         self.renewals.send(Renewal { member, reply }).await.map_err(|_| stopping())?;
         match answer.await.map_err(|_| stopping())? {
             Ok(member) => Ok(Response::new(RenewResponse { member: member.0 })),
-            Err(why) => {
-                Err(failure::status(failure::refused(Code::FailedPrecondition, "not-renewable", why)))
-            }
+            Err(why) => Err(failure::status(failure::refused(Reason::NotRenewable, why))),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Many appends on one stream: answers carry the request's tag and come as they are known.
 
-use super::{Guard, convert, failure, oversize};
+use super::{Guard, convert, explained, failure};
 use crate::driver::{CallOutcome, CallReply, Handle};
 use crate::shared::Shared;
 use futures::Stream;
@@ -8,13 +8,15 @@ use std::collections::{BTreeSet, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use synod_paxos::RequestId;
 use synod_paxos::value::Operation;
-use synod_paxos::{Refusal, RequestId};
-use synod_proto::v1::{AppendStreamRequest, AppendStreamResponse, Failure, append_stream_response::Outcome};
+use synod_proto::v1::{
+    AppendStreamRequest, AppendStreamResponse, Failure, Reason, append_stream_response::Outcome,
+};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
+use tonic::{Status, Streaming};
 
 /// Unanswered requests on one stream; more are not read before some are answered.
 const UNANSWERED: usize = 8_192;
@@ -35,6 +37,7 @@ pub(super) fn serve(shared: Arc<Shared>, guard: Guard, requests: Streaming<Appen
         outcomes,
         unanswered: HashMap::new(),
         deadlines: BTreeSet::new(),
+        last_word: None,
     };
     tokio::spawn(serving.run(requests, known));
     Box::pin(ReceiverStream::new(stream))
@@ -49,6 +52,8 @@ struct Serving {
     outcomes: mpsc::UnboundedSender<(u64, CallOutcome)>,
     unanswered: HashMap<u64, (RequestId, Option<Instant>)>,
     deadlines: BTreeSet<(Instant, u64)>,
+    /// Why the stream ends, once what was read is answered.
+    last_word: Option<Status>,
 }
 
 impl Serving {
@@ -71,13 +76,11 @@ impl Serving {
                         open = false;
                         true
                     }
+                    // Nothing behind it can be read; what was read before goes on.
                     Err(status) => {
-                        // The stream ends: where its next message begins cannot be known. Nobody may be there
-                        // to hear it.
-                        if let Some(status) = oversize::explain(&status) {
-                            drop(self.answers.send(Err(status)).await);
-                        }
-                        false
+                        self.last_word = Some(explained::explain(&status).unwrap_or(status));
+                        open = false;
+                        true
                     }
                 },
                 () = until(first_deadline) => {
@@ -101,6 +104,10 @@ impl Serving {
         for (request, _) in self.unanswered.values() {
             self.handle.cancel(*request);
         }
+        if let Some(status) = self.last_word.take() {
+            // Nobody may be there to hear it.
+            drop(self.answers.send(Err(status)).await);
+        }
     }
 
     /// `false`: nobody listens any more.
@@ -108,21 +115,23 @@ impl Serving {
         self.answers.send(Ok(AppendStreamResponse { tag, outcome: Some(outcome) })).await.is_ok()
     }
 
+    async fn fail(&self, tag: u64, failure: Failure) -> bool {
+        self.answer(tag, Outcome::Failure(failure.of_append())).await
+    }
+
     async fn take(&mut self, request: AppendStreamRequest) -> bool {
         let AppendStreamRequest { tag, append, timeout_ms } = request;
         if let Err(failure) = self.guard.may_append() {
-            return self.answer(tag, Outcome::Failure(*failure)).await;
+            return self.fail(tag, *failure).await;
         }
         let Some(append) = append else {
-            let failure =
-                failure::refused(Code::InvalidArgument, "empty-call", "the request holds no append");
-            return self.answer(tag, Outcome::Failure(failure)).await;
+            let failure = failure::refused(Reason::Malformed, "the request holds no append that can be read");
+            return self.fail(tag, failure).await;
         };
         if self.unanswered.contains_key(&tag) {
             let message = format!("tag {tag} is of a request that is not answered yet: use another");
-            let failure = failure::refused(Code::InvalidArgument, "tag", message);
-            // The answers could not be told apart: the stream ends. Nobody may be there to hear it.
-            drop(self.answers.send(Err(failure::status(failure))).await);
+            // The answers could not be told apart: the stream ends.
+            self.last_word = Some(failure::status(failure::refused(Reason::Tag, message)));
             return false;
         }
         let reply = CallReply::Tagged(tag, self.outcomes.clone());
@@ -136,22 +145,21 @@ impl Serving {
                 }
                 true
             }
-            Err((refusal, _)) => self.answer(tag, Outcome::Failure(failure::refusal(&refusal))).await,
+            Err((refusal, _)) => self.fail(tag, failure::refusal(&refusal)).await,
         }
     }
 
     async fn settle(&mut self, tag: u64, outcome: CallOutcome) -> bool {
         let Some((_, deadline)) = self.unanswered.remove(&tag) else { return true };
-        let late = match deadline {
-            Some(at) => !self.deadlines.remove(&(at, tag)),
-            None => false,
-        };
+        if let Some(at) = deadline {
+            self.deadlines.remove(&(at, tag));
+        }
         let outcome = match outcome {
             Ok(reply) => match convert::appended(reply) {
                 Some(appended) => Outcome::Appended(appended),
                 None => unreachable!("the core answered an append with {reply:?}"),
             },
-            Err(refusal) => Outcome::Failure(judged(late, &refusal)),
+            Err(refusal) => Outcome::Failure(failure::refusal(&refusal).of_append()),
         };
         self.answer(tag, outcome).await
     }
@@ -172,22 +180,11 @@ impl Serving {
     /// The core ended: whether it proposed what it did not answer is not known.
     async fn abandon(&mut self) {
         for (tag, _) in std::mem::take(&mut self.unanswered) {
-            let failure = Failure { not_appended: false, ..failure::stopping() };
-            if !self.answer(tag, Outcome::Failure(failure)).await {
+            if !self.fail(tag, failure::stopping()).await {
                 return;
             }
         }
     }
-}
-
-/// A refusal that came because the deadline passed says so.
-fn judged(late: bool, refusal: &Refusal) -> Failure {
-    let failure = failure::refusal(refusal);
-    if late {
-        let code = u32::try_from(i32::from(Code::DeadlineExceeded)).unwrap_or_default();
-        return Failure { code, ..failure };
-    }
-    failure
 }
 
 async fn until(deadline: Option<Instant>) {

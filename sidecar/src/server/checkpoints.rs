@@ -1,7 +1,7 @@
 //! The checkpoints service on the socket.
 
+use super::explained::{self, Explained};
 use super::freshness::Wanted;
-use super::oversize::{self, Explained};
 use super::{deadline, failure};
 use crate::checkpoints::{CHUNK_BYTES, Checkpoints as Kept, Error, Saving, named, out};
 use bytes::Bytes;
@@ -14,11 +14,11 @@ use synod_proto::v1::checkpoints_server::{Checkpoints, CheckpointsServer};
 use synod_proto::v1::save_checkpoint_request::Part;
 use synod_proto::v1::{
     Failure, FetchCheckpointRequest, FetchCheckpointResponse, ListCheckpointsRequest,
-    ListCheckpointsResponse, ListedCheckpoint, SaveBegin, SaveCheckpointRequest, SaveCheckpointResponse,
-    SaveFinish, StandingRequest, StandingResponse,
+    ListCheckpointsResponse, ListedCheckpoint, Reason, SaveBegin, SaveCheckpointRequest,
+    SaveCheckpointResponse, SaveFinish, StandingRequest, StandingResponse,
 };
 use tokio::sync::Semaphore;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
 /// The largest message that is read: a chunk within its bound, and more, so that what is beyond is told apart.
 const LARGEST_MESSAGE: usize = 2 << 20;
@@ -27,7 +27,7 @@ const FETCHES: usize = 64;
 /// How long a caller may take for the next part of a state.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// When a client should try again where too many transfers are under way.
-const RETRY_MS: u32 = 500;
+const RETRY: Duration = Duration::from_millis(500);
 
 /// The service behind one member's socket.
 #[derive(Clone)]
@@ -57,7 +57,7 @@ impl CheckpointsService {
 type Chunks = Pin<Box<dyn Stream<Item = Result<FetchCheckpointResponse, Status>> + Send>>;
 
 fn invalid(message: &str) -> Status {
-    failure::status(failure::refused(Code::InvalidArgument, "invalid", message))
+    failure::status(failure::refused(Reason::Invalid, message))
 }
 
 /// SHA-256, if the caller gave one.
@@ -72,25 +72,21 @@ fn maybe_digest(bytes: &[u8]) -> Result<Option<Digest>, Status> {
 }
 
 fn failed(error: &Error) -> Failure {
-    let plain = |code, reason| failure::refused(code, reason, error);
+    let plain = |reason| failure::refused(reason, error);
     match error {
-        Error::Full { .. } => plain(Code::ResourceExhausted, "disk-full"),
-        Error::Disk { .. } => plain(Code::Internal, "disk"),
-        Error::Mismatch => plain(Code::Aborted, "mismatch"),
-        Error::Offset { .. } => plain(Code::Aborted, "offset"),
-        Error::BeyondTail { tail } => {
-            Failure { tail: Some(tail.0), ..plain(Code::OutOfRange, "beyond-tail") }
-        }
+        Error::Full { .. } => plain(Reason::DiskFull),
+        Error::Disk { .. } => plain(Reason::Disk),
+        Error::Mismatch => plain(Reason::Mismatch),
+        Error::Offset { .. } => plain(Reason::Offset),
+        Error::BeyondTail { tail } => Failure { tail: Some(tail.0), ..plain(Reason::BeyondTail) },
         Error::Compacted { first } => failure::compacted(*first, None),
-        Error::Superseded { newest } => {
-            Failure { checkpoint: Some(newest.0), ..plain(Code::FailedPrecondition, "superseded") }
-        }
-        Error::Busy => Failure { retry_after_ms: RETRY_MS, ..plain(Code::ResourceExhausted, "backpressure") },
-        Error::Unknown => plain(Code::NotFound, "no-checkpoint"),
-        Error::Behind => Failure { retry_after_ms: RETRY_MS, ..plain(Code::Unavailable, "behind") },
-        Error::NobodyHasIt(_) => plain(Code::Unavailable, "no-source"),
+        Error::Superseded { newest } => Failure { checkpoint: Some(newest.0), ..plain(Reason::Superseded) },
+        Error::Busy => plain(Reason::Backpressure).retry_after(RETRY),
+        Error::Unknown => plain(Reason::NoCheckpoint),
+        Error::Behind => plain(Reason::Behind).retry_after(RETRY),
+        Error::NobodyHasIt(_) => plain(Reason::NoSource),
         Error::Unanswered(error) => failure::unanswered(error),
-        Error::NotActive => plain(Code::FailedPrecondition, "not-active"),
+        Error::NotActive => plain(Reason::NotActive),
         Error::Stopping => failure::stopping(),
     }
 }
@@ -107,9 +103,9 @@ async fn next(parts: &mut Streaming<SaveCheckpointRequest>) -> Result<Part, Stat
     let part = tokio::time::timeout(PATIENCE, parts.message()).await.map_err(|_| {
         let message =
             format!("no part of the state came for {} s: go on with another call", PATIENCE.as_secs());
-        failure::status(failure::refused(Code::DeadlineExceeded, "stalled", message))
+        failure::status(failure::refused(Reason::Stalled, message))
     })?;
-    let part = part.map_err(|status| oversize::explain(&status).unwrap_or(status))?;
+    let part = part.map_err(|status| explained::explain(&status).unwrap_or(status))?;
     let part = part.ok_or_else(|| invalid("the stream ended without `finish`: nothing was saved"))?;
     part.part.ok_or_else(|| invalid("a message holds no part"))
 }
@@ -134,7 +130,7 @@ impl Checkpoints for CheckpointsService {
                     Part::Begin(_) => return Err(invalid("`begin` is the first message only")),
                     Part::Chunk(chunk) if chunk.len() > CHUNK_BYTES => {
                         let message = format!("a chunk has at most {CHUNK_BYTES} bytes, not {}", chunk.len());
-                        let failure = failure::refused(Code::ResourceExhausted, "chunk-too-large", message);
+                        let failure = failure::refused(Reason::ChunkTooLarge, message);
                         return Err(failure::status(failure));
                     }
                     Part::Chunk(chunk) => saving.push(chunk).await.map_err(|error| refused(&error))?,
@@ -171,8 +167,8 @@ impl Checkpoints for CheckpointsService {
         let digest = maybe_digest(&digest)?;
         let permit = self.fetches.clone().try_acquire_owned().map_err(|_| {
             let message = format!("{FETCHES} checkpoints are being fetched here already: try again later");
-            let failure = failure::refused(Code::ResourceExhausted, "backpressure", message);
-            failure::status(Failure { retry_after_ms: RETRY_MS, ..failure })
+            let failure = failure::refused(Reason::Backpressure, message);
+            failure::status(failure.retry_after(RETRY))
         })?;
         let index = index.map(Index);
         let wanted = Wanted { consistency, at_least, max_staleness_ms };

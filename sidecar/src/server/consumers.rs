@@ -2,8 +2,8 @@
 //!
 //! All of its calls may be repeated: a position never goes back, and one that is gone stays gone.
 
+use super::explained::Explained;
 use super::freshness::Wanted;
-use super::oversize::Explained;
 use super::{Guard, deadline, failure};
 use crate::driver::{Application, Handle, Unanswered};
 use crate::shared::Shared;

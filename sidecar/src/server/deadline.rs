@@ -10,12 +10,20 @@ const DEFAULT: Duration = Duration::from_secs(30);
 /// When to answer a call. The caller's own deadline, told by `grpc-timeout`, less a little: an answer that says
 /// what is known is worth more than the transport's bare "deadline exceeded".
 pub(super) fn of(metadata: &MetadataMap) -> Instant {
-    let told = metadata.get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(parse);
-    let span = match told {
+    let span = match told(metadata) {
         Some(span) => span - (span / 10).min(Duration::from_millis(20)),
         None => DEFAULT,
     };
     Instant::now() + span
+}
+
+/// When any answer must be given, or else the transport ends the call without a word; `None`: it does not.
+pub(super) fn last(metadata: &MetadataMap) -> Option<Instant> {
+    told(metadata).map(|span| Instant::now() + span - (span / 40).min(Duration::from_millis(5)))
+}
+
+fn told(metadata: &MetadataMap) -> Option<Duration> {
+    metadata.get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(parse)
 }
 
 /// The wire format of gRPC: up to eight digits and a unit.

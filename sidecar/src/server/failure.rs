@@ -1,51 +1,35 @@
-//! Why a call failed, in the words of docs: socket-api.md: a gRPC code, a reason for programs, a sentence for
-//! people, and whether it is certain that nothing was appended.
+//! Why a call failed: a reason for programs, which has one gRPC code on every call, and a sentence for people.
 
 use crate::driver::Unanswered;
 use crate::space::NoRoom;
 use crate::storage::StorageError;
-use prost::Message;
+use std::time::Duration;
 use synod_paxos::configuration::ChangeRefused;
 use synod_paxos::sessions::IdentityRefused;
 use synod_paxos::settings::SettingsError;
 use synod_paxos::value::CallError;
 use synod_paxos::{CallRefused, Index, Refusal};
-use synod_proto::v1::Failure;
-use tonic::{Code, Status};
+use synod_proto::v1::{Failure, Reason};
+use tonic::Status;
 
 /// When a client should try again where a leader is missing.
-const RETRY_LEADER_MS: u32 = 50;
+const RETRY_LEADER: Duration = Duration::from_millis(50);
 /// When a client should try again where too much is waiting.
-pub(super) const RETRY_BACKPRESSURE_MS: u32 = 20;
+pub(super) const RETRY_BACKPRESSURE: Duration = Duration::from_millis(20);
 
-/// A failure with this reason; nothing was appended.
-pub fn refused(code: Code, reason: &str, message: impl ToString) -> Failure {
-    Failure {
-        code: u32::try_from(i32::from(code)).unwrap_or_default(),
-        reason: reason.to_owned(),
-        message: message.to_string(),
-        not_appended: true,
-        retry_after_ms: 0,
-        tail: None,
-        first_index: None,
-        expected_sequence: None,
-        checkpoint: None,
-    }
+/// A failure with this reason.
+pub fn refused(reason: Reason, message: impl ToString) -> Failure {
+    Failure::new(reason, message.to_string())
 }
 
 /// The status that carries a failure in its details.
 pub fn status(failure: Failure) -> Status {
-    let code = Code::from_i32(i32::try_from(failure.code).unwrap_or_default());
-    let message = format!("{} ({})", failure.message, failure.reason);
-    Status::with_details(code, message, failure.encode_to_vec().into())
+    failure.to_status()
 }
 
 /// This member is going down.
 pub fn stopping() -> Failure {
-    Failure {
-        retry_after_ms: RETRY_LEADER_MS,
-        ..refused(Code::Unavailable, "stopping", "this member is stopping: try again in a moment")
-    }
+    refused(Reason::Stopping, "this member is stopping: try again in a moment").retry_after(RETRY_LEADER)
 }
 
 /// No disk has space for more.
@@ -57,99 +41,82 @@ pub fn disk_full(why: NoRoom) -> Failure {
     };
     let message =
         format!("{whose} almost full, nothing was appended: make the volume larger or trim the log");
-    refused(Code::ResourceExhausted, "disk-full", message)
+    refused(Reason::DiskFull, message)
 }
 
 /// The bounds of a call, as a failure.
 fn call(error: &CallError) -> Failure {
     match error {
-        CallError::Empty => refused(Code::InvalidArgument, "empty-call", error),
-        CallError::Key { .. } | CallError::Sequence | CallError::Name(_) => {
-            refused(Code::InvalidArgument, "invalid", error)
-        }
-        CallError::Settings(_) => refused(Code::InvalidArgument, "invalid-settings", error),
-        CallError::EntryTooLarge { .. } => refused(Code::ResourceExhausted, "entry-too-large", error),
-        CallError::CallTooLarge { .. } => refused(Code::ResourceExhausted, "call-too-large", error),
+        CallError::Empty => refused(Reason::EmptyCall, error),
+        CallError::Key { .. } | CallError::Sequence | CallError::Name(_) => refused(Reason::Invalid, error),
+        CallError::Settings(_) => refused(Reason::InvalidSettings, error),
+        CallError::EntryTooLarge { .. } => refused(Reason::EntryTooLarge, error),
+        CallError::CallTooLarge { .. } => refused(Reason::CallTooLarge, error),
     }
 }
 
 fn change(error: &ChangeRefused) -> Failure {
-    let (code, reason) = match error {
-        ChangeRefused::VersionMoved { .. } => (Code::FailedPrecondition, "version-moved"),
-        ChangeRefused::Pending { .. } => (Code::FailedPrecondition, "change-pending"),
-        ChangeRefused::UnknownMember(_) => (Code::NotFound, "unknown-member"),
-        ChangeRefused::UsedMember(_) => (Code::AlreadyExists, "used-member"),
-        ChangeRefused::AlreadyVoter(_) => (Code::FailedPrecondition, "already-voter"),
-        ChangeRefused::LastVoter(_) => (Code::FailedPrecondition, "last-voter"),
-        ChangeRefused::Name(_) => (Code::InvalidArgument, "invalid-name"),
-        ChangeRefused::TooMany => (Code::FailedPrecondition, "too-many-members"),
+    let reason = match error {
+        ChangeRefused::VersionMoved { .. } => Reason::VersionMoved,
+        ChangeRefused::Pending { .. } => Reason::ChangePending,
+        ChangeRefused::UnknownMember(_) => Reason::UnknownMember,
+        ChangeRefused::UsedMember(_) => Reason::UsedMember,
+        ChangeRefused::AlreadyVoter(_) => Reason::AlreadyVoter,
+        ChangeRefused::LastVoter(_) => Reason::LastVoter,
+        ChangeRefused::Name(_) => Reason::InvalidName,
+        ChangeRefused::TooMany => Reason::TooManyMembers,
     };
-    refused(code, reason, error)
+    refused(reason, error)
 }
 
 fn identity(error: &IdentityRefused) -> Failure {
-    let (code, reason) = match error {
-        IdentityRefused::SessionExpired => (Code::FailedPrecondition, "session-expired"),
-        IdentityRefused::SequenceGap { .. } => (Code::FailedPrecondition, "sequence-gap"),
-        IdentityRefused::SequenceForgotten => (Code::FailedPrecondition, "sequence-forgotten"),
-        IdentityRefused::Reused => (Code::AlreadyExists, "key-reused"),
-        IdentityRefused::KeyExpired => (Code::FailedPrecondition, "key-expired"),
-        IdentityRefused::TooManyKeys => (Code::ResourceExhausted, "too-many-keys"),
-        IdentityRefused::TooManySessions => (Code::ResourceExhausted, "too-many-sessions"),
+    let reason = match error {
+        IdentityRefused::SessionExpired => Reason::SessionExpired,
+        IdentityRefused::SequenceGap { .. } => Reason::SequenceGap,
+        IdentityRefused::SequenceForgotten => Reason::SequenceForgotten,
+        IdentityRefused::Reused => Reason::KeyReused,
+        IdentityRefused::KeyExpired => Reason::KeyExpired,
+        IdentityRefused::TooManyKeys => Reason::TooManyKeys,
+        IdentityRefused::TooManySessions => Reason::TooManySessions,
     };
-    // This try was not appended; whether an earlier one was is forgotten.
-    let unknown = matches!(
-        error,
-        IdentityRefused::SessionExpired | IdentityRefused::SequenceForgotten | IdentityRefused::KeyExpired
-    );
     let expected_sequence = match error {
         IdentityRefused::SequenceGap { expected } => Some(*expected),
         _ => None,
     };
-    Failure { not_appended: !unknown, expected_sequence, ..refused(code, reason, error) }
+    Failure { expected_sequence, ..refused(reason, error) }
 }
 
 /// The core's refusal.
 pub fn refusal(refusal: &Refusal) -> Failure {
-    let plain = |code, reason| refused(code, reason, refusal);
+    let plain = |reason| refused(reason, refusal);
     match refusal {
-        Refusal::NoLeader => {
-            Failure { retry_after_ms: RETRY_LEADER_MS, ..plain(Code::Unavailable, "no-leader") }
-        }
-        Refusal::OutcomeUnknown => {
-            Failure { not_appended: false, ..plain(Code::Unavailable, "outcome-unknown") }
-        }
-        Refusal::UnexpectedIndex { tail } => {
-            Failure { tail: Some(tail.0), ..plain(Code::FailedPrecondition, "expected-index") }
-        }
-        Refusal::Backpressure => Failure {
-            retry_after_ms: RETRY_BACKPRESSURE_MS,
-            ..plain(Code::ResourceExhausted, "backpressure")
-        },
+        Refusal::NoLeader => plain(Reason::NoLeader).retry_after(RETRY_LEADER),
+        Refusal::NotConfirmed => plain(Reason::Deadline).retry_after(RETRY_LEADER),
+        Refusal::OutcomeUnknown => plain(Reason::OutcomeUnknown),
+        Refusal::UnexpectedIndex { tail } => Failure { tail: Some(tail.0), ..plain(Reason::ExpectedIndex) },
+        Refusal::Backpressure => plain(Reason::Backpressure).retry_after(RETRY_BACKPRESSURE),
         Refusal::Call(error) => call(error),
         Refusal::Identity(error) => identity(error),
-        Refusal::Settings(SettingsError::VersionMoved { .. }) => {
-            plain(Code::FailedPrecondition, "version-moved")
-        }
-        Refusal::Settings(_) => plain(Code::InvalidArgument, "invalid-settings"),
+        Refusal::Settings(SettingsError::VersionMoved { .. }) => plain(Reason::VersionMoved),
+        Refusal::Settings(_) => plain(Reason::InvalidSettings),
         Refusal::Cursor(CallRefused::Compacted { first }) => compacted(*first, None),
         Refusal::Cursor(CallRefused::BeyondTail { tail }) => {
-            Failure { tail: Some(tail.0), ..plain(Code::OutOfRange, "beyond-tail") }
+            Failure { tail: Some(tail.0), ..plain(Reason::BeyondTail) }
         }
-        Refusal::Cursor(CallRefused::NoSuchCursor { .. }) => plain(Code::NotFound, "unknown-consumer"),
-        Refusal::Cursor(_) => plain(Code::ResourceExhausted, "too-many-consumers"),
-        Refusal::NotActive(_) => plain(Code::FailedPrecondition, "not-active"),
+        Refusal::Cursor(CallRefused::NoSuchCursor { .. }) => plain(Reason::UnknownConsumer),
+        Refusal::Cursor(_) => plain(Reason::TooManyConsumers),
+        Refusal::NotActive(_) => plain(Reason::NotActive),
         Refusal::Change(error) => change(error),
-        Refusal::NotCaughtUp { .. } => plain(Code::FailedPrecondition, "not-caught-up"),
-        Refusal::NotLeader { .. } => plain(Code::FailedPrecondition, "not-leader"),
-        Refusal::OtherCluster { .. } => plain(Code::FailedPrecondition, "other-cluster"),
-        Refusal::OtherGenesis => plain(Code::FailedPrecondition, "other-genesis"),
-        Refusal::NotListed(_) => plain(Code::InvalidArgument, "not-listed"),
-        Refusal::Genesis(_) => plain(Code::InvalidArgument, "invalid-genesis"),
-        Refusal::FormatLevel { .. } => plain(Code::FailedPrecondition, "format-level"),
-        Refusal::NotEveryMember { .. } => plain(Code::FailedPrecondition, "not-every-member"),
-        Refusal::Unreadable => plain(Code::Internal, "unreadable"),
-        Refusal::NotTransferred => plain(Code::Unavailable, "not-transferred"),
+        Refusal::NotCaughtUp { .. } => plain(Reason::NotCaughtUp),
+        Refusal::NotLeader { .. } => plain(Reason::NotLeader),
+        Refusal::OtherCluster { .. } => plain(Reason::OtherCluster),
+        Refusal::OtherGenesis => plain(Reason::OtherGenesis),
+        Refusal::NotListed(_) => plain(Reason::NotListed),
+        Refusal::Genesis(_) => plain(Reason::InvalidGenesis),
+        Refusal::FormatLevel { .. } => plain(Reason::FormatLevel),
+        Refusal::NotEveryMember { .. } => plain(Reason::NotEveryMember),
+        Refusal::Unreadable => plain(Reason::Unreadable),
+        Refusal::NotTransferred => plain(Reason::NotTransferred),
     }
 }
 
@@ -157,21 +124,28 @@ pub fn refusal(refusal: &Refusal) -> Failure {
 pub fn unanswered(error: &Unanswered) -> Failure {
     match error {
         Unanswered::Refused(inner) => refusal(inner),
-        Unanswered::Deadline => Failure {
-            not_appended: false,
-            ..refused(
-                Code::DeadlineExceeded,
-                "outcome-unknown",
-                "the deadline passed; the outcome is unknown",
-            )
-        },
-        Unanswered::Behind { applied } => Failure {
-            tail: Some(applied.0),
-            retry_after_ms: RETRY_LEADER_MS,
-            ..refused(Code::Unavailable, "behind", error)
-        },
-        Unanswered::Stopping => Failure { not_appended: false, ..stopping() },
+        Unanswered::Deadline => {
+            refused(Reason::Deadline, "the deadline passed before this member had an answer")
+        }
+        Unanswered::Behind { applied } => {
+            let failure = refused(Reason::Behind, error).retry_after(RETRY_LEADER);
+            Failure { tail: Some(applied.0), ..failure }
+        }
+        Unanswered::Stopping => stopping(),
     }
+}
+
+/// The same of an append.
+pub fn unanswered_append(error: &Unanswered) -> Failure {
+    match error {
+        // It was handed to the core, which may have proposed it.
+        Unanswered::Deadline => {
+            let message = "the deadline passed, and whether it was appended is not known";
+            refused(Reason::OutcomeUnknown, message)
+        }
+        error => unanswered(error),
+    }
+    .of_append()
 }
 
 /// What was asked for is not in the log any more; `checkpoint` is the newest one's index.
@@ -182,17 +156,14 @@ pub fn compacted(first: Index, checkpoint: Option<Index>) -> Failure {
         None => format!("{begins}: read from there"),
     };
     let checkpoint = checkpoint.map(|index| index.0);
-    Failure { first_index: Some(first.0), checkpoint, ..refused(Code::OutOfRange, "compacted", message) }
+    Failure { first_index: Some(first.0), checkpoint, ..refused(Reason::Compacted, message) }
 }
 
 /// The log could not be read.
 pub fn storage(error: &StorageError) -> Failure {
     match error {
-        error if error.is_damage() => refused(Code::DataLoss, "damaged", error),
+        error if error.is_damage() => refused(Reason::Damaged, error),
         // It says nothing of what is on the disk: another member, or this one in a moment, can tell.
-        error => Failure {
-            retry_after_ms: RETRY_LEADER_MS,
-            ..refused(Code::Unavailable, "disk-unavailable", error)
-        },
+        error => refused(Reason::DiskUnavailable, error).retry_after(RETRY_LEADER),
     }
 }

@@ -5,9 +5,9 @@ use crate::driver::Handle;
 use crate::shared::Shared;
 use std::time::Duration;
 use synod_paxos::{Consistency as Freshness, Index};
-use synod_proto::v1::Consistency;
+use synod_proto::v1::{Consistency, Reason};
 use tokio::time::Instant;
-use tonic::{Code, Status};
+use tonic::Status;
 
 /// How fresh, as a request says it.
 pub(super) struct Wanted {
@@ -32,7 +32,7 @@ impl Wanted {
             Err(_) => {
                 let message =
                     "this consistency is not known here: ask for linearizable, sequential or stale-bounded";
-                return Err(failure::status(failure::refused(Code::InvalidArgument, "consistency", message)));
+                return Err(failure::status(failure::refused(Reason::Consistency, message)));
             }
         };
         let last = point.map_err(|error| failure::status(failure::unanswered(&error)))?;

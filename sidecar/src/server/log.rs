@@ -1,8 +1,8 @@
 //! The log service on the socket.
 
 use super::append_stream;
+use super::explained::Explained;
 use super::freshness::Wanted;
-use super::oversize::Explained;
 use super::{Guard, convert, deadline, failure};
 use crate::connections::Caller;
 use crate::driver::{Handle, Position};
@@ -16,12 +16,12 @@ use synod_paxos::{Index, SessionId};
 use synod_proto::v1::log_server::{Log, LogServer};
 use synod_proto::v1::{
     AppendRequest, AppendResponse, AppendStreamRequest, CloseSessionRequest, CloseSessionResponse, Entry,
-    OpenSessionRequest, OpenSessionResponse, ReadRequest, ReadResponse, SubscribeRequest, TailRequest,
-    TailResponse,
+    OpenSessionRequest, OpenSessionResponse, ReadRequest, ReadResponse, Reason, SubscribeRequest,
+    TailRequest, TailResponse,
 };
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
 /// The largest message that is read: more than a call within its bounds can have.
 const LARGEST_MESSAGE: usize = 4 << 20;
@@ -55,7 +55,7 @@ impl LogService {
 fn first_index(from: u64) -> Result<Index, Status> {
     if from == 0 {
         let message = "indexes begin at 1: ask from 1 for the whole log";
-        return Err(failure::status(failure::refused(Code::InvalidArgument, "index", message)));
+        return Err(failure::status(failure::refused(Reason::Index, message)));
     }
     Ok(Index(from))
 }
@@ -69,7 +69,9 @@ impl Log for LogService {
     async fn append(&self, request: Request<AppendRequest>) -> Result<Response<AppendResponse>, Status> {
         let deadline = deadline::of(request.metadata());
         let append = Operation::Append(convert::append(request.into_inner()));
-        let reply = self.call(append, deadline).await?;
+        self.guard.may_append().map_err(|failure| failure::status(failure.of_append()))?;
+        let outcome = self.shared.handle().call_and_wait(append, Some(deadline)).await;
+        let reply = outcome.map_err(|error| failure::status(failure::unanswered_append(&error)))?;
         match convert::appended(reply) {
             Some(appended) => Ok(Response::new(appended)),
             None => unreachable!("the core answered an append with {reply:?}"),
@@ -190,7 +192,7 @@ impl Reading {
                 "applied entries are missing on the disk"
             );
             let message = format!("entry {} is missing on this member's disk", self.next);
-            return Err(failure::status(failure::refused(Code::DataLoss, "damaged", message)));
+            return Err(failure::status(failure::refused(Reason::Damaged, message)));
         }
         let first = self.next.0;
         self.next = self.next.plus(found.len() as u64);

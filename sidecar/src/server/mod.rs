@@ -8,12 +8,12 @@ mod consumers;
 mod convert;
 pub(crate) use convert::check_request;
 mod deadline;
+mod explained;
 pub mod failure;
 mod freshness;
 pub mod health;
 pub mod listen;
 mod log;
-mod oversize;
 mod shares;
 
 pub use checkpoints::CheckpointsService;
@@ -25,9 +25,9 @@ use crate::connections::{Caller, Crowded, Refused};
 use crate::space::Space;
 use shares::Shares;
 use std::sync::Arc;
-use synod_proto::v1::Failure;
+use synod_proto::v1::{Failure, Reason};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tonic::{Code, Request, Status};
+use tonic::{Request, Status};
 
 /// Subscribers of one member (docs: socket-api.md).
 pub const SUBSCRIBERS: usize = 1_024;
@@ -60,8 +60,8 @@ impl Guard {
         self.reads.clone().try_acquire_owned().map_err(|_| {
             let message =
                 format!("{READS} reads are under way here already: take what they give, or try again");
-            let failure = failure::refused(Code::ResourceExhausted, "backpressure", message);
-            Box::new(Failure { retry_after_ms: failure::RETRY_BACKPRESSURE_MS, ..failure })
+            let failure = failure::refused(Reason::Backpressure, message);
+            Box::new(failure.retry_after(failure::RETRY_BACKPRESSURE))
         })
     }
 
@@ -69,14 +69,14 @@ impl Guard {
         self.subscribers.clone().try_acquire_owned().map_err(|_| {
             let message =
                 format!("{SUBSCRIBERS} subscribers are connected already: end some, or use another member");
-            Box::new(failure::refused(Code::ResourceExhausted, "subscribers", message))
+            Box::new(failure::refused(Reason::Subscribers, message))
         })
     }
 }
 
 /// A connection that finds no place among those that stay.
 fn crowded(error: Crowded) -> Status {
-    failure::status(failure::refused(Code::ResourceExhausted, "connections", error.to_string()))
+    failure::status(failure::refused(Reason::Connections, error.to_string()))
 }
 
 /// What a socket refuses before a service sees it, in the words of the services.
@@ -122,9 +122,9 @@ impl tonic::service::Interceptor for Callers {
             }
             Some(uid) => {
                 let message = format!("user {uid} may not use this socket: add it to the allowed ones");
-                Err(failure::status(failure::refused(Code::PermissionDenied, "uid", message)))
+                Err(failure::status(failure::refused(Reason::Uid, message)))
             }
-            None => Err(Status::permission_denied("the caller's user is not known")),
+            None => Err(failure::status(failure::refused(Reason::Uid, "the caller's user is not known"))),
         }
     }
 }

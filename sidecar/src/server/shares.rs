@@ -5,9 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use synod_paxos::{SessionId, Settings};
-use synod_proto::v1::Failure;
+use synod_proto::v1::{Failure, Reason};
 use tokio::time::Instant;
-use tonic::Code;
 
 /// A user's part of the session table, at one member.
 const PARTS: u32 = 8;
@@ -35,7 +34,7 @@ impl Shares {
             "this user has opened {share} sessions at this member, its share of the table: close some, or wait until they \
              expire"
         );
-        Err(Box::new(failure::refused(Code::ResourceExhausted, "too-many-sessions", message)))
+        Err(Box::new(failure::refused(Reason::TooManySessions, message)))
     }
 
     pub(super) fn opened(&self, user: Option<u32>, session: SessionId) {
@@ -69,8 +68,8 @@ mod tests {
             assert!(shares.may_open(Some(1_000), &settings).is_ok());
             shares.opened(Some(1_000), SessionId(session));
         }
-        let refused = shares.may_open(Some(1_000), &settings).map_err(|failure| failure.reason);
-        assert_eq!(refused, Err("too-many-sessions".to_owned()));
+        let refused = shares.may_open(Some(1_000), &settings).map_err(|failure| failure.reason());
+        assert_eq!(refused, Err(Reason::TooManySessions));
         assert!(shares.may_open(Some(1_001), &settings).is_ok());
         assert!(shares.may_open(None, &settings).is_ok());
         shares.closed(SessionId(2));

@@ -12,11 +12,10 @@ use common::{Member, until};
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
-use synod_client::{CallError, Checkpoint, CheckpointError, Client, ListedCheckpoint, channel};
+use synod_client::{CallError, Checkpoint, CheckpointError, Client, ListedCheckpoint, Reason, channel};
 use synod_proto::v1::checkpoints_client::CheckpointsClient;
 use synod_proto::v1::save_checkpoint_request::Part;
 use synod_proto::v1::{self, SaveBegin, SaveCheckpointRequest, SaveFinish, StandingRequest};
-use tonic::Code;
 use tonic::transport::Channel;
 
 const MIB: usize = 1 << 20;
@@ -107,9 +106,8 @@ async fn save_parts(member: &Member, parts: Vec<Part>) -> Result<v1::Checkpoint,
     Ok(saved.into_inner().checkpoint.unwrap())
 }
 
-fn reason<T: std::fmt::Debug>(outcome: Result<T, CallError>) -> (Code, String) {
-    let error = outcome.unwrap_err();
-    (error.code, error.reason)
+fn reason<T: std::fmt::Debug>(outcome: Result<T, CallError>) -> Reason {
+    outcome.unwrap_err().reason
 }
 
 fn call(outcome: Result<Checkpoint, CheckpointError>) -> CallError {

@@ -42,7 +42,7 @@ async fn admin_status(
     answer.map(drop).map_err(|status| status.to_string())?;
     // Every call passes the same check; this one is refused for another reason.
     let refused = admin.renew(RenewRequest { member: 1 }).await.unwrap_err();
-    assert!(refused.message().contains("not-renewable"), "{refused}");
+    assert!(refused.message().contains("NOT_RENEWABLE"), "{refused}");
     Ok(())
 }
 

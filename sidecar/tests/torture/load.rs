@@ -9,7 +9,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use synod_client::{AppendError, AppendOptions, Client, Consistency, ReadOptions};
+use synod_client::{AppendError, AppendOptions, Client, Consistency, ReadOptions, Reason};
 use tokio::task::JoinHandle;
 
 /// How long an append may take: until the cluster is whole again.
@@ -98,7 +98,7 @@ async fn write(
             }
             Err(AppendError::Unknown(_)) => Told::Unknown,
             Err(AppendError::Refused(error)) => {
-                if error.reason == "disk-full" {
+                if error.reason == Reason::DiskFull {
                     refused.fetch_add(1, Ordering::Relaxed);
                 }
                 Told::Refused

@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use synod_client::{CallError, Client, Consistency, Entry, ReadOptions};
+use synod_client::{CallError, Client, Consistency, Entry, ReadOptions, Reason};
 use tokio::task::JoinHandle;
 
 /// Between two calls of a reader.
@@ -153,7 +153,7 @@ impl Reader {
                 Kind::Sequential => self.read(Consistency::Sequential).await,
                 Kind::Subscribed => self.follow(&stop).await,
             };
-            if result.is_err_and(|error| error.reason == "out-of-order") {
+            if result.is_err_and(|error| error.reason == Reason::OutOfOrder) {
                 self.known.holes.fetch_add(1, Ordering::Relaxed);
             }
             tokio::time::sleep(PAUSE).await;

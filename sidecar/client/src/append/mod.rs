@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use synod_proto::v1::append_request::Identity;
-use synod_proto::v1::{self, AppendRequest};
+use synod_proto::v1::{self, AppendRequest, Outcome, Reason};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tonic::Code;
@@ -310,15 +310,16 @@ enum Judged {
 }
 
 fn judge(error: &CallError) -> Judged {
-    match (error.reason.as_str(), error.tail) {
-        ("expected-index", Some(tail)) => Judged::UnexpectedIndex { tail },
-        ("key-reused", _) => Judged::Reused,
-        ("key-expired" | "sequence-forgotten" | "session-expired", _) => Judged::Forgotten,
+    match (error.reason, error.tail) {
+        (Reason::ExpectedIndex, Some(tail)) => Judged::UnexpectedIndex { tail },
+        (Reason::KeyReused, _) => Judged::Reused,
+        (Reason::KeyExpired | Reason::SequenceForgotten | Reason::SessionExpired, _) => Judged::Forgotten,
         // A member of a version that does not know the call.
         _ if error.code == Code::Unimplemented => Judged::Refused,
-        _ if !error.not_appended => Judged::Maybe,
+        _ if error.outcome != Outcome::NotAppended => Judged::Maybe,
+        (Reason::Backpressure | Reason::SequenceGap | Reason::TooManySessions, _) => Judged::MayPass,
         // A member that takes no part yet may be on its way into its cluster.
-        ("backpressure" | "not-active" | "sequence-gap" | "too-many-sessions", _) => Judged::MayPass,
+        (Reason::NotActive, _) => Judged::MayPass,
         _ if error.code == Code::Unavailable => Judged::MayPass,
         _ => Judged::Refused,
     }
@@ -327,48 +328,32 @@ fn judge(error: &CallError) -> Judged {
 /// How long to wait before the next try: the member's hint or the pause, and up to half of it more, so that
 /// many clients do not come back at once.
 fn wait(error: &CallError, pause: Duration) -> Duration {
-    let hint = error.retry_after_ms.map_or(Duration::ZERO, |ms| Duration::from_millis(u64::from(ms)));
-    let least = hint.max(pause);
+    let least = error.retry_after.unwrap_or_default().max(pause);
     // The hasher's keys differ from call to call: that is all the randomness that this needs.
     let share = (RandomState::new().build_hasher().finish() % 1_024) as u32;
     least + least * share / 2_048
 }
 
 fn transport(message: &str) -> CallError {
-    CallError::local(Code::Unavailable, "transport", message)
+    CallError::local(Reason::Transport, message).of_append(Outcome::Unknown)
 }
 
 fn not_sent(message: &str) -> CallError {
-    CallError { not_appended: true, ..transport(message) }
+    transport(message).of_append(Outcome::NotAppended)
 }
 
 fn no_answer() -> CallError {
-    CallError {
-        code: Code::DeadlineExceeded,
-        reason: "outcome-unknown".to_owned(),
-        ..transport("no answer came before the deadline")
-    }
+    let message = "no answer came before the deadline, and whether it was appended is not known";
+    CallError::local(Reason::OutcomeUnknown, message).of_append(Outcome::Unknown)
 }
 
 fn too_large(entries: &[Bytes]) -> CallError {
     let bytes: usize = entries.iter().map(Bytes::len).sum();
-    let count = entries.len();
-    let message = format!(
-        "a call of {count} entries and {bytes} bytes is larger than any log takes: send several calls"
-    );
-    CallError {
-        code: Code::ResourceExhausted,
-        reason: "call-too-large".to_owned(),
-        not_appended: true,
-        ..transport(&message)
-    }
+    let message = format!("an append of {bytes} bytes is larger than any log takes: send several");
+    CallError::local(Reason::CallTooLarge, message).of_append(Outcome::NotAppended)
 }
 
 fn too_slow() -> CallError {
-    CallError {
-        code: Code::DeadlineExceeded,
-        reason: "backpressure".to_owned(),
-        not_appended: true,
-        ..transport("the deadline passed before the append could be sent")
-    }
+    let message = "the deadline passed before the append could be sent";
+    CallError::local(Reason::Backpressure, message).of_append(Outcome::NotAppended)
 }

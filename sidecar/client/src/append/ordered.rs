@@ -25,7 +25,7 @@ use crate::error::{AppendError, CallError};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use synod_proto::v1::append_request::Identity;
-use synod_proto::v1::{AppendRequest, SessionCall};
+use synod_proto::v1::{AppendRequest, Reason, SessionCall};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Duration, Instant};
 
@@ -100,8 +100,8 @@ enum Flow {
 pub(super) enum Next {
     /// Nothing to do but to send what there is.
     GoOn,
-    /// Wait a little before what failed is tried again: at least as long as the member said, in milliseconds.
-    Pause(Option<u32>),
+    /// Wait a little before what failed is tried again: at least as long as the member said.
+    Pause(Option<Duration>),
 }
 
 /// All calls of the session.
@@ -270,7 +270,7 @@ impl Ordered {
                 }
                 // A filler whose number the call itself has used; or a session that another client uses, too.
                 Judged::Reused => return self.settle(sequence, Err(AppendError::Refused(error))),
-                Judged::Forgotten if error.reason == "session-expired" => {
+                Judged::Forgotten if error.reason == Reason::SessionExpired => {
                     self.expired = true;
                     error
                 }
@@ -287,7 +287,7 @@ impl Ordered {
                 Judged::MayPass => error,
             },
         };
-        let hint = error.retry_after_ms;
+        let hint = error.retry_after;
         // An answer to the deadline is the end for the caller; a hint to try again comes too late.
         if call.caller.as_ref().is_some_and(|caller| caller.deadline <= now) {
             let maybe = call.maybe;
@@ -392,7 +392,7 @@ impl Ordered {
     }
 
     /// Where the answers to all tries under way have come after a failure, a new start can be made.
-    fn drained(&mut self, hint: Option<u32>) -> Next {
+    fn drained(&mut self, hint: Option<Duration>) -> Next {
         if self.in_flight > 0 || self.flow == Flow::Open {
             return Next::GoOn;
         }

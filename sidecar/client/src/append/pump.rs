@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 use synod_proto::v1::{
     AppendRequest, AppendStreamRequest, AppendStreamResponse, CloseSessionRequest, OpenSessionRequest,
-    append_stream_response::Outcome,
+    Outcome as Known, Reason, append_stream_response::Outcome,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -101,7 +101,13 @@ async fn close_session(channel: Channel, session: Option<u64>) {
 async fn open_session(channel: Channel) -> Result<u64, CallError> {
     let mut request = Request::new(OpenSessionRequest {});
     request.set_timeout(SESSION_TIMEOUT);
-    Ok(log(channel).open_session(request).await?.into_inner().session)
+    let opened = log(channel).open_session(request).await.map_err(|status| {
+        let error = CallError::from_status(&status);
+        // Nothing was appended, of course; where the connection failed, the next try may come through.
+        let outcome = if error.reason == Reason::Transport { Known::Unknown } else { Known::NotAppended };
+        error.of_append(outcome)
+    });
+    Ok(opened?.into_inner().session)
 }
 
 async fn connect(channel: Channel) -> Result<Connection, CallError> {
@@ -203,8 +209,8 @@ impl Pump {
     }
 
     /// Nothing of the session leaves for a while.
-    fn hold(&mut self, hint: Option<u32>) {
-        let error = CallError { retry_after_ms: hint, ..transport("") };
+    fn hold(&mut self, hint: Option<Duration>) {
+        let error = CallError { retry_after: hint, ..transport("") };
         self.paused = Some(Instant::now() + wait(&error, self.pause));
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
@@ -255,7 +261,7 @@ impl Pump {
         match opened {
             Ok(session) => self.ordered.opened(session),
             Err(error) => {
-                let hint = error.retry_after_ms;
+                let hint = error.retry_after;
                 if self.ordered.not_opened(error) {
                     self.hold(hint);
                 }

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use std::fmt;
 use std::time::Duration;
-use synod_proto::v1::FetchCheckpointResponse;
+use synod_proto::v1::{FetchCheckpointResponse, Reason};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tonic::{Code, Streaming};
+use tonic::Streaming;
 
 /// A state on its way out.
 pub struct Fetched {
@@ -78,11 +78,7 @@ impl Fetched {
         });
         let chunk = chunk.await?.map(|message| message.chunk).unwrap_or_default();
         if chunk.is_empty() {
-            return Err(CallError::local(
-                Code::Unavailable,
-                "transport",
-                "the stream ended before the state",
-            ));
+            return Err(CallError::local(Reason::Transport, "the stream ended before the state"));
         }
         self.digest.update(&chunk);
         self.offset += chunk.len() as u64;
@@ -91,7 +87,7 @@ impl Fetched {
         let ended = self.offset >= length;
         if ended && (self.offset > length || self.digest.clone().finalize() != digest) {
             let message = "the bytes that came do not have the digest that the log names: fetch it anew";
-            return Err(CallError::local(Code::DataLoss, "damaged", message));
+            return Err(CallError::local(Reason::Damaged, message));
         }
         (self.checkpoints.observer)(Progress::Fetched(self.offset));
         Ok(chunk)

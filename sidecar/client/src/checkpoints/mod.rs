@@ -18,15 +18,15 @@ use std::time::Duration;
 use synod_proto::v1::checkpoints_client::CheckpointsClient;
 use synod_proto::v1::save_checkpoint_request::Part;
 use synod_proto::v1::{
-    self, FetchCheckpointRequest, FetchCheckpointResponse, ListCheckpointsRequest, SaveBegin,
+    self, FetchCheckpointRequest, FetchCheckpointResponse, ListCheckpointsRequest, Reason, SaveBegin,
     SaveCheckpointRequest, SaveFinish, StandingRequest,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeek, AsyncSeekExt};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
 use tonic::transport::Channel;
-use tonic::{Code, Streaming};
 
 /// How long a transfer may stand still by default.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -136,7 +136,7 @@ fn checkpoint(wire: Option<v1::Checkpoint>) -> Result<Checkpoint, CallError> {
     let named = wire.and_then(|v1::Checkpoint { index, length, digest }| {
         Some(Checkpoint { index, length, digest: digest.as_ref().try_into().ok()? })
     });
-    named.ok_or_else(|| CallError::local(Code::Internal, "malformed", "the member named no checkpoint"))
+    named.ok_or_else(|| CallError::local(Reason::Internal, "the member named no checkpoint"))
 }
 
 /// When something last moved, and how long it may stand still.
@@ -182,7 +182,7 @@ impl Patience {
             done = work => done,
             () = stuck => {
                 let message = "nothing moved for too long: is a quorum of members up, with room on their disks?";
-                Err(CallError::local(Code::DeadlineExceeded, "stalled", message).into())
+                Err(CallError::local(Reason::Stalled, message).into())
             }
         }
     }
@@ -249,7 +249,7 @@ impl Checkpoints {
                 Err(CheckpointError::Call(error)) => error,
                 done => return done,
             };
-            mismatches += u32::from(error.reason == "mismatch");
+            mismatches += u32::from(error.reason == Reason::Mismatch);
             if !self.goes_on(&error, &patience, &mut pause, mismatches).await {
                 return Err(error.into());
             }
@@ -298,9 +298,9 @@ impl Checkpoints {
         pause: &mut Duration,
         mismatches: u32,
     ) -> bool {
-        let hint = error.retry_after_ms.map(|ms| Duration::from_millis(u64::from(ms)));
-        let wait = hint.unwrap_or(*pause);
-        let hopeless = !error.is_resumable() || error.reason == "stalled" && Instant::now() >= patience.end();
+        let wait = error.retry_after.unwrap_or(*pause);
+        let hopeless =
+            !error.is_resumable() || error.reason == Reason::Stalled && Instant::now() >= patience.end();
         if hopeless || mismatches > MISMATCHES || Instant::now() + wait >= patience.end() {
             return false;
         }
@@ -425,7 +425,7 @@ impl Checkpoints {
     pub async fn fetch_newest(&self) -> Result<Option<Fetched>, CallError> {
         match self.fetch(None).await {
             Ok(fetched) => Ok(Some(fetched)),
-            Err(error) if error.reason == "no-checkpoint" => Ok(None),
+            Err(error) if error.reason == Reason::NoCheckpoint => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -261,7 +261,9 @@ impl Node {
         drop_from(&mut reads.asking);
         reads.ready_at.values_mut().for_each(&mut drop_from);
         if found {
-            self.outputs.push_back(Output::ReadReady { request, outcome: Err(Refusal::NoLeader) });
+            let is_led = self.election.leader.is_some();
+            let refusal = if is_led { Refusal::NotConfirmed } else { Refusal::NoLeader };
+            self.outputs.push_back(Output::ReadReady { request, outcome: Err(refusal) });
         }
     }
 

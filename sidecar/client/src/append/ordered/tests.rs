@@ -13,12 +13,12 @@ struct Session {
     rows: BTreeMap<u64, (AppendRequest, Result<Appended, CallError>)>,
 }
 
-fn refused(reason: &str, code: tonic::Code, not_appended: bool) -> CallError {
-    CallError { not_appended, ..CallError::local(code, reason, reason) }
+fn refused(reason: Reason) -> CallError {
+    CallError::local(reason, reason.word()).of_append(reason.append_outcome())
 }
 
 fn no_leader() -> CallError {
-    refused("no-leader", tonic::Code::Unavailable, true)
+    refused(Reason::NoLeader)
 }
 
 /// A log with sessions, by the rules of docs: protocol.md, "Sessions".
@@ -39,29 +39,29 @@ impl Log {
     fn apply(&mut self, request: &AppendRequest) -> Result<Appended, CallError> {
         let Some(Identity::Session(call)) = &request.identity else { panic!("a call without a session") };
         let Some(session) = self.sessions.get_mut(&call.session) else {
-            return Err(refused("session-expired", tonic::Code::FailedPrecondition, false));
+            return Err(refused(Reason::SessionExpired));
         };
         let same = |row: &AppendRequest| {
             row.entries == request.entries && row.expected_index == request.expected_index
         };
         if let Some((row, outcome)) = session.rows.get(&call.sequence) {
             if !same(row) {
-                return Err(refused("key-reused", tonic::Code::InvalidArgument, true));
+                return Err(refused(Reason::KeyReused));
             }
             return outcome.clone().map(|appended| Appended { repeated: true, ..appended });
         }
         if call.sequence <= session.acknowledged {
-            return Err(refused("sequence-forgotten", tonic::Code::FailedPrecondition, false));
+            return Err(refused(Reason::SequenceForgotten));
         }
         if call.sequence != session.last + 1 {
-            return Err(refused("sequence-gap", tonic::Code::FailedPrecondition, true));
+            return Err(refused(Reason::SequenceGap));
         }
         session.last = call.sequence;
         session.acknowledged = session.acknowledged.max(call.acknowledged);
         session.rows.retain(|sequence, _| *sequence > call.acknowledged);
         let tail = self.entries.len() as u64;
         let outcome = if request.expected_index.is_some_and(|index| index != tail) {
-            let error = refused("expected-index", tonic::Code::FailedPrecondition, true);
+            let error = refused(Reason::ExpectedIndex);
             Err(CallError { tail: Some(tail), ..error })
         } else {
             self.entries.extend(request.entries.iter().cloned());
@@ -157,7 +157,7 @@ impl World {
             }
             Action::Unknown(at) => {
                 let Some(mut one) = self.pick(*at) else { return };
-                let unknown = refused("outcome-unknown", tonic::Code::Unavailable, false);
+                let unknown = refused(Reason::OutcomeUnknown);
                 self.answer(&one, Attempt::Failed(unknown));
                 one.awaited_on = None;
                 self.floating.push(one);
@@ -337,7 +337,7 @@ fn an_expired_session_duplicates_nothing() {
     for at in [1, 2] {
         let told = world.told[at].answer.as_mut().unwrap().try_recv().unwrap();
         assert!(
-            matches!(told, Err(AppendError::Unknown(ref e)) if e.reason == "session-expired"),
+            matches!(told, Err(AppendError::Unknown(ref e)) if e.reason == Reason::SessionExpired),
             "{told:?}"
         );
     }
