@@ -31,6 +31,7 @@ async fn member(dir: &std::path::Path) -> (Member, PathBuf) {
         cluster: None,
         disk_reserve: 0,
         election: None,
+        dial_from: None,
         scrub: synod_sidecar::scrub::Options::default(),
     };
     let member = Member::start(config).await.unwrap();

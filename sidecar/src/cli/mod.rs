@@ -17,7 +17,7 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
-use synod_client::{AppendError, CallError};
+use synod_client::{AppendError, CallError, Reason};
 
 /// How long a member that has stopped may take to close its disk.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -95,8 +95,8 @@ enum Failed {
 impl Failed {
     /// What an error means.
     fn of(error: &anyhow::Error) -> Failed {
-        let call = |error: &CallError| match error.reason.as_str() {
-            "transport" => Failed::Silent,
+        let call = |error: &CallError| match error.reason {
+            Reason::Transport => Failed::Silent,
             _ => Failed::Refused,
         };
         let found = error.chain().find_map(|cause| match cause.downcast_ref() {

@@ -25,7 +25,7 @@ use crate::connections::{Caller, Crowded, Refused};
 use crate::space::Space;
 use shares::Shares;
 use std::sync::Arc;
-use synod_proto::v1::{Failure, Reason};
+use synod_proto::v1::{Failure, Outcome, Reason};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Status};
 
@@ -81,18 +81,15 @@ fn crowded(error: Crowded) -> Status {
 
 /// What a socket refuses before a service sees it, in the words of the services.
 pub fn explain(why: Refused) -> Status {
-    let busy = Failure {
-        retry_after_ms: failure::RETRY_BACKPRESSURE_MS,
-        ..failure::refused(Code::ResourceExhausted, "backpressure", why)
-    };
+    let busy = failure::refused(Reason::Backpressure, why).retry_after(failure::RETRY_BACKPRESSURE);
     failure::status(match why {
-        Refused::Connection(_) => failure::refused(Code::ResourceExhausted, "connections", why),
-        Refused::User(_) | Refused::UnknownUser => failure::refused(Code::PermissionDenied, "uid", why),
+        Refused::Connection(_) => failure::refused(Reason::Connections, why),
+        Refused::User(_) | Refused::UnknownUser => failure::refused(Reason::Uid, why),
         Refused::Calls | Refused::Incoming => busy,
         // It ends an answer: what was asked for may have been done.
-        Refused::Outgoing => Failure { not_appended: false, ..busy },
-        Refused::Late => failure::refused(Code::DeadlineExceeded, "stalled", why),
-        Refused::Entries => failure::refused(Code::ResourceExhausted, "call-too-large", why),
+        Refused::Outgoing => Failure { outcome: Outcome::Unknown.into(), ..busy },
+        Refused::Late => failure::refused(Reason::Stalled, why),
+        Refused::Entries => failure::refused(Reason::CallTooLarge, why),
     })
 }
 

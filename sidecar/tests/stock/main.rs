@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 /// Whether refusals carry a `google.rpc.Status` in their details: their reason is then read as each library does it.
-const DETAILS: bool = false;
+const DETAILS: bool = true;
 /// The reason of an append whose condition does not hold.
 const REASON: &str = "EXPECTED_INDEX";
 

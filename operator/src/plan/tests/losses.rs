@@ -32,7 +32,8 @@ fn owning(plan: &Plan) -> Vec<(u32, bool)> {
 /// O1: whoever keeps the disks says so before deleting, in whatever state the cluster is.
 #[test]
 fn o1_when_deleted_takes_effect_in_every_state() {
-    let states: [(&str, fn(&mut World)); 6] = [
+    type Bring = fn(&mut World);
+    let states: [(&str, Bring); 6] = [
         ("hibernated", |w| {
             w.want(0);
             w.settle();
