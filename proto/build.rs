@@ -2,12 +2,13 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
-        "synod/v1/admin.proto",
+        "synod/admin/v1/admin.proto",
+        "synod/peer/v1/peer.proto",
         "synod/v1/checkpoints.proto",
+        "synod/v1/cluster.proto",
         "synod/v1/consumers.proto",
         "synod/v1/errors.proto",
         "synod/v1/log.proto",
-        "synod/v1/peer.proto",
     ];
     for file in files {
         println!("cargo:rerun-if-changed=proto/{file}");

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use synod_paxos::status::MemberState;
 use synod_paxos::{AdminCommand, ClusterId, ElectionSettings, MemberId};
+use synod_proto::formerly::{self, Formerly};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -232,9 +233,13 @@ impl Member {
         let Services { admin, guard, checkpoints, shares, tally } = services;
         let secured =
             |listener, limits| Incoming::new(listener, limits, context.tls.clone(), context.known.clone());
+        let streams = PeerService::server(context.clone());
+        let transfers = PeerCheckpointsService::server(checkpoints.clone());
         let peer = server()
-            .add_service(PeerService::server(context.clone()))
-            .add_service(PeerCheckpointsService::server(checkpoints.clone()));
+            .add_service(Formerly::<_, formerly::Peer>::new(streams.clone()))
+            .add_service(Formerly::<_, formerly::PeerCheckpoints>::new(transfers.clone()))
+            .add_service(streams)
+            .add_service(transfers);
         let shared = self.shared.clone();
         let incoming = secured(peer_listener, shares.peer);
         self.tasks.push(serve(peer, incoming, async move { shared.closed().await }));
@@ -243,7 +248,9 @@ impl Member {
                 Some(tls) => Access::Operator(Box::new(tls.clone())),
                 None => Access::Listener,
             };
-            let router = server().add_service(admin.server(access));
+            let admin = admin.server(access);
+            let router =
+                server().add_service(Formerly::<_, formerly::Admin>::new(admin.clone())).add_service(admin);
             let shared = self.shared.clone();
             let stopped = async move { shared.stopped().await };
             let incoming = secured(listen::tcp(address).await?, shares.admin);
@@ -261,8 +268,10 @@ impl Member {
         };
         // Only the sidecar's own user can open the file.
         let anyone = Callers::new(&[]);
+        let own = admin.server(Access::Listener);
         let router = clients(&anyone)
-            .add_service(admin.server(Access::Listener))
+            .add_service(Formerly::<_, formerly::Admin>::new(own.clone()))
+            .add_service(own)
             .add_service(InterceptedService::new(admin.local_server(), anyone));
         let applications = clients(&Callers::new(&self.config.allowed_uids));
         let path = self.config.data_dir.join(ADMIN_SOCKET);

@@ -12,7 +12,7 @@ use prost::Message as _;
 use synod_paxos::system::SystemState;
 use synod_paxos::value::{self, Call, Value};
 use synod_paxos::{Genesis, Message, Slot};
-use synod_proto::v1;
+use synod_proto::peer::v1 as peer;
 
 /// Takes any bytes; panics where a decoder does not do what it must.
 pub type Decoder = fn(&[u8]);
@@ -34,9 +34,9 @@ pub const DECODERS: &[(&str, Decoder)] = &[
 /// # Panics
 /// Where a decoder does not do what it must.
 pub fn peer_message(bytes: &[u8]) {
-    let Ok(frame) = v1::PeerFrame::decode(bytes) else { return };
-    assert_eq!(v1::PeerFrame::decode(frame.encode_to_vec().as_slice()).as_ref(), Ok(&frame));
-    let Some(v1::peer_frame::Frame::Envelope(envelope)) = frame.frame else { return };
+    let Ok(frame) = peer::PeerFrame::decode(bytes) else { return };
+    assert_eq!(peer::PeerFrame::decode(frame.encode_to_vec().as_slice()).as_ref(), Ok(&frame));
+    let Some(peer::peer_frame::Frame::Envelope(envelope)) = frame.frame else { return };
     let Ok(incoming) = wire::decode(envelope) else { return };
     match incoming.message {
         Message::Welcome { full_genesis: Some(bytes), .. } => genesis(&bytes),

@@ -8,13 +8,14 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use synod_proto::v1::admin_client::AdminClient;
-use synod_proto::v1::{
+use synod_proto::admin::v1::{
     ChangeRequest, ChangeSettingsRequest, GenesisMember, InitializeRequest, JoinRequest, RenewRequest,
-    StatusRequest, TransferLeaderRequest,
+    TransferLeaderRequest,
 };
+use synod_proto::formerly::{AdminClient, Either};
+use synod_proto::v1::StatusRequest;
 use thiserror::Error;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 use crate::names::{ClusterId, MemberId, PORT_ADMIN};
 use crate::observed::Report;
@@ -147,7 +148,7 @@ pub trait Members: Send + Sync {
 /// Dials members, and keeps the connections that work.
 #[derive(Default)]
 pub struct Dialled {
-    open: Mutex<BTreeMap<String, (Target, AdminClient<Channel>)>>,
+    open: Mutex<BTreeMap<String, (Target, AdminClient)>>,
 }
 
 impl Members for Dialled {
@@ -173,7 +174,7 @@ impl Members for Dialled {
 }
 
 impl Dialled {
-    fn with<T>(&self, act: impl FnOnce(&mut BTreeMap<String, (Target, AdminClient<Channel>)>) -> T) -> T {
+    fn with<T>(&self, act: impl FnOnce(&mut BTreeMap<String, (Target, AdminClient)>) -> T) -> T {
         // A panic while the lock was held loses a connection at worst.
         act(&mut self.open.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -197,7 +198,7 @@ impl MemberError {
 }
 
 /// Dials the pod's address and checks that the certificate is that pod's.
-async fn connect(target: &Target) -> Result<AdminClient<Channel>, MemberError> {
+async fn connect(target: &Target) -> Result<AdminClient, MemberError> {
     let host = if target.ip.contains(':') { format!("[{}]", target.ip) } else { target.ip.clone() };
     let scheme = if target.credentials.is_some() { "https" } else { "http" };
     let address = format!("{scheme}://{host}:{PORT_ADMIN}");
@@ -215,10 +216,10 @@ async fn connect(target: &Target) -> Result<AdminClient<Channel>, MemberError> {
         endpoint = endpoint.tls_config(tls).map_err(|e| unreachable(chain(&e)))?;
     }
     let channel = endpoint.connect().await.map_err(|e| unreachable(chain(&e)))?;
-    Ok(AdminClient::new(channel))
+    Ok(AdminClient::new(Either::new(channel)))
 }
 
-async fn answer(mut client: AdminClient<Channel>, target: &Target, ask: Ask) -> Result<Answer, MemberError> {
+async fn answer(mut client: AdminClient, target: &Target, ask: Ask) -> Result<Answer, MemberError> {
     let bytes = convert::cluster_bytes;
     match ask {
         Ask::Status => {

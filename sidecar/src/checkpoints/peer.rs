@@ -8,8 +8,8 @@ use futures::Stream;
 use std::pin::Pin;
 use std::sync::Arc;
 use synod_paxos::MemberId;
-use synod_proto::v1::peer_checkpoints_server::{PeerCheckpoints, PeerCheckpointsServer};
-use synod_proto::v1::{
+use synod_proto::peer::v1::peer_checkpoints_server::{PeerCheckpoints, PeerCheckpointsServer};
+use synod_proto::peer::v1::{
     Between, CheckpointChunk, HoldCheckpointRequest, HoldCheckpointResponse, ReadCheckpointRequest,
 };
 use tokio::sync::Semaphore;

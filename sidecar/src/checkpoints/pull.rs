@@ -8,9 +8,8 @@ use futures::Stream;
 use std::time::Duration;
 use synod_paxos::MemberId;
 use synod_paxos::value::Checkpoint;
-use synod_proto::v1::peer_checkpoints_client::PeerCheckpointsClient;
-use synod_proto::v1::{Between, CheckpointChunk, ReadCheckpointRequest};
-use tonic::transport::Channel;
+use synod_proto::formerly::{Either, PeerCheckpointsClient};
+use synod_proto::peer::v1::{Between, CheckpointChunk, ReadCheckpointRequest};
 use tonic::{Status, Streaming};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -26,9 +25,9 @@ impl Checkpoints {
     }
 
     /// A connection to `peer`, of its own: what is large must not make a heartbeat wait.
-    pub(super) async fn peer(&self, peer: MemberId) -> Result<PeerCheckpointsClient<Channel>, Status> {
+    pub(super) async fn peer(&self, peer: MemberId) -> Result<PeerCheckpointsClient, Status> {
         let channel = self.0.context.channel(peer).await?;
-        Ok(PeerCheckpointsClient::new(channel))
+        Ok(PeerCheckpointsClient::new(Either::new(channel)))
     }
 
     /// Those that may have a checkpoint and can be reached: `first`, then the others, the leader last, because it has

@@ -12,7 +12,7 @@ use synod_paxos::configuration::Configuration;
 use synod_paxos::status::MemberState;
 use synod_paxos::value::{Checkpoint, Operation};
 use synod_paxos::{Consistency, Digest, Index, MemberId, Refusal};
-use synod_proto::v1::HoldCheckpointRequest;
+use synod_proto::peer::v1::HoldCheckpointRequest;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tonic::Status;

@@ -8,10 +8,11 @@ use clap::{Args, Subcommand};
 use std::time::Duration;
 use synod_client::{CallError, Reason};
 use synod_paxos::ClusterId;
-use synod_proto::v1::{
-    ChangeRequest, ChangeResponse, ChangeSettingsRequest, Election, GenesisMember, InitializeRequest,
-    JoinRequest, Reads, RenewRequest, Settings, StatusRequest, StatusResponse, TransferLeaderRequest,
+use synod_proto::admin::v1::{
+    ChangeRequest, ChangeResponse, ChangeSettingsRequest, GenesisMember, InitializeRequest, JoinRequest,
+    RenewRequest, TransferLeaderRequest,
 };
+use synod_proto::v1::{Election, Reads, Settings, StatusRequest, StatusResponse};
 use tokio::time::{Instant, sleep};
 use tonic::{Request, Status};
 

@@ -7,8 +7,9 @@ use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use synod_client::{CallError, Client, Reason, channel};
-use synod_proto::v1::admin_client::AdminClient;
-use synod_proto::v1::local_client::LocalClient;
+
+use synod_proto::admin::v1::local_client::LocalClient;
+use synod_proto::formerly::{AdminClient, Either};
 use tonic::Status;
 use tonic::transport::Channel;
 
@@ -65,8 +66,8 @@ impl DataDir {
         Ok(channel(&self.data_dir.join(ADMIN_SOCKET))?)
     }
 
-    pub(super) fn admin(&self) -> anyhow::Result<AdminClient<Channel>> {
-        Ok(AdminClient::new(self.channel()?))
+    pub(super) fn admin(&self) -> anyhow::Result<AdminClient> {
+        Ok(AdminClient::new(Either::new(self.channel()?)))
     }
 
     pub(super) fn local(&self) -> anyhow::Result<LocalClient<Channel>> {

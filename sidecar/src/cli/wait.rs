@@ -5,7 +5,7 @@ use super::seconds;
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 use std::time::Duration;
-use synod_proto::v1::PrepareStopRequest;
+use synod_proto::admin::v1::PrepareStopRequest;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 const PAUSE: Duration = Duration::from_millis(100);

@@ -16,14 +16,14 @@ use synod_paxos::settings::SettingsError;
 use synod_paxos::system::Reply;
 use synod_paxos::value::Operation;
 use synod_paxos::{AdminCommand, AdminOutcome, ClusterId, Genesis, MemberId, Refusal};
-use synod_proto::v1::admin_server::{Admin, AdminServer};
-use synod_proto::v1::local_server::{Local, LocalServer};
-use synod_proto::v1::{
-    ChangeRequest, ChangeResponse, ChangeSettingsRequest, ChangeSettingsResponse, HistoryRequest,
-    HistoryResponse, InitializeRequest, InitializeResponse, JoinRequest, JoinResponse, PrepareStopRequest,
-    PrepareStopResponse, Reason, RenewRequest, RenewResponse, StatusRequest, StatusResponse,
-    TransferLeaderRequest, TransferLeaderResponse,
+use synod_proto::admin::v1::admin_server::{Admin, AdminServer};
+use synod_proto::admin::v1::local_server::{Local, LocalServer};
+use synod_proto::admin::v1::{
+    ChangeRequest, ChangeResponse, ChangeSettingsRequest, ChangeSettingsResponse, InitializeRequest,
+    InitializeResponse, JoinRequest, JoinResponse, PrepareStopRequest, PrepareStopResponse, RenewRequest,
+    RenewResponse, TransferLeaderRequest, TransferLeaderResponse,
 };
+use synod_proto::v1::{HistoryRequest, HistoryResponse, Reason, StatusRequest, StatusResponse};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tonic::service::interceptor::InterceptedService;

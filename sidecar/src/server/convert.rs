@@ -14,6 +14,7 @@ use synod_paxos::status::{MemberState, Role};
 use synod_paxos::system::Reply;
 use synod_paxos::value::{self, Append, Call, Operation, Origin};
 use synod_paxos::{Genesis, Incarnation, Index, MemberId, RequestId, SessionId, Status};
+use synod_proto::admin::v1 as admin;
 use synod_proto::v1::{self, append_request};
 
 /// This program's version.
@@ -235,13 +236,13 @@ pub(crate) fn check_request(bytes: &[u8]) {
     {
         check_call(Operation::SaveCheckpoint(checkpoint));
     }
-    if let Ok(request) = v1::ChangeSettingsRequest::decode(bytes) {
+    if let Ok(request) = admin::ChangeSettingsRequest::decode(bytes) {
         let settings = changed_settings(Settings::default(), &request.settings.unwrap_or_default());
         if settings.validate().is_ok() {
             check_call(Operation::ChangeSettings { expected_version: request.expected_version, settings });
         }
     }
-    if let Ok(request) = v1::InitializeRequest::decode(bytes)
+    if let Ok(request) = admin::InitializeRequest::decode(bytes)
         && let Ok(genesis) = super::admin::genesis(request)
         && genesis.validate().is_ok()
     {

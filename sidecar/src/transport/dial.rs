@@ -6,7 +6,7 @@ use super::{
 };
 use crate::driver::Command;
 use crate::tls::Tls;
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
 use std::collections::btree_map::Entry;
@@ -15,14 +15,16 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use synod_paxos::MemberId;
-use synod_proto::v1::peer_client::PeerClient;
-use synod_proto::v1::{Greeting, PeerFrame, peer_frame::Frame};
+use synod_proto::formerly::{self, Under};
+use synod_proto::peer::v1::peer_client::PeerClient;
+use synod_proto::peer::v1::{Greeting, PeerFrame, peer_frame::Frame};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 use tracing::Instrument;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -265,37 +267,50 @@ pub(super) async fn connect_to(
     endpoint.connect_with_connector(connector).await
 }
 
-/// The greeting, then whatever is queued.
-fn outgoing(greeting: Greeting, frames: Frames) -> impl Stream<Item = PeerFrame> {
+/// The greeting, and whatever is queued once the peer has greeted: one that does not know the service swallows nothing.
+fn outgoing(greeting: Greeting, greeted: oneshot::Receiver<Frames>) -> impl Stream<Item = PeerFrame> {
     let first = PeerFrame { frame: Some(Frame::Greeting(greeting)) };
-    let rest = futures::stream::unfold(frames, |mut frames| async move {
-        let frame = frames.next().await?;
-        Some((frame, frames))
+    let rest = futures::stream::once(greeted).flat_map(|frames| {
+        futures::stream::unfold(frames.ok(), |frames| async move {
+            let mut frames = frames?;
+            let frame = frames.next().await?;
+            Some((frame, Some(frames)))
+        })
     });
-    futures::StreamExt::chain(futures::stream::iter([first]), rest)
+    futures::stream::iter([first]).chain(rest)
 }
 
+#[derive(Clone, Copy)]
 enum Which {
     Control,
     Data,
     Bulk,
 }
 
+/// A stream that the peer has greeted on.
+struct Opened {
+    greeting: Option<Greeting>,
+    answers: Streaming<Greeting>,
+    /// Takes what is queued for the peer.
+    greeted: oneshot::Sender<Frames>,
+}
+
 /// Opens one stream on a connection of its own, so that neither HTTP/2 nor TCP makes one wait for another.
-async fn open(
+async fn greet(
     context: &Context,
     (address, listed): (&str, bool),
     which: Which,
     own: &Identity,
-    frames: Frames,
-) -> Result<(MemberId, String, Streaming<Greeting>), DialError> {
+    is_former: bool,
+) -> Result<Opened, DialError> {
     let ping_patience = match which {
         Which::Control => PING_PATIENCE,
         Which::Data | Which::Bulk => BULKY_PING_PATIENCE,
     };
     let channel = connect_to(context, address, listed, ping_patience).await?;
-    let mut client = PeerClient::new(channel);
-    let frames = outgoing(own.greeting(), frames);
+    let mut client = PeerClient::new(Under::<formerly::Peer>::new(channel, is_former));
+    let (greeted, queued) = oneshot::channel();
+    let frames = outgoing(own.greeting(), queued);
     let opening = async {
         let answers = match which {
             Which::Control => client.control(frames).await,
@@ -304,13 +319,31 @@ async fn open(
         };
         let mut answers = answers?.into_inner();
         let greeting = answers.message().await?;
-        Ok::<_, Status>((greeting, answers))
+        Ok::<_, Status>(Opened { greeting, answers, greeted })
     };
     let opened = tokio::time::timeout(CONNECT_PATIENCE * 2, opening).await;
-    let (greeting, answers) =
-        opened.map_err(|_| Status::deadline_exceeded("the peer did not greet in time"))??;
+    Ok(opened.map_err(|_| Status::deadline_exceeded("the peer did not greet in time"))??)
+}
+
+/// Opens a stream; a peer of the version before knows the service by its former name (docs/decisions/0027-packages.md).
+async fn open(
+    context: &Context,
+    place: (&str, bool),
+    which: Which,
+    own: &Identity,
+    frames: Frames,
+) -> Result<(MemberId, String, Streaming<Greeting>), DialError> {
+    let opened = match greet(context, place, which, own, false).await {
+        Err(DialError::Call(status)) if status.code() == Code::Unimplemented => {
+            greet(context, place, which, own, true).await
+        }
+        opened => opened,
+    };
+    let Opened { greeting, answers, greeted } = opened?;
     let greeting = greeting.ok_or(GreetingError::Malformed)?;
     let member = check_greeting(own, &greeting)?;
+    // A stream that has ended meanwhile says so by its answers.
+    drop(greeted.send(frames));
     Ok((member, greeting.name, answers))
 }
 

@@ -6,7 +6,7 @@ use prost::Message as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use synod_paxos::message::{Lane, Outgoing};
-use synod_proto::v1::{Envelope, PeerFrame, peer_frame::Frame};
+use synod_proto::peer::v1::{Envelope, PeerFrame, peer_frame::Frame};
 use tokio::sync::mpsc;
 
 /// Encoded bytes that wait in one queue; what is above is dropped, and the core sends it again.

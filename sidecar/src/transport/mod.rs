@@ -24,7 +24,7 @@ use std::net::IpAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use synod_paxos::{ClusterId, Digest, Incarnation, MemberId};
-use synod_proto::v1::Greeting;
+use synod_proto::peer::v1::Greeting;
 use tokio::sync::{broadcast, watch};
 use tonic::Status;
 use tonic::transport::Channel;

@@ -6,7 +6,9 @@ use synod_paxos::message::{ChainPoint, Counters, ForwardOutcome, Incoming, Messa
 use synod_paxos::{
     Ballot, ClusterId, Digest, Incarnation, Index, MemberId, RequestId, Row, SessionId, Slot, WriteCounter,
 };
-use synod_proto::v1::{self, envelope::Message as Wire, forward_reply};
+use synod_proto::peer::v1 as peer;
+use synod_proto::peer::v1::{envelope::Message as Wire, forward_reply};
+use synod_proto::v1;
 
 /// A peer's message that is not one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,8 +42,8 @@ fn digest_out(digest: Digest) -> bytes::Bytes {
     bytes::Bytes::copy_from_slice(&digest.0)
 }
 
-fn row_out(row: &Row) -> v1::Row {
-    v1::Row {
+fn row_out(row: &Row) -> peer::Row {
+    peer::Row {
         slot: row.slot.0,
         ballot: Some(ballot_out(row.ballot)),
         chosen: row.chosen,
@@ -50,7 +52,7 @@ fn row_out(row: &Row) -> v1::Row {
     }
 }
 
-fn row(wire: v1::Row) -> Result<Row, Malformed> {
+fn row(wire: peer::Row) -> Result<Row, Malformed> {
     Ok(Row {
         slot: Slot(wire.slot),
         ballot: ballot(wire.ballot)?,
@@ -60,15 +62,15 @@ fn row(wire: v1::Row) -> Result<Row, Malformed> {
     })
 }
 
-fn rows(wire: Vec<v1::Row>) -> Result<Vec<Row>, Malformed> {
+fn rows(wire: Vec<peer::Row>) -> Result<Vec<Row>, Malformed> {
     wire.into_iter().map(row).collect()
 }
 
-fn counters_out(member: MemberId, counters: Counters) -> v1::PeerCounter {
-    v1::PeerCounter { member: member.0, incarnation: counters.incarnation.0, written: counters.written.0 }
+fn counters_out(member: MemberId, counters: Counters) -> peer::PeerCounter {
+    peer::PeerCounter { member: member.0, incarnation: counters.incarnation.0, written: counters.written.0 }
 }
 
-fn counters(wire: v1::PeerCounter) -> Counters {
+fn counters(wire: peer::PeerCounter) -> Counters {
     Counters { incarnation: Incarnation(wire.incarnation), written: WriteCounter(wire.written) }
 }
 
@@ -80,21 +82,21 @@ fn number(bytes: &[u8]) -> Result<u128, Malformed> {
     bytes.try_into().map(u128::from_le_bytes).map_err(|_| Malformed("hash of 16 bytes"))
 }
 
-fn chain_out(point: ChainPoint) -> v1::ChainPoint {
-    v1::ChainPoint { slot: point.slot.0, chain: bytes::Bytes::copy_from_slice(&point.chain.to_le_bytes()) }
+fn chain_out(point: ChainPoint) -> peer::ChainPoint {
+    peer::ChainPoint { slot: point.slot.0, chain: bytes::Bytes::copy_from_slice(&point.chain.to_le_bytes()) }
 }
 
-fn chain(wire: &v1::ChainPoint) -> Result<ChainPoint, Malformed> {
+fn chain(wire: &peer::ChainPoint) -> Result<ChainPoint, Malformed> {
     Ok(ChainPoint { slot: Slot(wire.slot), chain: number(&wire.chain)? })
 }
 
-fn maybe_chain(wire: Option<&v1::ChainPoint>) -> Result<Option<ChainPoint>, Malformed> {
+fn maybe_chain(wire: Option<&peer::ChainPoint>) -> Result<Option<ChainPoint>, Malformed> {
     wire.map(chain).transpose()
 }
 
 /// The envelope of a message that may leave.
-pub fn encode(outgoing: &Outgoing) -> v1::Envelope {
-    v1::Envelope {
+pub fn encode(outgoing: &Outgoing) -> peer::Envelope {
+    peer::Envelope {
         cluster_id: bytes::Bytes::copy_from_slice(&outgoing.cluster().0),
         from: outgoing.from().0,
         incarnation: outgoing.counters().incarnation.0,
@@ -107,13 +109,13 @@ pub fn encode(outgoing: &Outgoing) -> v1::Envelope {
 
 fn encode_message(outgoing: &Outgoing) -> Wire {
     match outgoing.message() {
-        Message::Hello { nonce, genesis, needs_genesis } => Wire::Hello(v1::Hello {
+        Message::Hello { nonce, genesis, needs_genesis } => Wire::Hello(peer::Hello {
             nonce: *nonce,
             genesis_digest: digest_out(*genesis),
             needs_genesis: *needs_genesis,
         }),
         Message::Welcome { nonce, remembered, gossip, genesis, full_genesis, chosen_through } => {
-            Wire::Welcome(v1::Welcome {
+            Wire::Welcome(peer::Welcome {
                 nonce: *nonce,
                 remembered: Some(counters_out(outgoing.to(), *remembered)),
                 gossip: gossip.iter().map(|(member, counters)| counters_out(*member, *counters)).collect(),
@@ -122,27 +124,27 @@ fn encode_message(outgoing: &Outgoing) -> Wire {
                 chosen_through: chosen_through.0,
             })
         }
-        Message::Canvass { id, ballot, from, hand_over } => Wire::Canvass(v1::Canvass {
+        Message::Canvass { id, ballot, from, hand_over } => Wire::Canvass(peer::Canvass {
             id: *id,
             ballot: Some(ballot_out(*ballot)),
             from: from.0,
             hand_over: hand_over.map(ballot_out),
         }),
         Message::CanvassReply { id, willing, promised, chosen_through } => {
-            Wire::CanvassReply(v1::CanvassReply {
+            Wire::CanvassReply(peer::CanvassReply {
                 id: *id,
                 willing: *willing,
                 promised: Some(ballot_out(*promised)),
                 chosen_through: chosen_through.0,
             })
         }
-        Message::Prepare { ballot, from, hand_over } => Wire::Prepare(v1::Prepare {
+        Message::Prepare { ballot, from, hand_over } => Wire::Prepare(peer::Prepare {
             ballot: Some(ballot_out(*ballot)),
             from: from.0,
             hand_over: hand_over.map(ballot_out),
         }),
         Message::Promise { ballot, from, view, chunk, last, trim_through, chosen_through, rows } => {
-            Wire::Promise(v1::Promise {
+            Wire::Promise(peer::Promise {
                 ballot: Some(ballot_out(*ballot)),
                 from: from.0,
                 view: view.0,
@@ -153,16 +155,17 @@ fn encode_message(outgoing: &Outgoing) -> Wire {
                 rows: rows.iter().map(row_out).collect(),
             })
         }
-        Message::PromiseMore { ballot, view, chunk } => Wire::PromiseMore(v1::PromiseMore {
+        Message::PromiseMore { ballot, view, chunk } => Wire::PromiseMore(peer::PromiseMore {
             ballot: Some(ballot_out(*ballot)),
             view: view.0,
             chunk: *chunk,
         }),
-        Message::Nack { ballot, promised } => {
-            Wire::Nack(v1::Nack { ballot: Some(ballot_out(*ballot)), promised: Some(ballot_out(*promised)) })
-        }
+        Message::Nack { ballot, promised } => Wire::Nack(peer::Nack {
+            ballot: Some(ballot_out(*ballot)),
+            promised: Some(ballot_out(*promised)),
+        }),
         Message::Accept { ballot, slot, value, checksum, chosen_through, has_quorum } => {
-            Wire::Accept(v1::Accept {
+            Wire::Accept(peer::Accept {
                 ballot: Some(ballot_out(*ballot)),
                 slot: slot.0,
                 value: value.clone(),
@@ -171,16 +174,16 @@ fn encode_message(outgoing: &Outgoing) -> Wire {
                 has_quorum: *has_quorum,
             })
         }
-        Message::Accepted { ballot, slots } => Wire::Accepted(v1::Accepted {
+        Message::Accepted { ballot, slots } => Wire::Accepted(peer::Accepted {
             ballot: Some(ballot_out(*ballot)),
             slots: slots.iter().map(|slot| slot.0).collect(),
         }),
-        Message::AlreadyChosen { ballot, trim_through } => Wire::AlreadyChosen(v1::AlreadyChosen {
+        Message::AlreadyChosen { ballot, trim_through } => Wire::AlreadyChosen(peer::AlreadyChosen {
             ballot: Some(ballot_out(*ballot)),
             trim_through: trim_through.0,
         }),
         Message::Heartbeat { ballot, sequence, chosen_through, has_quorum, lease, chain, source, taken } => {
-            Wire::Heartbeat(v1::Heartbeat {
+            Wire::Heartbeat(peer::Heartbeat {
                 ballot: Some(ballot_out(*ballot)),
                 sequence: *sequence,
                 chosen_through: chosen_through.0,
@@ -188,8 +191,10 @@ fn encode_message(outgoing: &Outgoing) -> Wire {
                 lease_nanos: nanos(*lease),
                 chain: chain.map(chain_out),
                 source: source.map(|member| member.0),
-                taken: taken
-                    .map(|(incarnation, through)| v1::ForwardsTaken { incarnation: incarnation.0, through }),
+                taken: taken.map(|(incarnation, through)| peer::ForwardsTaken {
+                    incarnation: incarnation.0,
+                    through,
+                }),
             })
         }
         Message::HeartbeatReply {
@@ -202,7 +207,7 @@ fn encode_message(outgoing: &Outgoing) -> Wire {
             chain,
             format_level,
             load,
-        } => Wire::HeartbeatReply(v1::HeartbeatReply {
+        } => Wire::HeartbeatReply(peer::HeartbeatReply {
             ballot: Some(ballot_out(*ballot)),
             sequence: *sequence,
             chosen_through: chosen_through.0,
@@ -214,13 +219,13 @@ fn encode_message(outgoing: &Outgoing) -> Wire {
             load: *load,
         }),
         Message::Busy { ballot, wait } => {
-            Wire::Busy(v1::Busy { ballot: Some(ballot_out(*ballot)), wait_nanos: nanos(*wait) })
+            Wire::Busy(peer::Busy { ballot: Some(ballot_out(*ballot)), wait_nanos: nanos(*wait) })
         }
         Message::SnapshotRequest { slot, offset } => {
-            Wire::SnapshotRequest(v1::SnapshotRequest { slot: slot.0, offset: *offset })
+            Wire::SnapshotRequest(peer::SnapshotRequest { slot: slot.0, offset: *offset })
         }
         Message::SnapshotChunk { slot, total, digest, offset, bytes } => {
-            Wire::SnapshotChunk(v1::SnapshotChunk {
+            Wire::SnapshotChunk(peer::SnapshotChunk {
                 slot: slot.0,
                 total: *total,
                 digest: bytes::Bytes::copy_from_slice(&digest.to_le_bytes()),
@@ -228,52 +233,54 @@ fn encode_message(outgoing: &Outgoing) -> Wire {
                 bytes: bytes.clone(),
             })
         }
-        Message::Diverged { at, agreed } => Wire::Diverged(v1::Diverged {
+        Message::Diverged { at, agreed } => Wire::Diverged(peer::Diverged {
             at: Some(chain_out(*at)),
             agreed: agreed.iter().map(|member| member.0).collect(),
         }),
         Message::LearnRequest { from, through, retries } => {
-            Wire::LearnRequest(v1::LearnRequest { from: from.0, through: through.0, retries: *retries })
+            Wire::LearnRequest(peer::LearnRequest { from: from.0, through: through.0, retries: *retries })
         }
-        Message::Learned { from, trim_through, chosen_through, rows } => Wire::Learned(v1::Learned {
+        Message::Learned { from, trim_through, chosen_through, rows } => Wire::Learned(peer::Learned {
             from: from.0,
             trim_through: trim_through.0,
             chosen_through: chosen_through.0,
             rows: rows.iter().map(row_out).collect(),
         }),
-        Message::Forward { request, ballot, sequence, call } => Wire::Forward(v1::Forward {
+        Message::Forward { request, ballot, sequence, call } => Wire::Forward(peer::Forward {
             request: request.0,
             ballot: Some(ballot_out(*ballot)),
             sequence: *sequence,
             call: call.clone(),
         }),
         Message::ForwardReply { request, incarnation, ballot, outcome } => {
-            Wire::ForwardReply(v1::ForwardReply {
+            Wire::ForwardReply(peer::ForwardReply {
                 request: request.0,
                 incarnation: incarnation.0,
                 ballot: Some(ballot_out(*ballot)),
                 outcome: Some(outcome_out(outcome)),
             })
         }
-        Message::ReadPointRequest { request, ballot } => Wire::ReadPointRequest(v1::ReadPointRequest {
+        Message::ReadPointRequest { request, ballot } => Wire::ReadPointRequest(peer::ReadPointRequest {
             request: request.0,
             ballot: Some(ballot_out(*ballot)),
         }),
         Message::ReadPoint { request, slot } => {
-            Wire::ReadPoint(v1::ReadPoint { request: request.0, slot: slot.map(|slot| slot.0) })
+            Wire::ReadPoint(peer::ReadPoint { request: request.0, slot: slot.map(|slot| slot.0) })
         }
-        Message::HandOver { ballot } => Wire::HandOver(v1::HandOver { ballot: Some(ballot_out(*ballot)) }),
-        Message::Retire { version, slot } => Wire::Retire(v1::Retire { version: *version, slot: slot.0 }),
+        Message::HandOver { ballot } => Wire::HandOver(peer::HandOver { ballot: Some(ballot_out(*ballot)) }),
+        Message::Retire { version, slot } => Wire::Retire(peer::Retire { version: *version, slot: slot.0 }),
     }
 }
 
 fn outcome_out(outcome: &ForwardOutcome) -> forward_reply::Outcome {
     match outcome {
-        ForwardOutcome::Appended { first, last, repeat } => forward_reply::Outcome::Appended(v1::Appended {
-            first_index: first.0,
-            last_index: last.0,
-            repeat: *repeat,
-        }),
+        ForwardOutcome::Appended { first, last, repeat } => {
+            forward_reply::Outcome::Appended(peer::Appended {
+                first_index: first.0,
+                last_index: last.0,
+                repeat: *repeat,
+            })
+        }
         ForwardOutcome::SessionOpened(session) => forward_reply::Outcome::SessionOpened(session.0),
         ForwardOutcome::UnexpectedIndex { tail } => forward_reply::Outcome::UnexpectedTail(tail.0),
         ForwardOutcome::Refused(why) => forward_reply::Outcome::Refused(why.clone()),
@@ -284,7 +291,7 @@ fn outcome_out(outcome: &ForwardOutcome) -> forward_reply::Outcome {
 ///
 /// # Errors
 /// Where a part is missing or has the wrong length, or the kind is unknown.
-pub fn decode(envelope: v1::Envelope) -> Result<Incoming, Malformed> {
+pub fn decode(envelope: peer::Envelope) -> Result<Incoming, Malformed> {
     Ok(Incoming {
         cluster: cluster(&envelope.cluster_id)?,
         from: MemberId(envelope.from),
@@ -440,8 +447,8 @@ fn outcome(wire: forward_reply::Outcome) -> ForwardOutcome {
 mod tests {
     use super::*;
 
-    fn envelope(message: Option<Wire>) -> v1::Envelope {
-        v1::Envelope {
+    fn envelope(message: Option<Wire>) -> peer::Envelope {
+        peer::Envelope {
             cluster_id: vec![7; 16].into(),
             from: 1,
             incarnation: 2,
@@ -455,14 +462,14 @@ mod tests {
     /// docs: reliability.md, fault 53: what a peer leaves out or garbles is refused before the core.
     #[test]
     fn malformed_messages_are_refused() {
-        let nack = v1::Nack { ballot: None, promised: Some(v1::Ballot::default()) };
+        let nack = peer::Nack { ballot: None, promised: Some(v1::Ballot::default()) };
         assert_eq!(decode(envelope(Some(Wire::Nack(nack)))), Err(Malformed("ballot")));
         assert_eq!(decode(envelope(None)), Err(Malformed("kind")));
-        let hello = v1::Hello { nonce: 1, genesis_digest: vec![1; 31].into(), needs_genesis: false };
+        let hello = peer::Hello { nonce: 1, genesis_digest: vec![1; 31].into(), needs_genesis: false };
         assert_eq!(decode(envelope(Some(Wire::Hello(hello)))), Err(Malformed("genesis digest")));
-        let reply = v1::ForwardReply { ballot: Some(v1::Ballot::default()), ..Default::default() };
+        let reply = peer::ForwardReply { ballot: Some(v1::Ballot::default()), ..Default::default() };
         assert_eq!(decode(envelope(Some(Wire::ForwardReply(reply)))), Err(Malformed("outcome")));
-        let elsewhere = v1::Envelope { cluster_id: vec![7; 15].into(), ..envelope(None) };
+        let elsewhere = peer::Envelope { cluster_id: vec![7; 15].into(), ..envelope(None) };
         assert_eq!(decode(elsewhere), Err(Malformed("cluster id")));
     }
 
@@ -470,35 +477,36 @@ mod tests {
     #[test]
     fn what_a_newer_version_adds_is_left_out() {
         use prost::Message as _;
-        let frame =
-            |envelope: v1::Envelope| v1::PeerFrame { frame: Some(v1::peer_frame::Frame::Envelope(envelope)) };
-        let decoded = |bytes: &[u8]| match v1::PeerFrame::decode(bytes).unwrap().frame {
-            Some(v1::peer_frame::Frame::Envelope(envelope)) => decode(envelope),
+        let frame = |envelope: peer::Envelope| peer::PeerFrame {
+            frame: Some(peer::peer_frame::Frame::Envelope(envelope)),
+        };
+        let decoded = |bytes: &[u8]| match peer::PeerFrame::decode(bytes).unwrap().frame {
+            Some(peer::peer_frame::Frame::Envelope(envelope)) => decode(envelope),
             other => panic!("{other:?}"),
         };
         // Field 900 of the envelope, with two bytes in it: a message that came later.
         let unknown = [0xa2, 0x38, 2, 8, 7];
         let nested = |mut envelope: Vec<u8>| {
             envelope.extend(unknown);
-            let mut frame = vec![frame(v1::Envelope::default()).encode_to_vec()[0]];
+            let mut frame = vec![frame(peer::Envelope::default()).encode_to_vec()[0]];
             prost::encoding::encode_varint(envelope.len() as u64, &mut frame);
             frame.extend(envelope);
             frame
         };
         assert_eq!(decoded(&nested(envelope(None).encode_to_vec())), Err(UNKNOWN));
-        let retire = envelope(Some(Wire::Retire(v1::Retire { version: 3, slot: 4 })));
+        let retire = envelope(Some(Wire::Retire(peer::Retire { version: 3, slot: 4 })));
         let known = decoded(&nested(retire.encode_to_vec())).unwrap();
         assert_eq!(known.message, Message::Retire { version: 3, slot: Slot(4) });
     }
 
     #[test]
     fn a_message_keeps_its_envelope() {
-        let beat = v1::Heartbeat {
+        let beat = peer::Heartbeat {
             ballot: Some(v1::Ballot { round: 5, member: 1 }),
             sequence: 6,
             chosen_through: 7,
             has_quorum: true,
-            taken: Some(v1::ForwardsTaken { incarnation: 3, through: 8 }),
+            taken: Some(peer::ForwardsTaken { incarnation: 3, through: 8 }),
             ..Default::default()
         };
         let incoming = decode(envelope(Some(Wire::Heartbeat(beat)))).unwrap();

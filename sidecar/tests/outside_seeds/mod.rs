@@ -13,6 +13,8 @@ use synod_paxos::{
     AdminCommand, Ballot, ClusterId, DurableState, Genesis, Incarnation, Index, Input, Instant, MemberId,
     Node, Output, RequestId, SessionId, Slot, Storage, Write, WriteBatch, WriteCounter,
 };
+use synod_proto::admin::v1 as admin;
+use synod_proto::peer::v1 as peer;
 use synod_proto::v1;
 
 const CLUSTER: ClusterId = ClusterId([7; 16]);
@@ -140,14 +142,14 @@ fn requests() -> Vec<Seed> {
         election: Some(v1::Election { heartbeat_ms: 100, timeout_ms: 1_000 }),
         ..v1::Settings::default()
     };
-    let change = v1::ChangeSettingsRequest {
+    let change = admin::ChangeSettingsRequest {
         cluster_id: Bytes::copy_from_slice(&CLUSTER.0),
         expected_version: 1,
         settings: Some(settings),
     };
-    let initialize = v1::InitializeRequest {
+    let initialize = admin::InitializeRequest {
         cluster_id: Bytes::copy_from_slice(&CLUSTER.0),
-        members: vec![v1::GenesisMember { member: 1, name: "log-1".into() }],
+        members: vec![admin::GenesisMember { member: 1, name: "log-1".into() }],
         alpha: 64,
         settings: Some(settings),
     };
@@ -165,34 +167,34 @@ fn requests() -> Vec<Seed> {
 
 /// Messages that the talk below has no occasion for.
 fn rare_messages(state: &Bytes) -> Vec<Seed> {
-    use v1::envelope::Message as Wire;
+    use peer::envelope::Message as Wire;
     let ballot = Some(v1::Ballot { round: 3, member: 1 });
     let value = Value::NoOp.encode();
-    let row = v1::Row { slot: 2, ballot, chosen: true, value, checksum: 99 };
-    let point = v1::ChainPoint { slot: 1_024, chain: Bytes::from_static(&[4; 16]) };
+    let row = peer::Row { slot: 2, ballot, chosen: true, value, checksum: 99 };
+    let point = peer::ChainPoint { slot: 1_024, chain: Bytes::from_static(&[4; 16]) };
     [
-        ("busy", Wire::Busy(v1::Busy { ballot, ..v1::Busy::default() })),
-        ("promisemore", Wire::PromiseMore(v1::PromiseMore { ballot, view: 1, chunk: 2 })),
-        ("alreadychosen", Wire::AlreadyChosen(v1::AlreadyChosen { ballot, trim_through: 4 })),
-        ("learnrequest", Wire::LearnRequest(v1::LearnRequest { from: 1, through: 9, retries: 0 })),
-        ("learned", Wire::Learned(v1::Learned { from: 2, rows: vec![row], ..v1::Learned::default() })),
-        ("snapshotrequest", Wire::SnapshotRequest(v1::SnapshotRequest { slot: 5, offset: 64 })),
+        ("busy", Wire::Busy(peer::Busy { ballot, ..peer::Busy::default() })),
+        ("promisemore", Wire::PromiseMore(peer::PromiseMore { ballot, view: 1, chunk: 2 })),
+        ("alreadychosen", Wire::AlreadyChosen(peer::AlreadyChosen { ballot, trim_through: 4 })),
+        ("learnrequest", Wire::LearnRequest(peer::LearnRequest { from: 1, through: 9, retries: 0 })),
+        ("learned", Wire::Learned(peer::Learned { from: 2, rows: vec![row], ..peer::Learned::default() })),
+        ("snapshotrequest", Wire::SnapshotRequest(peer::SnapshotRequest { slot: 5, offset: 64 })),
         (
             "snapshotchunk",
-            Wire::SnapshotChunk(v1::SnapshotChunk {
+            Wire::SnapshotChunk(peer::SnapshotChunk {
                 slot: 5,
                 total: state.len() as u64,
                 bytes: state.clone(),
                 digest: Bytes::from_static(&[3; 16]),
-                ..v1::SnapshotChunk::default()
+                ..peer::SnapshotChunk::default()
             }),
         ),
-        ("diverged", Wire::Diverged(v1::Diverged { at: Some(point), agreed: vec![1, 2] })),
-        ("handover", Wire::HandOver(v1::HandOver { ballot })),
-        ("retire", Wire::Retire(v1::Retire { version: 2, slot: 7 })),
+        ("diverged", Wire::Diverged(peer::Diverged { at: Some(point), agreed: vec![1, 2] })),
+        ("handover", Wire::HandOver(peer::HandOver { ballot })),
+        ("retire", Wire::Retire(peer::Retire { version: 2, slot: 7 })),
     ]
     .map(|(name, message)| {
-        let envelope = v1::Envelope {
+        let envelope = peer::Envelope {
             cluster_id: Bytes::copy_from_slice(&CLUSTER.0),
             from: 1,
             incarnation: 1,
@@ -201,7 +203,7 @@ fn rare_messages(state: &Bytes) -> Vec<Seed> {
             disk_full: false,
             message: Some(message),
         };
-        let frame = v1::PeerFrame { frame: Some(v1::peer_frame::Frame::Envelope(envelope)) };
+        let frame = peer::PeerFrame { frame: Some(peer::peer_frame::Frame::Envelope(envelope)) };
         ("peer_message", format!("seed-{name}"), frame.encode_to_vec())
     })
     .into()
@@ -318,7 +320,7 @@ impl Talk {
             match output {
                 Output::Send(outgoing) => {
                     let envelope = synod_sidecar::transport::wire::encode(&outgoing);
-                    let frame = v1::PeerFrame { frame: Some(v1::peer_frame::Frame::Envelope(envelope)) };
+                    let frame = peer::PeerFrame { frame: Some(peer::peer_frame::Frame::Envelope(envelope)) };
                     let kind = format!("{:?}", outgoing.message());
                     let kind = kind.split([' ', '{']).next().unwrap_or_default().to_lowercase();
                     self.seeds.entry(kind).or_insert_with(|| frame.encode_to_vec());

@@ -8,9 +8,11 @@ mod renewal;
 
 use authority::Authority;
 use common::{Cluster, free_address, id, stderr, until};
-use synod_proto::v1::admin_client::AdminClient;
-use synod_proto::v1::peer_checkpoints_client::PeerCheckpointsClient;
-use synod_proto::v1::{Between, Checkpoint, ReadCheckpointRequest, RenewRequest, StatusRequest};
+use synod_proto::admin::v1::RenewRequest;
+use synod_proto::admin::v1::admin_client::AdminClient;
+use synod_proto::peer::v1::peer_checkpoints_client::PeerCheckpointsClient;
+use synod_proto::peer::v1::{Between, ReadCheckpointRequest};
+use synod_proto::v1::{Checkpoint, StatusRequest};
 use tonic::Code;
 use tonic::transport::Endpoint;
 
