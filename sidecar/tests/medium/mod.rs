@@ -14,7 +14,7 @@ pub(crate) fn old_state(cluster: ClusterId, row: Row) -> DurableState {
         written: WriteCounter(9),
         genesis: Some(Genesis::new(cluster, BTreeMap::from([(MemberId(77), "a".to_owned())]))),
         trim_through: Slot(3),
-        snapshots: BTreeMap::from([(Slot(3), "state".into())]),
+        snapshots: BTreeMap::from([(Slot(3), "\u{1}state".into())]),
         peers: BTreeMap::from([(
             MemberId(5),
             Counters { incarnation: Incarnation(6), written: WriteCounter(7) },
