@@ -3,9 +3,9 @@
 use crate::lab::{CLUSTER, Lab, accepted, ballot, m};
 use crate::{batch, texts};
 use std::time::Duration;
-use synod_paxos::Slot;
 use synod_paxos::status::Role;
 use synod_paxos::value::Value;
+use synod_paxos::{Slot, row};
 
 /// All have accepted a value; the first, who leads, has applied it, alone knows it to be chosen, and its row fails its
 /// checksum.
@@ -294,4 +294,21 @@ fn a_promise_that_cannot_be_read_is_not_begun() {
     }
     let leads = (1..=3).any(|n| lab.status(n).role == Role::Leader);
     assert!(leads, "a leader, once the disks can be read");
+}
+
+/// "Integrity": whatever byte stands where a stored row says whether it is chosen, none but the one that was written
+/// shows a row that passes its checksum (docs: decisions/0016).
+#[test]
+fn no_byte_but_the_written_one_says_that_a_row_is_chosen() {
+    let _bench = Lab::empty();
+    let value = batch("x", 1, 1).encode();
+    let sum = row::checksum(CLUSTER, Slot(1), ballot(1, 1), &value);
+    for written in [0, 1] {
+        let stored = row::cover(sum, written);
+        for found in 0..=u8::MAX {
+            let (chosen, shown) = row::uncover(stored, found);
+            assert_eq!(shown == sum, found == written, "{written} written, {found} found");
+            assert_eq!(chosen, found != 0);
+        }
+    }
 }

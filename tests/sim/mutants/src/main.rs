@@ -26,6 +26,12 @@ const WIDTH: u16 = 80;
 struct Options {
     /// Only these bugs; all without it.
     bugs: Vec<String>,
+    /// One bug of so many, other ones each day; each must be seen by what is known to see it.
+    #[arg(long)]
+    share: Option<usize>,
+    /// Which of the shares; the day's number without it.
+    #[arg(long, env = "SYNOD_TURN")]
+    turn: Option<u64>,
     /// How long the simulator may look for one bug on one core, in seconds.
     #[arg(long, default_value_t = 120)]
     patience: u64,
@@ -63,6 +69,20 @@ fn chosen(wanted: &[String]) -> anyhow::Result<Vec<String>> {
     Ok(if wanted.is_empty() { all } else { wanted.to_vec() })
 }
 
+/// One bug of so many, from the `turn`-th on.
+fn one_of(bugs: &[String], share: usize, turn: u64) -> Vec<String> {
+    let share = share.max(1);
+    let first = usize::try_from(turn % share as u64).unwrap_or(0);
+    bugs.iter().skip(first).step_by(share).cloned().collect()
+}
+
+/// Days since 1970.
+fn today() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs() / 86_400)
+}
+
 /// Tries the bugs on as many cores as asked for, in their order.
 fn try_all(programs: &Programs, bugs: &[String], options: &Options) -> anyhow::Result<Vec<Line>> {
     let progress = ProgressBar::new(bugs.len() as u64);
@@ -76,7 +96,11 @@ fn try_all(programs: &Programs, bugs: &[String], options: &Options) -> anyhow::R
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     let Some(name) = bugs.get(at) else { break };
                     progress.set_message(name.clone());
-                    let line = programs.try_bug(name, options.patience).map(|seen| line(name, seen));
+                    let seen = match options.share {
+                        Some(_) => programs.demand(name),
+                        None => programs.try_bug(name, options.patience),
+                    };
+                    let line = seen.map(|seen| line(name, seen));
                     if let Ok(line) = &line {
                         progress.println(format!(
                             "{:<58} {:>6.1} s  {}",
@@ -123,7 +147,11 @@ fn print(lines: &[Line]) {
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    let bugs = chosen(&options.bugs)?;
+    let mut bugs = chosen(&options.bugs)?;
+    if let Some(share) = options.share {
+        bugs = one_of(&bugs, share, options.turn.unwrap_or_else(today));
+        println!("{} bugs", bugs.len());
+    }
     let programs = Programs::build()?;
     programs.pass_without_a_bug()?;
     let lines = try_all(&programs, &bugs, &options)?;
@@ -151,5 +179,7 @@ mod tests {
             "{names:?}"
         );
         assert!(super::chosen(&["no-such-bug".to_owned()]).is_err());
+        let shares: Vec<_> = (7..10).flat_map(|turn| super::one_of(&names, 3, turn)).collect();
+        assert!(names.iter().all(|name| shares.contains(name)) && shares.len() == names.len());
     }
 }
