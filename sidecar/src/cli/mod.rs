@@ -125,6 +125,11 @@ impl Failed {
     }
 }
 
+/// What was found is no success, and stands in the output already.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Told(String);
+
 /// Whether the command line asks for output for programs.
 fn wants_json() -> bool {
     let words: Vec<String> = std::env::args().take_while(|word| word != "--").collect();
@@ -174,7 +179,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             let failed = Failed::of(&error);
             let message = whole(&error);
-            if wants_json() {
+            if wants_json() && !error.is::<Told>() {
                 let error = serde_json::json!({"error": {"outcome": failed.word(), "message": message}});
                 // Where nobody reads it, the exit code tells.
                 drop(writeln!(std::io::stdout(), "{error}"));

@@ -1,7 +1,7 @@
 //! `inspect`, `verify`, `export` and `recover`: data directories that no process holds.
 
 use super::connect::print_json;
-use super::{Format, show};
+use super::{Format, Told, show};
 use anyhow::{Context, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -312,11 +312,12 @@ pub(super) fn verify(options: &InspectOptions) -> anyhow::Result<()> {
     if healthy {
         return Ok(());
     }
-    bail!(
+    let found = format!(
         "{} of this disk are damaged: start the member, it fetches what others have; or remove it and give it an \
          empty volume",
         damaged.len()
-    )
+    );
+    Err(Told(found).into())
 }
 
 #[derive(Debug, Serialize)]
