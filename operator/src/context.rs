@@ -1,23 +1,29 @@
 //! What all reconciles share: the client, the way to the members, settings, metrics, and memory that may be
 //! lost at any time.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::runtime::events::{Recorder, Reporter};
 use uuid::Uuid;
 
-use crate::crd::PaxosClusterStatus;
+use crate::crd::{PaxosCluster, PaxosClusterStatus};
+use crate::dereference::Raw;
 use crate::members::{Dialled, Members};
 use crate::metrics::Metrics;
+use crate::observed::NodeFacts;
 use crate::status::Refusal;
 use crate::tls::Pair;
 use crate::watched::Watched;
 
 /// How long an applied object that is not watched is trusted to stand unread.
 const TRUST_SECONDS: i64 = 600;
+/// How long what was read is used again while no watch tells of a change.
+const REMEMBERED_SECONDS: i64 = 300;
+/// How long the list of nodes is used again.
+const NODES_SECONDS: i64 = 10;
 /// How long what the API server refused is not tried again: a person has to act first.
 const REFUSED_SECONDS: i64 = 30;
 
@@ -30,6 +36,8 @@ pub struct Settings {
     pub cluster_domain: String,
     /// Namespaces to watch; empty: all.
     pub namespaces: Vec<String>,
+    /// How many clusters are rolled at once because the operator makes their pods otherwise than before.
+    pub max_rollouts: usize,
 }
 
 /// Time and randomness: what a test decides instead.
@@ -71,6 +79,9 @@ pub struct Context {
     pub recorder: Recorder,
     /// The objects that are there, as the watches tell.
     pub watched: Watched,
+    nodes: Mutex<Option<(Timestamp, Option<Nodes>)>>,
+    rollouts: Mutex<BTreeSet<String>>,
+    remembered: Mutex<BTreeMap<(String, String), Arc<Remembered>>>,
     memory: Mutex<BTreeMap<String, Memory>>,
 }
 
@@ -91,6 +102,21 @@ struct Memory {
     repeated: (String, u32),
     /// What was waited for last, and how often in a row.
     waited: (String, u32),
+    /// Whether it waits for its turn to be rolled.
+    waits_turn: bool,
+}
+
+/// The nodes there are.
+type Nodes = Arc<BTreeMap<String, NodeFacts>>;
+
+/// What was read of a cluster at rest, and how often the watches had told of it by then.
+pub struct Remembered {
+    /// The PaxosCluster.
+    pub cluster: PaxosCluster,
+    /// Its objects.
+    pub raw: Raw,
+    told: u64,
+    at: Timestamp,
 }
 
 /// An object as it was applied.
@@ -121,14 +147,23 @@ impl Context {
         let reporter =
             Reporter { controller: "synod-operator".into(), instance: std::env::var("POD_NAME").ok() };
         let recorder = Recorder::new(client.clone(), reporter);
-        let (watched, memory) = (Watched::default(), Mutex::default());
-        Context { client, members, outside, settings, metrics, recorder, watched, memory }
+        Context {
+            client,
+            members,
+            outside,
+            settings,
+            metrics,
+            recorder,
+            watched: Watched::default(),
+            nodes: Mutex::default(),
+            rollouts: Mutex::default(),
+            remembered: Mutex::default(),
+            memory: Mutex::default(),
+        }
     }
 
     fn memory<T>(&self, uid: &str, act: impl FnOnce(&mut Memory) -> T) -> T {
-        // A panic while the lock was held loses a cache entry at worst.
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        act(memory.entry(uid.to_owned()).or_default())
+        act(lock(&self.memory).entry(uid.to_owned()).or_default())
     }
 
     /// The time.
@@ -137,8 +172,71 @@ impl Context {
     }
 
     /// Forgets a cluster that is gone.
-    pub fn forget(&self, uid: &str) {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    pub fn forget(&self, namespace: &str, name: &str, uid: &str) {
+        lock(&self.memory).remove(uid);
+        lock(&self.rollouts).remove(uid);
+        self.read_again(namespace, name);
+    }
+
+    /// How often the watches have told of a cluster; `None` where they do not run.
+    pub fn told(&self, namespace: &str, name: &str) -> Option<u64> {
+        self.watched.told(namespace, name)
+    }
+
+    /// What was read last, if the cluster was at rest then and nothing has been told of it since.
+    pub fn remembered(&self, namespace: &str, name: &str) -> Option<Arc<Remembered>> {
+        let key = (namespace.to_owned(), name.to_owned());
+        let known = lock(&self.remembered).get(&key).cloned()?;
+        let young = self.now().duration_since(known.at).as_secs() < REMEMBERED_SECONDS;
+        (young && self.told(namespace, name) == Some(known.told)).then_some(known)
+    }
+
+    /// Remembers what was read of a cluster at rest. `told`: the count from before the reads.
+    pub fn remember(&self, namespace: &str, name: &str, told: Option<u64>, cluster: PaxosCluster, raw: Raw) {
+        let Some(told) = told else { return };
+        let remembered = Remembered { cluster, raw, told, at: self.now() };
+        lock(&self.remembered).insert((namespace.to_owned(), name.to_owned()), Arc::new(remembered));
+    }
+
+    /// Forgets what was read.
+    pub fn read_again(&self, namespace: &str, name: &str) {
+        lock(&self.remembered).remove(&(namespace.to_owned(), name.to_owned()));
+    }
+
+    /// The nodes, if they were read a short while ago.
+    pub fn nodes(&self) -> Option<Option<Nodes>> {
+        let now = self.now();
+        let known = lock(&self.nodes);
+        let (at, nodes) = known.as_ref()?;
+        (now.duration_since(*at).as_secs() < NODES_SECONDS).then(|| nodes.clone())
+    }
+
+    /// Remembers the nodes.
+    pub fn keep_nodes(&self, nodes: Option<Nodes>) {
+        *lock(&self.nodes) = Some((self.now(), nodes));
+    }
+
+    /// Whether a cluster may be rolled into pods that this operator makes otherwise than the one before: one
+    /// after the other, each at rest before the next.
+    pub fn may_roll(&self, uid: &str) -> bool {
+        let mut rolling = lock(&self.rollouts);
+        rolling.contains(uid)
+            || (rolling.len() < self.settings.max_rollouts && rolling.insert(uid.to_owned()))
+    }
+
+    /// Notes whether a cluster waits for its turn.
+    pub fn note_turn(&self, uid: &str, waits: bool) {
+        self.memory(uid, |m| m.waits_turn = waits);
+    }
+
+    /// Whether a cluster waits for its turn.
+    pub fn waits_turn(&self, uid: &str) -> bool {
+        self.memory(uid, |m| m.waits_turn)
+    }
+
+    /// Ends a cluster's turn.
+    pub fn rolled(&self, uid: &str) {
+        lock(&self.rollouts).remove(uid);
     }
 
     /// Whether exactly this was applied by us and stands still: `stamp` is what the object has now. Without
@@ -254,6 +352,11 @@ impl Context {
     }
 }
 
+/// A panic while a lock was held loses an entry of a cache at worst.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn count(row: &mut (String, u32), what: &str) -> u32 {
     if row.0 == what {
         row.1 = row.1.saturating_add(1);
@@ -264,6 +367,6 @@ fn count(row: &mut (String, u32), what: &str) -> u32 {
 }
 
 /// The status of a cluster, never absent.
-pub(crate) fn status_of(cluster: &crate::crd::PaxosCluster) -> PaxosClusterStatus {
+pub(crate) fn status_of(cluster: &PaxosCluster) -> PaxosClusterStatus {
     cluster.status.clone().unwrap_or_default()
 }

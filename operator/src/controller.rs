@@ -25,7 +25,7 @@ use crate::apply::{self, Outcome};
 use crate::build::Kind;
 use crate::context::{Context, status_of};
 use crate::crd::{PaxosCluster, PaxosClusterStatus, Reason};
-use crate::dereference::dereference;
+use crate::dereference::{dereference, read};
 use crate::error::Error;
 use crate::names::LABEL_CLUSTER;
 use crate::plan::{self, GateKind, Plan, Step};
@@ -53,11 +53,17 @@ pub async fn run(ctx: Arc<Context>, stop: watch::Receiver<bool>) {
 
 /// The controller of one namespace, or of all.
 async fn one(ctx: Arc<Context>, namespace: Option<String>, mut stop: watch::Receiver<bool>) {
-    let clusters: Api<PaxosCluster> = scoped(&ctx, namespace.as_deref());
+    // Metadata only: a resource that does not parse must not keep the others from being looked at.
+    let clusters: Api<PartialObjectMeta<PaxosCluster>> = scoped(&ctx, namespace.as_deref());
     let (reader, writer) = reflector::store();
     // Status never feeds the loop: only what a user may change does. docs: operator.md, "status".
+    let (counts, scope) = (Arc::clone(&ctx), namespace.clone().unwrap_or_default());
     let wanted = watcher(clusters, watcher::Config::default())
         .default_backoff()
+        .inspect_ok(move |event| {
+            let own = |c: &PartialObjectMeta<PaxosCluster>| Some((c.namespace()?, c.name_any()));
+            counts.watched.count("paxosclusters", &scope, event, own);
+        })
         .reflect(writer)
         .applied_objects()
         .predicate_filter(spoken, kube::runtime::PredicateConfig::default());
@@ -97,7 +103,7 @@ where
 }
 
 /// What a user says in an object: the generation, the annotations, and that it shall go.
-fn spoken(cluster: &PaxosCluster) -> Option<u64> {
+fn spoken(cluster: &PartialObjectMeta<PaxosCluster>) -> Option<u64> {
     let mut hasher = DefaultHasher::new();
     cluster.metadata.generation.hash(&mut hasher);
     cluster.annotations().hash(&mut hasher);
@@ -123,24 +129,36 @@ where
 {
     let api: Api<PartialObjectMeta<K>> = scoped(ctx, namespace);
     let (ctx, scope) = (Arc::clone(ctx), namespace.unwrap_or_default().to_owned());
+    let plural = std::any::type_name::<K>();
     watcher(api, watcher::Config::default().labels(LABEL_CLUSTER))
         .default_backoff()
         .inspect_ok(move |event| {
             if let Some(kind) = kind {
                 ctx.watched.note(kind, &scope, event);
             }
+            if matches!(kind, None | Some(Kind::StatefulSet | Kind::PodDisruptionBudget)) {
+                ctx.watched.count(plural, &scope, event, |object| {
+                    let name = object.metadata.labels.as_ref()?.get(LABEL_CLUSTER)?;
+                    Some((object.metadata.namespace.clone()?, name.clone()))
+                });
+            }
         })
         .touched_objects()
 }
 
 /// The cluster an object belongs to.
-fn of_cluster<K: Resource>(object: PartialObjectMeta<K>) -> Option<ObjectRef<PaxosCluster>> {
+fn of_cluster<K: Resource>(
+    object: PartialObjectMeta<K>,
+) -> Option<ObjectRef<PartialObjectMeta<PaxosCluster>>> {
     let name = object.metadata.labels.as_ref()?.get(LABEL_CLUSTER)?;
     Some(ObjectRef::new(name).within(object.metadata.namespace.as_deref()?))
 }
 
 /// One reconcile of the controller.
-async fn reconcile(cluster: Arc<PaxosCluster>, ctx: Arc<Context>) -> Result<Action, Error> {
+async fn reconcile(
+    cluster: Arc<PartialObjectMeta<PaxosCluster>>,
+    ctx: Arc<Context>,
+) -> Result<Action, Error> {
     let (ns, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     let span = info_span!("reconcile", object = format!("paxoscluster/{ns}/{name}"));
     let started = Instant::now();
@@ -148,12 +166,13 @@ async fn reconcile(cluster: Arc<PaxosCluster>, ctx: Arc<Context>) -> Result<Acti
     let work = look(&ctx, &ns, &name).instrument(span);
     let result = tokio::time::timeout(PATIENCE, work).await.unwrap_or(Err(Error::TooLong));
     ctx.metrics.took(started.elapsed().as_secs_f64());
+    if result.is_err() {
+        ctx.read_again(&ns, &name);
+    }
     match result? {
         Some(pause) => Ok(Action::requeue(jittered(pause))),
         None => {
-            if let Some(uid) = cluster.uid() {
-                ctx.forget(&uid);
-            }
+            ctx.forget(&ns, &name, &cluster.uid().unwrap_or_default());
             Ok(Action::await_change())
         }
     }
@@ -166,8 +185,15 @@ async fn reconcile(cluster: Arc<PaxosCluster>, ctx: Arc<Context>) -> Result<Acti
 /// If the API server does not answer, or a member refuses.
 pub async fn look(ctx: &Context, ns: &str, name: &str) -> Result<Option<Duration>, Error> {
     let api: Api<PaxosCluster> = Api::namespaced(ctx.client.clone(), ns);
-    let fresh = api.get_opt(name).await.map_err(Error::api("reading the PaxosCluster"))?;
-    let Some(fresh) = fresh else { return Ok(None) };
+    let told = ctx.told(ns, name);
+    let known = ctx.remembered(ns, name);
+    let fresh = match &known {
+        Some(known) => known.cluster.clone(),
+        None => match api.get_opt(name).await.map_err(Error::api("reading the PaxosCluster"))? {
+            Some(fresh) => fresh,
+            None => return Ok(None),
+        },
+    };
     let desired = match validate(&fresh, &ctx.settings.sidecar_image, &ctx.settings.cluster_domain) {
         Ok(desired) => desired,
         Err(invalid) => {
@@ -179,8 +205,17 @@ pub async fn look(ctx: &Context, ns: &str, name: &str) -> Result<Option<Duration
             return Ok(Some(LONGEST));
         }
     };
-    let read = dereference(ctx, &fresh, &desired).await?;
+    let raw = match &known {
+        Some(known) => known.raw.clone(),
+        None => read(ctx, &desired).await?,
+    };
+    let read = dereference(ctx, &fresh, &desired, raw.clone()).await;
     let plan = plan::plan(&desired, &read.observed);
+    if known.is_some() && (plan.step.is_some() || !plan.claims.is_empty()) {
+        // Nothing is done by what was read a while ago.
+        ctx.read_again(ns, name);
+        return Ok(Some(Duration::ZERO));
+    }
     log_plan(ctx, &desired, &plan);
     let mut refusals = read.refusals.clone();
     let result = apply::carry_out(ctx, &desired, &read, &plan, &mut refusals).await;
@@ -189,7 +224,7 @@ pub async fn look(ctx: &Context, ns: &str, name: &str) -> Result<Option<Duration
     let at_rest = new.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
     announce_changes(ctx, &fresh, &new).await;
     // A step that failed is told too: of what was refused before it, and of what is waited for.
-    write_status(ctx, &api, &fresh, new).await?;
+    let wrote = write_status(ctx, &api, &fresh, new).await?;
     result?;
     if let (Some(step), Outcome::Done) = (&plan.step, &outcome) {
         ctx.metrics.step(step.as_str());
@@ -199,6 +234,14 @@ pub async fn look(ctx: &Context, ns: &str, name: &str) -> Result<Option<Duration
             // The action tells two steps of one kind apart: Events of equal reason and action are one series.
             announce(ctx, &fresh, EventType::Normal, step.as_str(), &message, &message).await;
         }
+    }
+    match (outcome == Outcome::Nothing && !wrote, &known) {
+        (true, None) => ctx.remember(ns, name, told, fresh, raw),
+        (true, Some(_)) => {}
+        (false, _) => ctx.read_again(ns, name),
+    }
+    if at_rest && plan.step.is_none() && outcome == Outcome::Nothing {
+        ctx.rolled(&desired.name.uid);
     }
     ctx.succeeded(&desired.name.uid);
     Ok(Some(pause(ctx, &desired, &plan, &outcome, at_rest)))
@@ -213,17 +256,18 @@ fn log_plan(ctx: &Context, desired: &Desired, plan: &Plan) {
     }
 }
 
-/// Writes the status on the condition that nobody wrote in between; only if it says something new.
+/// Writes the status on the condition that nobody wrote in between; only if it says something new. Whether it
+/// was written.
 async fn write_status(
     ctx: &Context,
     api: &Api<PaxosCluster>,
     fresh: &PaxosCluster,
     new: PaxosClusterStatus,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let uid = fresh.uid().unwrap_or_default();
     let now = ctx.now();
     if !status::worth_writing(&status_of(fresh), &new, ctx.status_written(&uid), now) {
-        return Ok(());
+        return Ok(false);
     }
     let mut object = fresh.clone();
     object.metadata.managed_fields = None;
@@ -233,7 +277,7 @@ async fn write_status(
     let written = api.replace_status(&fresh.name_any(), &params, &object).await;
     written.map_err(Error::api("writing the status"))?;
     ctx.wrote_status(&uid, now);
-    Ok(())
+    Ok(true)
 }
 
 /// An Event for each condition that turned for the better or the worse, and for each new reason of a bad one.
@@ -338,7 +382,7 @@ fn jittered(base: Duration) -> Duration {
 }
 
 /// When to try again after a failure: at once if the world moved on, else later and later.
-fn on_error(cluster: Arc<PaxosCluster>, error: &Error, ctx: Arc<Context>) -> Action {
+fn on_error(cluster: Arc<PartialObjectMeta<PaxosCluster>>, error: &Error, ctx: Arc<Context>) -> Action {
     ctx.metrics.error(error.kind());
     let object = format!("paxoscluster/{}/{}", cluster.namespace().unwrap_or_default(), cluster.name_any());
     if apply::moved_on(error) {

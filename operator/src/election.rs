@@ -49,6 +49,7 @@ pub struct Elector {
     identity: String,
     seen: Seen,
     renewed: Option<Instant>,
+    heard: bool,
 }
 
 impl Elector {
@@ -60,6 +61,7 @@ impl Elector {
             identity,
             seen: Seen::default(),
             renewed: None,
+            heard: false,
         }
     }
 
@@ -69,7 +71,9 @@ impl Elector {
     /// where it is.
     pub async fn attempt(&mut self) -> Standing {
         let asked = Instant::now();
-        match tokio::time::timeout(PATIENCE, self.write()).await {
+        let answer = tokio::time::timeout(PATIENCE, self.write()).await;
+        self.heard |= matches!(answer, Ok(Ok(_)));
+        match answer {
             // Counted from before the write: others count from when they see it.
             Ok(Ok(true)) => self.renewed = Some(asked),
             Ok(Ok(false)) => self.renewed = None,
@@ -83,6 +87,11 @@ impl Elector {
                 Standing::Follower
             }
         }
+    }
+
+    /// Whether the API server has answered an attempt.
+    pub fn was_heard(&self) -> bool {
+        self.heard
     }
 
     /// One attempt: whether this process holds the lease now.

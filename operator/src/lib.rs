@@ -20,6 +20,8 @@ pub mod dereference;
 pub mod election;
 pub mod error;
 pub mod http;
+#[cfg(test)]
+mod looped;
 pub mod manifests;
 pub mod members;
 pub mod metrics;

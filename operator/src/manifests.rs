@@ -142,7 +142,6 @@ pub fn node_rules() -> Value {
     let read = ["get", "list", "watch"];
     json!([
         { "apiGroups": [""], "resources": ["nodes", "persistentvolumes"], "verbs": read },
-        { "apiGroups": ["storage.k8s.io"], "resources": ["storageclasses"], "verbs": read },
     ])
 }
 
@@ -191,6 +190,7 @@ fn deployment() -> Value {
                             field("POD_NAMESPACE", "metadata.namespace"),
                             { "name": "SYNOD_SIDECAR_IMAGE", "value": SIDECAR_IMAGE },
                             { "name": "SYNOD_CLUSTER_DOMAIN", "value": "cluster.local" },
+                            { "name": "SYNOD_MAX_ROLLOUTS", "value": "1" },
                             { "name": "SYNOD_LOG", "value": "info" },
                         ],
                         "ports": [{ "name": "http", "containerPort": 8080, "protocol": "TCP" }],

@@ -32,6 +32,10 @@ pub const ANNOTATION_ISSUER: &str = "synod.dev/issuer";
 pub const ANNOTATION_APPLIED: &str = "synod.dev/applied";
 /// Annotation of the StatefulSet: the replicas that the operator wrote last.
 pub const ANNOTATION_SIZE: &str = "synod.dev/size";
+/// Annotation of the StatefulSet: the generation of the PaxosCluster that its pods were made from.
+pub const ANNOTATION_GENERATION: &str = "synod.dev/generation";
+/// Annotation of the StatefulSet: the hash of its pod template as the operator made it.
+pub const ANNOTATION_TEMPLATE: &str = "synod.dev/template";
 /// Name of the sidecar's container.
 pub const CONTAINER: &str = "synod";
 /// Name of the volume claim template.

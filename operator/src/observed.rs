@@ -42,6 +42,8 @@ pub struct Observed {
     pub budget: Option<i32>,
     /// Whether the API server refused our budget a short while ago: it is told, and nothing waits for it.
     pub budget_refused: bool,
+    /// Whether this operator makes the pods otherwise than the one before, and other clusters are rolled first.
+    pub waits_turn: bool,
     /// Why pods could not be made (FailedCreate events), newest first.
     pub failed_creates: Vec<String>,
     /// The nodes there are, by name; `None` where the operator may not read them.
@@ -69,6 +71,10 @@ pub struct SetFacts {
     /// The replicas that we wrote last; `None` on a set of an older operator. Somebody else changed them
     /// where they differ.
     pub applied_size: Option<u32>,
+    /// The generation of the PaxosCluster that its pods were made from; `None` on a set of an older operator.
+    pub made_from: Option<i64>,
+    /// Hash of its pod template as an operator made it; `None` on a set of an older one.
+    pub template: Option<String>,
     /// `metadata.generation`.
     pub generation: i64,
     /// `status.observedGeneration`: the revision below speaks of this one.

@@ -2,7 +2,7 @@
 //! with the one its own write left, so that what somebody changed or deleted is put back at once and what
 //! stands costs no request. docs: operator.md, "Objects it owns".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use kube::ResourceExt;
@@ -17,7 +17,21 @@ const ABSENT: &str = "absent";
 #[derive(Default)]
 pub struct Watched {
     kinds: Mutex<BTreeMap<(Kind, String), Known>>,
+    told: Mutex<Told>,
 }
+
+/// How often watches told of each cluster.
+#[derive(Default)]
+struct Told {
+    /// Watches, by plural and scope, that have read a whole list.
+    complete: BTreeSet<(&'static str, String)>,
+    /// By namespace and name of the cluster. A count is kept for as long as the process runs: 0 and gone must
+    /// not look alike.
+    counts: BTreeMap<(String, String), u64>,
+}
+
+/// The watches that tell of a cluster: PaxosClusters, StatefulSets, pods, claims and budgets.
+const WATCHES: usize = 5;
 
 /// Objects of one kind in one watch.
 #[derive(Default)]
@@ -52,6 +66,39 @@ impl Watched {
                 known.stamps.remove(&key(object));
             }
         }
+    }
+
+    /// Counts what a watch of what is read tells; `cluster` gives namespace and name of the cluster of an object.
+    pub fn count<K>(
+        &self,
+        plural: &'static str,
+        scope: &str,
+        event: &Event<K>,
+        cluster: impl Fn(&K) -> Option<(String, String)>,
+    ) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::Init => {}
+            // What went while nobody watched is missing from the new list, and nobody tells of it.
+            Event::InitDone => {
+                told.complete.insert((plural, scope.to_owned()));
+                told.counts.values_mut().for_each(|count| *count += 1);
+            }
+            Event::InitApply(object) | Event::Apply(object) | Event::Delete(object) => {
+                if let Some(key) = cluster(object) {
+                    *told.counts.entry(key).or_default() += 1;
+                }
+            }
+        }
+    }
+
+    /// How often the watches told of a cluster; `None` while one of them has not read its list.
+    pub fn told(&self, namespace: &str, name: &str) -> Option<u64> {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let covers = |scope: &str| scope.is_empty() || scope == namespace;
+        let complete = told.complete.iter().filter(|(_, scope)| covers(scope)).count();
+        let count = told.counts.get(&(namespace.to_owned(), name.to_owned()));
+        (complete >= WATCHES).then(|| count.copied().unwrap_or(0))
     }
 
     /// The stamp of an object, `absent` where there is none; `None` while that is not known.
@@ -113,6 +160,25 @@ mod tests {
         watched.note(Kind::ConfigMap, "ns", &Event::<ConfigMap>::Init);
         watched.note(Kind::ConfigMap, "ns", &Event::<ConfigMap>::InitDone);
         assert_eq!(watched.stamp(Kind::ConfigMap, "ns", "a").as_deref(), Some("absent"));
+    }
+
+    #[test]
+    fn what_is_told_of_a_cluster_is_counted_once_every_watch_runs() {
+        let watched = Watched::default();
+        let own = |_: &ConfigMap| Some(("ns".to_owned(), "demo".to_owned()));
+        let look = || watched.told("ns", "demo");
+        for plural in ["a", "b", "c", "d", "e"] {
+            assert_eq!(look(), None);
+            watched.count(plural, "", &Event::InitApply(map("1")), own);
+            watched.count(plural, "", &Event::InitDone, own);
+        }
+        let before = look().unwrap();
+        watched.count("a", "", &Event::Apply(map("2")), |_| Some(("ns".into(), "other".into())));
+        assert_eq!(look(), Some(before), "of another cluster");
+        watched.count("a", "", &Event::Delete(map("2")), own);
+        assert_eq!(look(), Some(before + 1));
+        watched.count("a", "", &Event::InitDone, own);
+        assert_eq!(look(), Some(before + 2), "what went while nobody watched");
     }
 
     #[test]

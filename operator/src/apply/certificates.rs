@@ -24,7 +24,7 @@ use crate::validate::Desired;
 use super::objects::applying;
 
 /// Secrets are read by name only, never watched: looked at this often.
-const LOOK_SECONDS: i64 = 30;
+const LOOK_SECONDS: i64 = 60;
 
 /// Makes what is missing or due, and takes the next move of a change of the authority.
 pub(super) async fn ensure(

@@ -58,6 +58,8 @@ pub async fn carry_out(
         return Ok(Outcome::Nothing);
     }
     objects::surroundings(&mut desk, plan.size).await?;
+    let budget = ctx.refused(&desired.name.uid, &budget_key(desired), "");
+    desk.refusals.extend(budget.filter(|_| read.observed.budget_refused));
     let put = objects::stateful_set(&mut desk, read, plan.size).await?;
     let Some(step) = &plan.step else {
         return Ok(if put == Put::Changed { Outcome::Again } else { Outcome::Nothing });

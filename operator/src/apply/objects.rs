@@ -10,7 +10,7 @@ use crate::build::{self, Kind, Object};
 use crate::context::Context;
 use crate::dereference::Dereferenced;
 use crate::error::{Error, check_owner, code, gone_is_fine};
-use crate::names::{ANNOTATION_SIZE, FIELD_MANAGER};
+use crate::names::{ANNOTATION_GENERATION, ANNOTATION_SIZE, ANNOTATION_TEMPLATE, FIELD_MANAGER};
 use crate::observed::SetFacts;
 use crate::validate::{Desired, Part};
 use crate::watched::stamp;
@@ -110,8 +110,18 @@ pub(super) async fn stateful_set(desk: &mut Desk<'_>, read: &Dereferenced, size:
     let unchanged = read.set_hash.as_deref() == Some(hash.as_str());
     // The generation counts every change of the spec, whoever makes it.
     let generation = set.map(|s| s.generation.to_string());
-    if unchanged && generation.is_some() && ctx.stands(uid, &key, &hash, generation.as_deref()) {
+    let asked = format!("{hash}/{}", read.observed.generation);
+    if unchanged && generation.is_some() && ctx.stands(uid, &key, &asked, generation.as_deref()) {
         return Ok(Put::Stands);
+    }
+    object.value["metadata"]["annotations"][ANNOTATION_GENERATION] =
+        Value::String(read.observed.generation.to_string());
+    let template = build::content_hash(&object.value["spec"]["template"]);
+    object.value["metadata"]["annotations"][ANNOTATION_TEMPLATE] = Value::String(template.clone());
+    let waiting = set.filter(|set| waits_for_its_turn(desk, read, set, &template));
+    ctx.note_turn(uid, waiting.is_some());
+    if let Some(set) = waiting {
+        return resize(ctx, desired, set, size).await;
     }
     if let Some(set) = set {
         object.value["metadata"]["resourceVersion"] = Value::String(set.resource_version.clone());
@@ -125,17 +135,26 @@ pub(super) async fn stateful_set(desk: &mut Desk<'_>, read: &Dereferenced, size:
             Ok(())
         };
         // By what the template is, not by the size it comes with: the size may change while it is refused.
-        desk.attempt(&key, &build::content_hash(&object.value["spec"]["template"]), work).await?
+        desk.attempt(&key, &template, work).await?
     };
     match (taken, after, set) {
         (true, Some(after), _) => {
             let after = after.map(|g| g.to_string());
-            ctx.applied(uid, &key, &hash, after.clone());
+            ctx.applied(uid, &key, &asked, after.clone());
             Ok(if after == generation { Put::Stands } else { Put::Changed })
         }
         (_, _, None) => Ok(Put::Missing),
         (_, _, Some(set)) => resize(ctx, desired, set, size).await,
     }
+}
+
+/// Whether the pods would be rolled by another version of the operator, rather than by their own spec, and other
+/// clusters are being rolled so. docs: operator.md, "Objects it owns".
+fn waits_for_its_turn(desk: &Desk<'_>, read: &Dereferenced, set: &SetFacts, template: &str) -> bool {
+    let by_the_user = set.made_from.is_some_and(|from| from != read.observed.generation);
+    let other = set.template.as_deref() != Some(template);
+    let runs = !read.observed.pods.is_empty();
+    other && !by_the_user && runs && !desk.ctx.may_roll(&desk.desired.name.uid)
 }
 
 /// Writes the set; its generation afterwards.

@@ -47,7 +47,10 @@ pub(super) async fn take(
             }
             if *budget {
                 let work = hand.budget(plan.budget);
-                desk.attempt(&objects::budget_key(desired), "", work).await?;
+                if !desk.attempt(&objects::budget_key(desired), "", work).await? {
+                    // Told, and not waited for: the step that it stands before is next.
+                    return Ok(Outcome::Again);
+                }
             }
         }
         Step::Join { ordinal, cluster, digest } => {

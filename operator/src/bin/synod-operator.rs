@@ -39,8 +39,12 @@ struct Arguments {
     #[arg(long, env = "SYNOD_WATCH_NAMESPACES", value_delimiter = ',')]
     watch_namespaces: Vec<String>,
 
+    /// Clusters that are rolled at once because this version makes their pods otherwise than the one before
+    #[arg(long, env = "SYNOD_MAX_ROLLOUTS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    max_rollouts: u16,
+
     /// Address of /healthz, /readyz and /metrics
-    #[arg(long, env = "SYNOD_HTTP_LISTEN", default_value = "0.0.0.0:8080")]
+    #[arg(long, env = "SYNOD_HTTP_LISTEN", default_value = "[::]:8080")]
     http_listen: SocketAddr,
 
     /// Namespace of the lease by which one operator of several is chosen
@@ -130,6 +134,7 @@ async fn run(arguments: Arguments) -> Result<(), String> {
     let settings = Settings {
         sidecar_image: arguments.sidecar_image,
         cluster_domain: arguments.cluster_domain,
+        max_rollouts: usize::from(arguments.max_rollouts),
         namespaces: arguments.watch_namespaces.into_iter().filter(|n| !n.is_empty()).collect(),
     };
     info!(version = env!("CARGO_PKG_VERSION"), image = settings.sidecar_image, namespaces = ?settings.namespaces, "starts");
@@ -148,8 +153,9 @@ async fn run(arguments: Arguments) -> Result<(), String> {
             _ = tick.tick() => {}
         }
         let standing = elector.attempt().await;
-        // The first attempt has an answer from the API server or a logged error; either way probes may ask.
-        ready.send_replace(true);
+        if elector.was_heard() {
+            ready.send_replace(true);
+        }
         metrics.leading(standing == Standing::Leader);
         match (standing, &controllers) {
             (Standing::Leader, None) => {

@@ -200,7 +200,9 @@ fn environment(socket: &Socket) -> Value {
         json!({ "name": "SYNOD_LOG_FORMAT", "value": "json" }),
     ];
     if !allowed_uids.is_empty() {
-        let list: Vec<String> = allowed_uids.iter().map(ToString::to_string).collect();
+        // The sidecar's own user too: without it nobody could look at the log by `kubectl exec`.
+        let own = Some(UID).filter(|own| !allowed_uids.contains(own));
+        let list: Vec<String> = allowed_uids.iter().copied().chain(own).map(|uid| uid.to_string()).collect();
         env.push(json!({ "name": "SYNOD_ALLOWED_UIDS", "value": list.join(",") }));
     }
     env.into()

@@ -474,6 +474,9 @@ pub enum PodSecurity {
 /// How members' ports are protected.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.mode == 'Provided' || !has(self.secretName)").message(
+    "tls.secretName goes with tls.mode Provided only: remove it, or set the mode"
+))]
 #[x_kube(validation = Rule::new("self.mode != 'Provided' || has(self.secretName)").message(
     "tls.mode Provided needs tls.secretName: a Secret with ca.crt, <pod>.crt and <pod>.key for each pod, and operator.crt and operator.key"
 ))]

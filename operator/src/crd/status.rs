@@ -259,8 +259,6 @@ impl ConditionType {
 pub enum Reason {
     /// All is as asked for.
     AsDesired,
-    /// The first pods are coming up.
-    WaitingForPods,
     /// The cluster is being formed.
     Bootstrapping,
     /// The pods come back to their disks.
@@ -337,6 +335,8 @@ pub enum Reason {
     DiskLow,
     /// The API server refuses an object or a change; the rest goes on.
     Refused,
+    /// Another version of the operator makes the pods otherwise, and other clusters are rolled first.
+    UpgradeWaits,
     /// Nothing stands in the way.
     NotStalled,
     /// Nothing is due.
@@ -348,7 +348,6 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::AsDesired => "AsDesired",
-            Reason::WaitingForPods => "WaitingForPods",
             Reason::Bootstrapping => "Bootstrapping",
             Reason::Waking => "Waking",
             Reason::Hibernated => "Hibernated",
@@ -387,6 +386,7 @@ impl Reason {
             Reason::DiskFull => "DiskFull",
             Reason::DiskLow => "DiskLow",
             Reason::Refused => "Refused",
+            Reason::UpgradeWaits => "UpgradeWaits",
             Reason::NotStalled => "NotStalled",
             Reason::Idle => "Idle",
         }

@@ -7,8 +7,8 @@ use k8s_openapi::api::core::v1::{ContainerStatus, PersistentVolumeClaim, Pod};
 use k8s_openapi::jiff::Timestamp;
 
 use crate::names::{
-    ANNOTATION_CLUSTER, ANNOTATION_MEMBER, ANNOTATION_SIZE, ClusterName, LABEL_COUNTED, LABEL_RETIRED,
-    LABEL_ROLE,
+    ANNOTATION_CLUSTER, ANNOTATION_GENERATION, ANNOTATION_MEMBER, ANNOTATION_SIZE, ANNOTATION_TEMPLATE,
+    ClusterName, LABEL_COUNTED, LABEL_RETIRED, LABEL_ROLE,
 };
 use crate::observed::{ClaimFacts, PodFacts, SetFacts, Trouble, TroubleKind};
 use crate::validate::parse_quantity;
@@ -27,7 +27,11 @@ pub(super) fn set(set: &StatefulSet) -> SetFacts {
         .and_then(|s| s.resources.as_ref())
         .and_then(|r| r.requests.as_ref());
     let applied_size = set.metadata.annotations.as_ref().and_then(|a| a.get(ANNOTATION_SIZE));
+    let annotation = |key: &str| set.metadata.annotations.as_ref().and_then(|a| a.get(key));
+    let made_from = annotation(ANNOTATION_GENERATION);
     SetFacts {
+        template: annotation(ANNOTATION_TEMPLATE).cloned(),
+        made_from: made_from.and_then(|generation| generation.parse().ok()),
         applied_size: applied_size.and_then(|size| size.parse().ok()),
         uid: set.metadata.uid.clone().unwrap_or_default(),
         resource_version: set.metadata.resource_version.clone().unwrap_or_default(),

@@ -5,6 +5,7 @@ mod nodes;
 mod secrets;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -22,7 +23,7 @@ use crate::crd::PaxosCluster;
 use crate::error::{Error, code};
 use crate::members::{Answer, Ask, Credentials, Target};
 use crate::names::{ANNOTATION_APPLIED, ANNOTATION_REPLACE, ANNOTATION_ROTATE, LABEL_COUNTED, MemberId};
-use crate::observed::{NodeFacts, Observed, PodFacts, Report, SetFacts, Trust};
+use crate::observed::{NodeFacts, Observed, PodFacts, Report, Trust};
 use crate::status::Refusal;
 use crate::tls::Pair;
 use crate::validate::Desired;
@@ -65,15 +66,23 @@ impl Way {
     }
 }
 
-/// Reads everything.
+/// What was read of the API server for one cluster. At rest it is used again as long as no watch has told of a
+/// change: docs: decisions/0038.
+#[derive(Clone)]
+pub struct Raw {
+    set: Option<StatefulSet>,
+    pods: Vec<Pod>,
+    claims: Vec<PersistentVolumeClaim>,
+    budget: Option<PodDisruptionBudget>,
+    access: Access,
+    refusals: Vec<Refusal>,
+}
+
+/// Reads the cluster's objects.
 ///
 /// # Errors
-/// If the API server does not answer. A member that does not answer is an observation.
-pub async fn dereference(
-    ctx: &Context,
-    cluster: &PaxosCluster,
-    desired: &Desired,
-) -> Result<Dereferenced, Error> {
+/// If the API server does not answer.
+pub async fn read(ctx: &Context, desired: &Desired) -> Result<Raw, Error> {
     let name = &desired.name;
     let (client, ns) = (ctx.client.clone(), name.namespace.as_str());
     let sets: Api<StatefulSet> = Api::namespaced(client.clone(), ns);
@@ -89,8 +98,8 @@ pub async fn dereference(
         secrets::access(ctx, desired),
     );
     let set = set.map_err(Error::api("reading the StatefulSet"))?;
-    let pods = pods.map_err(Error::api("listing the pods"))?;
-    let claims = claims.map_err(Error::api("listing the volume claims"))?;
+    let pods = pods.map_err(Error::api("listing the pods"))?.items;
+    let claims = claims.map_err(Error::api("listing the volume claims"))?.items;
     let budget = budget.map_err(Error::api("reading the disruption budget"))?;
     let mut refusals = Vec::new();
     let access = access.or_else(|error| match error.refusal() {
@@ -100,17 +109,33 @@ pub async fn dereference(
         }
         None => Err(error),
     })?;
+    Ok(Raw { set, pods, claims, budget, access, refusals })
+}
 
+/// Puts together what was read and what the members say. A member that does not answer is an observation.
+pub async fn dereference(ctx: &Context, cluster: &PaxosCluster, desired: &Desired, raw: Raw) -> Dereferenced {
+    let name = &desired.name;
+    let Raw { set, pods: pod_objects, claims, budget, access, refusals } = raw;
     let now = ctx.now();
-    let pods = facts::pods(name, &pods.items);
-    let (reports, silent) = ask(ctx, desired, &pods, &access).await;
+    let pods = facts::pods(name, &pod_objects);
+    let (reports, mut silent) = ask(ctx, desired, &pods, &access).await;
     let set_facts = set.as_ref().filter(|s| owned(&s.metadata, &name.uid)).map(facts::set);
     let short = set_facts.as_ref().filter(|s| usize::try_from(s.replicas).unwrap_or(0) > pods.len());
     let failed_creates = match short {
-        Some(set) => failed_creates(ctx, ns, set).await,
+        Some(set) => events(ctx, &name.namespace, &set.uid, Some("FailedCreate")).await,
         None => Vec::new(),
     };
-    let mut claims = facts::claims(name, &claims.items, now);
+    for (ordinal, why) in &mut silent {
+        let Some(pod) = pods.get(ordinal).filter(|p| p.node.is_some() && p.trouble.is_none()) else {
+            continue;
+        };
+        if pod.ip.is_none()
+            && let Some(told) = events(ctx, &name.namespace, &pod.uid, None).await.into_iter().next()
+        {
+            *why = told;
+        }
+    }
+    let mut claims = facts::claims(name, &claims, now);
     let silent_somewhere =
         (0..set_facts.as_ref().map_or(0, |s| s.replicas)).any(|o| !reports.contains_key(&o));
     let nodes = if silent_somewhere { nodes(ctx).await } else { None };
@@ -136,10 +161,11 @@ pub async fn dereference(
         silent,
         budget: budget.filter(|b| owned(&b.metadata, &name.uid)).and_then(min_available),
         budget_refused: ctx.refused_lately(&name.uid, &crate::apply::budget_key(desired)),
+        waits_turn: ctx.waits_turn(&name.uid),
         failed_creates,
-        nodes,
+        nodes: nodes.map(|n| (*n).clone()),
     };
-    Ok(Dereferenced { observed, set_hash, access, refusals })
+    Dereferenced { observed, set_hash, access, refusals }
 }
 
 fn owned(meta: &ObjectMeta, uid: &str) -> bool {
@@ -223,16 +249,24 @@ async fn report(
     Err(why)
 }
 
-/// Why the StatefulSet controller could not make pods: quota and admission are reported only there.
-/// Best effort: without the right to read Events the status just says less.
-async fn failed_creates(ctx: &Context, namespace: &str, set: &SetFacts) -> Vec<String> {
+/// The warnings about an object, newest first: quota and admission are reported only on the StatefulSet, mounts and
+/// sandboxes only on the pod. Best effort: without the right to read Events the status just says less.
+async fn events(ctx: &Context, namespace: &str, uid: &str, reason: Option<&str>) -> Vec<String> {
     let events: Api<Event> = Api::namespaced(ctx.client.clone(), namespace);
-    let selector = format!("involvedObject.uid={},reason=FailedCreate", set.uid);
+    let mut selector = format!("involvedObject.uid={uid},type=Warning");
+    if let Some(reason) = reason {
+        selector.push_str(&format!(",reason={reason}"));
+    }
     let Ok(list) = events.list(&ListParams::default().fields(&selector).limit(20)).await else {
         return Vec::new();
     };
-    let mut found: Vec<_> =
-        list.items.into_iter().filter_map(|e| Some((e.last_timestamp, e.message?))).collect();
+    let told = |e: Event| {
+        let message = e.message?;
+        let words =
+            if reason.is_some() { message } else { format!("{}: {message}", e.reason.unwrap_or_default()) };
+        Some((e.last_timestamp, words))
+    };
+    let mut found: Vec<_> = list.items.into_iter().filter_map(told).collect();
     found.sort_by(|a, b| b.0.cmp(&a.0));
     found.into_iter().map(|(_, message)| message).collect()
 }
@@ -247,17 +281,24 @@ async fn stranded(ctx: &Context, volume: Option<&str>, there: &BTreeMap<String, 
     }
 }
 
-/// The nodes; `None` where the operator may not read them: the loss of a node is then declared by hand.
-/// docs: operator.md, "Rights".
-async fn nodes(ctx: &Context) -> Option<BTreeMap<String, NodeFacts>> {
-    let nodes: Api<Node> = Api::all(ctx.client.clone());
-    match nodes.list(&ListParams::default()).await {
-        Ok(list) => Some(nodes::facts(&list.items)),
+/// The nodes, read once for all clusters that ask within some seconds; `None` where the operator may not read
+/// them: the loss of a node is then declared by hand. docs: operator.md, "Rights".
+async fn nodes(ctx: &Context) -> Option<Arc<BTreeMap<String, NodeFacts>>> {
+    if let Some(known) = ctx.nodes() {
+        return known;
+    }
+    let api: Api<Node> = Api::all(ctx.client.clone());
+    let read = match api.list(&ListParams::default()).await {
+        // A Kubernetes without a node runs no operator: whoever says so is not believed.
+        Ok(list) if list.items.is_empty() => None,
+        Ok(list) => Some(Arc::new(nodes::facts(&list.items))),
         Err(e) => {
             if code(&e) != Some(403) {
                 tracing::debug!(error = %e, "nodes cannot be read");
             }
             None
         }
-    }
+    };
+    ctx.keep_nodes(read.clone());
+    read
 }

@@ -47,12 +47,12 @@ fn names_a_node(term: &NodeSelectorTerm) -> bool {
 
 /// Whether a node meets every requirement of a term. Source: the Kubernetes API, NodeSelectorTerm.
 fn fits(term: &NodeSelectorTerm, name: &str, node: &NodeFacts) -> bool {
-    let mut labels = term.match_expressions.iter().flatten();
-    let mut fields = term.match_fields.iter().flatten();
+    let labels = term.match_expressions.iter().flatten();
+    let fields = term.match_fields.iter().flatten();
     let empty = labels.clone().next().is_none() && fields.clone().next().is_none();
     !empty
-        && labels.all(|e| meets(e, node.labels.get(&e.key).map(String::as_str)))
-        && fields.all(|e| e.key == "metadata.name" && meets(e, Some(name)))
+        && labels.clone().all(|e| meets(e, node.labels.get(&e.key).map(String::as_str)))
+        && fields.clone().all(|e| e.key == "metadata.name" && meets(e, Some(name)))
 }
 
 /// Whether a value meets one requirement. An operator of the future is met: a volume is not given up for a

@@ -25,6 +25,8 @@ use crate::tls::Pair;
 
 /// How long a connection may take. Pods answer in milliseconds or not at all.
 const CONNECT: Duration = Duration::from_secs(2);
+/// Most connections that are kept.
+const MOST_CONNECTIONS: usize = 4096;
 /// How long a question may take.
 const ASK: Duration = Duration::from_secs(3);
 /// How long a change may take: it has to be chosen.
@@ -154,13 +156,20 @@ pub struct Dialled {
 impl Members for Dialled {
     fn ask<'a>(&'a self, target: &'a Target, ask: Ask) -> BoxFuture<'a, Result<Answer, MemberError>> {
         Box::pin(async move {
-            let key = format!("{}/{}", target.ip, target.pod);
+            // A pod that comes back at another address takes the place of its predecessor.
+            let key = target.host.clone();
             let known = self.with(|open| open.get(&key).filter(|(t, _)| t == target).map(|(_, c)| c.clone()));
             let client = match known {
                 Some(client) => client,
                 None => {
                     let client = connect(target).await?;
-                    self.with(|open| open.insert(key.clone(), (target.clone(), client.clone())));
+                    self.with(|open| {
+                        if open.len() >= MOST_CONNECTIONS {
+                            // Of clusters that are long gone, for the most part: the others dial again.
+                            open.clear();
+                        }
+                        open.insert(key.clone(), (target.clone(), client.clone()))
+                    });
                     client
                 }
             };

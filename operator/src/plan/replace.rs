@@ -21,9 +21,18 @@ pub(super) fn under_way(view: &View<'_>) -> Verdict {
     }
     let ordinal = view.running_operation().filter(|op| op.kind == KIND).and_then(|op| op.ordinal);
     match ordinal {
-        Some(ordinal) if ordinal < view.size().min(view.desired.replicas) => grow::admit(view, ordinal),
+        // Not before the old one is out: two members at one ordinal would be one too many for its pod.
+        Some(ordinal)
+            if ordinal < view.size().min(view.desired.replicas) && !awaits_removal(view, ordinal) =>
+        {
+            grow::admit(view, ordinal)
+        }
         _ => Verdict::Idle,
     }
+}
+
+fn awaits_removal(view: &View<'_>, ordinal: u32) -> bool {
+    view.members_at(ordinal).into_iter().any(|m| cause(view, m, ordinal).is_some())
 }
 
 /// The next member to take out.
@@ -102,10 +111,10 @@ fn cause(view: &View<'_>, member: MemberId, ordinal: u32) -> Option<Cause> {
     let report = o.reports.get(&ordinal);
     let answers = report.is_some_and(|r| r.member == member);
     let fenced = report.is_some_and(|r| r.member == member && r.state == MemberState::Fenced);
-    // The ordinal answers, with a disk that has had no life: the old one is gone.
+    // The ordinal answers with another disk, one without a life or another member's: the old one is gone.
     let emptied = !answers
         && report.is_some_and(|r| {
-            matches!(r.state, MemberState::Uninitialized | MemberState::Joining) && !view.configured(r.member)
+            matches!(r.state, MemberState::Uninitialized | MemberState::Joining) || view.configured(r.member)
         });
     if fenced || emptied || stranded(view, member, ordinal) {
         return Some(Cause::Gone);

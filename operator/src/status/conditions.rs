@@ -46,6 +46,11 @@ pub(super) fn set(
             says(false, stalled.reason, stalled.message.clone())
         }
         (Some((reason, message)), _) => says(true, *reason, message.clone()),
+        (None, _) if view.observed.waits_turn => says(
+            true,
+            Reason::UpgradeWaits,
+            "this version of the operator makes the pods otherwise: other clusters are rolled first",
+        ),
         (None, _) => says(false, Reason::Idle, "nothing is due"),
     };
     let ready = match (&unready, stalled.holds) {
@@ -276,12 +281,21 @@ fn trouble(view: &View<'_>) -> Option<(Reason, String)> {
     }
     let (ordinal, trouble) =
         o.pods.iter().filter(|(_, p)| !p.deleting).find_map(|(o, p)| Some((*o, p.trouble.as_ref()?)))?;
+    // A damaged disk is one of the few things that end the sidecar again and again. O37.
+    let advice = match (trouble.kind, view.members_at(ordinal).first()) {
+        (TroubleKind::Crash, Some(member)) if trouble.message.starts_with("container synod ") => format!(
+            "; `kubectl logs {} -c synod --previous` says why; if its disk is damaged, have the member replaced: \
+             annotate the PaxosCluster with synod.dev/replace={member}",
+            view.desired.name.pod(ordinal)
+        ),
+        _ => String::new(),
+    };
     let reason = match trouble.kind {
         TroubleKind::Image => Reason::ImagePullFailed,
         TroubleKind::Crash | TroubleKind::Failed => Reason::CrashLooping,
         TroubleKind::Unschedulable => Reason::Unschedulable,
     };
-    Some((reason, format!("{}: {}", view.desired.name.pod(ordinal), trouble.message)))
+    Some((reason, format!("{}: {}{advice}", view.desired.name.pod(ordinal), trouble.message)))
 }
 
 /// Whether the log was formed and wants pods, and Ready or Available have been false for longer than the

@@ -1,5 +1,7 @@
 //! Objects, data in and data out.
 
+mod fields;
+
 use serde_json::{Value, json};
 
 use super::*;

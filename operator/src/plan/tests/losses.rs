@@ -32,8 +32,8 @@ fn owning(plan: &Plan) -> Vec<(u32, bool)> {
 /// O1: whoever keeps the disks says so before deleting, in whatever state the cluster is.
 #[test]
 fn o1_when_deleted_takes_effect_in_every_state() {
-    type Bring = fn(&mut World);
-    let states: [(&str, Bring); 6] = [
+    type State = (&'static str, fn(&mut World));
+    let states: [State; 6] = [
         ("hibernated", |w| {
             w.want(0);
             w.settle();
@@ -127,6 +127,19 @@ fn o2_a_member_that_is_declared_lost_and_answers_is_replaced_too() {
     let course =
         ["transfer 1->0", "remove 1", "delete claim 1", "delete pod 1", "join 1", "add 1", "promote 1"];
     assert_eq!(world.course(), course);
+    assert_eq!(world.config().voters().count(), 3);
+}
+
+/// Two members of the configuration at one ordinal: the one that its pod is not leaves.
+#[test]
+fn a_voter_whose_ordinal_another_member_has_is_taken_out() {
+    let mut world = World::formed(3);
+    let gone = world.o.reports[&2].member;
+    let other = super::world::report(MemberId(999), Some(super::world::LOG));
+    world.o.reports.insert(2, other);
+    world.join_config(MemberId(999), 2);
+    world.settle();
+    assert!(world.config().get(gone).is_none(), "{:?}", world.taken);
     assert_eq!(world.config().voters().count(), 3);
 }
 

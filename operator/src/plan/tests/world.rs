@@ -7,6 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
 use uuid::Uuid;
 
+use crate::apply::Outcome;
 use crate::crd::{PaxosCluster, PaxosClusterSpec};
 use crate::names::{ClusterId, MemberId};
 use crate::observed::{
@@ -47,6 +48,7 @@ pub(crate) fn nothing() -> Observed {
         silent: Default::default(),
         budget: None,
         budget_refused: false,
+        waits_turn: false,
         failed_creates: Vec::new(),
         nodes: None,
     }
@@ -105,9 +107,16 @@ impl World {
             let plan = self.plan();
             self.patch_claims(&plan);
             let Some(step) = plan.step.clone() else { return };
+            self.remember(&plan);
             self.take(&step, &plan);
             self.check();
         }
+    }
+
+    /// What status remembers of a look: the next plan reads it.
+    fn remember(&mut self, plan: &Plan) {
+        let status = crate::status::compose(&self.desired, &self.o, plan, &Outcome::Nothing, &[]);
+        (self.o.status.operation, self.o.status.members) = (status.operation, status.members);
     }
 
     /// What goes on beside the step.
@@ -156,6 +165,7 @@ impl World {
             let plan = self.plan();
             self.patch_claims(&plan);
             let Some(step) = plan.step.clone() else { return plan };
+            self.remember(&plan);
             self.take(&step, &plan);
             self.check();
         }
@@ -290,6 +300,8 @@ impl World {
             resource_version: "1".into(),
             replicas: 0,
             applied_size: None,
+            made_from: None,
+            template: None,
             generation: 1,
             observed_generation: 1,
             update_revision: "r1".into(),
@@ -378,6 +390,14 @@ impl World {
         self.broken.insert(ordinal);
         self.silence(ordinal);
         member
+    }
+
+    /// A learner is in the configuration already.
+    pub(crate) fn join_config(&mut self, member: MemberId, ordinal: u32) {
+        let name = self.desired.name.pod(ordinal);
+        self.config.members.push(ConfigMember { member, name, voter: false });
+        self.config.version += 1;
+        self.refresh();
     }
 
     /// A member is cut off from its peers; the operator still reaches it.
