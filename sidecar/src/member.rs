@@ -476,7 +476,8 @@ impl Supervisor {
             ));
         }
         match report.status.state {
-            MemberState::Removed | MemberState::Uninitialized => Ok(()),
+            // One that waits for the other founders, or for the log, has promised nothing yet.
+            MemberState::Removed | MemberState::Uninitialized | MemberState::Joining => Ok(()),
             _ => Err(format!("member {own} takes part in its cluster: remove it first, then renew its disk")),
         }
     }

@@ -172,6 +172,31 @@ async fn members_come_and_go() {
     assert_ne!(id(fresh.member), gone_id);
 }
 
+/// docs: operator.md, rule 5: a founder that waits for one whose disk is lost has promised nothing: it gives its
+/// identity up and is formed anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_founder_that_waits_for_a_lost_one_starts_over() {
+    let cluster = Cluster::empty(1).await;
+    let member = &cluster.members[0];
+    let own = id(member.answers().await.member);
+    let here = format!("--cluster-id={}", cluster.cluster_id);
+    let listed = format!("--member={own}=n0");
+    let output = member.admin(&["initialize", &here, &listed, "--member=00000000000000aa=n1"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(member.answers().await.state(), MemberState::Joining);
+    let output = member.admin(&["renew", "--member", &own]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let fresh = member.answers().await;
+    assert_eq!(fresh.state(), MemberState::Uninitialized);
+    let fresh = id(fresh.member);
+    assert_ne!(fresh, own);
+    let elsewhere = format!("--cluster-id={}", uuid::Uuid::new_v4());
+    let output = member.admin(&["initialize", &elsewhere, &format!("--member={fresh}=n0")]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    member.ready().await;
+    assert_eq!(append(&member.client(), "first").await, 1);
+}
+
 /// docs: protocol.md, "Hand-over"; operator.md, "Pod": the preStop hook.
 #[tokio::test(flavor = "multi_thread")]
 async fn leadership_is_handed_over() {

@@ -34,7 +34,7 @@ pub(super) enum Command {
     TransferLeader(TransferLeader),
     /// Show the settings that all members go by, or change them by an entry in the log.
     Settings(ChangeSettings),
-    /// Give up the identity of a removed or uninitialized member and mint a new one.
+    /// Give up the identity of a member that was removed, or has not begun to take part, and mint a new one.
     Renew(Renew),
 }
 
