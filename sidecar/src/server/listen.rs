@@ -4,7 +4,7 @@ use crate::descriptors;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
@@ -177,13 +177,25 @@ fn place(temporary: &Path, path: &Path, stale: Option<Inode>) -> io::Result<bool
     }
 }
 
-/// Listens on a TCP address.
+/// Listens on a TCP address. `[::]` takes both families; where the host has no IPv6 it means every IPv4 address.
 ///
 /// # Errors
 /// See [`ListenError`].
 pub async fn tcp(address: SocketAddr) -> Result<TcpListener, ListenError> {
     let bound = descriptors::wait_in_task("a listener", || TcpListener::bind(address)).await;
-    bound.map_err(|source| system(address, source))
+    match bound {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && lacks_ipv6(&error) => {
+            let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+            let bound = descriptors::wait_in_task("a listener", || TcpListener::bind(address)).await;
+            bound.map_err(|source| system(address, source))
+        }
+        bound => bound.map_err(|source| system(address, source)),
+    }
+}
+
+/// Whether the kernel has no IPv6 (EAFNOSUPPORT), or the network namespace no address of it (EADDRNOTAVAIL).
+fn lacks_ipv6(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(97 | 99))
 }
 
 #[cfg(test)]
