@@ -189,9 +189,14 @@ pub async fn look(ctx: &Context, ns: &str, name: &str) -> Result<Option<Duration
     let known = ctx.remembered(ns, name);
     let fresh = match &known {
         Some(known) => known.cluster.clone(),
-        None => match api.get_opt(name).await.map_err(Error::api("reading the PaxosCluster"))? {
-            Some(fresh) => fresh,
-            None => return Ok(None),
+        None => match api.get_opt(name).await {
+            Ok(Some(fresh)) => fresh,
+            Ok(None) => return Ok(None),
+            Err(kube::Error::SerdeError(why)) => {
+                unreadable(ctx, ns, name, &why.to_string()).await?;
+                return Ok(Some(LONGEST));
+            }
+            Err(error) => return Err(Error::api("reading the PaxosCluster")(error)),
         },
     };
     let desired = match validate(&fresh, &ctx.settings.sidecar_image, &ctx.settings.cluster_domain) {
@@ -240,11 +245,38 @@ pub async fn look(ctx: &Context, ns: &str, name: &str) -> Result<Option<Duration
         (true, Some(_)) => {}
         (false, _) => ctx.read_again(ns, name),
     }
-    if at_rest && plan.step.is_none() && outcome == Outcome::Nothing {
+    // A turn to be rolled ends at rest, or where nobody wants the cluster to move.
+    let still =
+        matches!(&plan.gate, Some(gate) if gate.forbids_writes() || gate.kind == GateKind::Hibernated);
+    if still || (at_rest && plan.step.is_none() && outcome == Outcome::Nothing) {
         ctx.rolled(&desired.name.uid);
     }
     ctx.succeeded(&desired.name.uid);
     Ok(Some(pause(ctx, &desired, &plan, &outcome, at_rest)))
+}
+
+/// A resource that does not parse (made before a field changed its form, for one) is told in its own status, and
+/// keeps no other from being looked at.
+async fn unreadable(ctx: &Context, ns: &str, name: &str, why: &str) -> Result<(), Error> {
+    let resource = kube::api::ApiResource::erase::<PaxosCluster>(&());
+    let api: Api<kube::api::DynamicObject> = Api::namespaced_with(ctx.client.clone(), ns, &resource);
+    let read = api.get_opt(name).await.map_err(Error::api("reading the PaxosCluster"))?;
+    let Some(object) = read else { return Ok(()) };
+    let message =
+        format!("the PaxosCluster cannot be read ({why}): edit it; nothing is done for it meanwhile");
+    let generation = object.metadata.generation.unwrap_or(0);
+    let old: PaxosClusterStatus = serde_json::from_value(object.data["status"].clone()).unwrap_or_default();
+    let new = status::invalid(&old, generation, ctx.now(), Reason::InvalidSpec, &message);
+    if old == new {
+        return Ok(());
+    }
+    let patch =
+        serde_json::json!({ "status": { "conditions": new.conditions, "observedGeneration": generation } });
+    let params = kube::api::PatchParams::default();
+    let patched = api.patch_status(name, &params, &kube::api::Patch::Merge(&patch)).await;
+    patched.map_err(Error::api("writing the status"))?;
+    warn!(object = format!("paxoscluster/{ns}/{name}"), "{message}");
+    Ok(())
 }
 
 fn log_plan(ctx: &Context, desired: &Desired, plan: &Plan) {

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::build::{self, content_hash, prepared_ordinals};
 use crate::context::Context;
-use crate::dereference::{Dereferenced, authority, offset, secret, text};
+use crate::dereference::{Access, Dereferenced, authority, offset, secret, text};
 use crate::error::Error;
 use crate::names::{ANNOTATION_ISSUER, ANNOTATION_ROTATE};
 use crate::observed::{Observed, Trust};
@@ -56,9 +56,12 @@ pub(super) async fn ensure(
             }
         }
     };
-    let settled = pairs(ctx, desired, &authority, standing, live.as_ref(), &read.observed, count).await?;
+    let settled = pairs(ctx, desired, &authority, standing, live.as_ref(), read, count).await?;
     if settled {
         ctx.applied(uid, key, &hash, None);
+    } else {
+        // What members show is asked for by what stands now.
+        ctx.read_again(&desired.name.namespace, &desired.name.name);
     }
     Ok(())
 }
@@ -128,8 +131,16 @@ fn fingerprint(certificate: &str) -> String {
     content_hash(&Value::String(bundle(certificate).concat()))
 }
 
-/// The least trust that any running pod's member shows; `None` where one says nothing.
-fn everyone(observed: &Observed) -> Option<Trust> {
+/// The least trust that any running pod's member shows; `None` where one says nothing, or where they were asked
+/// before this authority was the newest.
+fn everyone(access: &Access, observed: &Observed, newest: &str) -> Option<Trust> {
+    match access {
+        Access::Tls(ways) if ways.first().is_some_and(|way| way.credentials.authority == newest) => {}
+        Access::Tls(_) => return None,
+        // Nobody could be asked: only where no pod runs is nobody left behind.
+        Access::Plain | Access::NotYet if observed.pods.is_empty() => {}
+        Access::Plain | Access::NotYet => return None,
+    }
     let shown = observed.pods.keys().map(|ordinal| observed.reports.get(ordinal).map(|r| r.trust));
     shown.min().unwrap_or(Some(Trust::Newest))
 }
@@ -195,12 +206,12 @@ async fn pairs(
     authority: &Authority,
     standing: Standing,
     live: Option<&Secret>,
-    observed: &Observed,
+    read: &Dereferenced,
     count: u32,
 ) -> Result<bool, Error> {
     let name = &desired.name;
     let newest = &authority.pair().certificate;
-    let next = next_move(&standing, newest, everyone(observed));
+    let next = next_move(&standing, newest, everyone(&read.access, &read.observed, newest));
     let now = offset(ctx.now());
     let mut data = json!({ "ca.crt": next.bundle.concat() });
     let mut changed = next.bundle != standing.bundle || next.reissue;
@@ -295,6 +306,25 @@ mod tests {
         assert_eq!(out, Move { bundle: bundle(&new), reissue: false, issued: true, settled: true });
         let rest = next_move(&standing(&[&new], Some(&new)), &new, None);
         assert_eq!(rest, Move { bundle: bundle(&new), reissue: false, issued: true, settled: true });
+    }
+
+    /// What members showed of an older authority says nothing of the newest.
+    #[test]
+    fn members_are_judged_by_the_newest_authority_only() {
+        let world = crate::plan::tests::world::World::formed(3);
+        let (old, new) = (authority(), authority());
+        let pair = || crate::tls::Pair { certificate: String::new(), key: String::new() };
+        let asked = |authority: &String| {
+            Access::Tls(vec![crate::dereference::Way::new(Trust::Newest, authority.clone(), pair())])
+        };
+        assert_eq!(everyone(&asked(&new), &world.o, &new), Some(Trust::Newest));
+        assert_eq!(everyone(&asked(&old), &world.o, &new), None);
+        assert_eq!(everyone(&Access::NotYet, &world.o, &new), None);
+        let mut behind = world.o.clone();
+        behind.reports.get_mut(&1).unwrap().trust = Trust::Both;
+        assert_eq!(everyone(&asked(&new), &behind, &new), Some(Trust::Both));
+        behind.reports.remove(&1);
+        assert_eq!(everyone(&asked(&new), &behind, &new), None, "one says nothing");
     }
 
     #[test]

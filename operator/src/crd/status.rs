@@ -392,3 +392,21 @@ impl Reason {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    /// Every reason is told in the page for people.
+    #[test]
+    fn each_reason_is_documented() {
+        let (code, page) = (include_str!("status.rs"), include_str!("../../../docs/operator.md"));
+        let words: Vec<&str> = code
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("Reason::")?.split_once("=> \""))
+            .map(|(_, word)| word.trim_end_matches("\","))
+            .collect();
+        assert!(words.len() > 30, "{words:?}");
+        for word in words {
+            assert!(page.contains(&format!("`{word}`")), "docs/operator.md does not tell of {word}");
+        }
+    }
+}

@@ -61,7 +61,7 @@ pub struct Way {
 }
 
 impl Way {
-    fn new(trust: Trust, authority: String, pair: Pair) -> Way {
+    pub(crate) fn new(trust: Trust, authority: String, pair: Pair) -> Way {
         Way { trust, credentials: Credentials { authority, pair } }
     }
 }

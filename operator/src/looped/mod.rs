@@ -317,3 +317,17 @@ async fn o16_a_cluster_at_rest_costs_no_request() {
     assert_eq!(cluster.voters().len(), 3);
     assert_eq!(cluster.condition("Ready").0, "True", "{}", cluster.told("Ready"));
 }
+
+/// O26: a resource of a form that is not known is told in its own status.
+#[tokio::test]
+async fn o26_a_resource_that_does_not_parse_says_so() {
+    let cluster = Cluster::formed(json!({})).await;
+    cluster.edit(json!({ "storage": { "replaceLost": "NodeGone" } }));
+    cluster.look().await.unwrap();
+    assert_eq!(cluster.condition("Stalled"), ("True".into(), "InvalidSpec".into()));
+    assert!(cluster.told("Stalled").contains("cannot be read"), "{}", cluster.told("Stalled"));
+    assert_eq!(cluster.condition("Available").0, "True", "what was known stays");
+    let before = cluster.with(|s| s.server.writes.len());
+    cluster.look().await.unwrap();
+    assert_eq!(cluster.with(|s| s.server.writes.len()), before, "once");
+}

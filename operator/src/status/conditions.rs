@@ -368,7 +368,8 @@ fn degraded(view: &View<'_>) -> Says {
         );
         return says(true, Reason::DrainsBlocked, message);
     }
-    if voters.is_empty() && view.cluster.is_some() && view.desired.replicas > 0 {
+    let formed = o.status.bootstrap.as_ref().is_some_and(|b| b.done);
+    if voters.is_empty() && formed && view.desired.replicas > 0 {
         return says(true, Reason::QuorumLost, "no member that knows the configuration answers");
     }
     if voters.is_empty() {
