@@ -8,6 +8,7 @@ use http_body::{Body, Frame};
 use prometheus_client::metrics::counter::Counter;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tonic::Status;
@@ -16,9 +17,9 @@ use tonic::codegen::http::HeaderMap;
 /// Open calls of all connections together.
 pub const CALLS: usize = 8_192;
 /// Bytes of messages that have not come whole, of all connections together.
-pub const INCOMING: usize = 32 << 20;
+pub const INCOMING: usize = 48 << 20;
 /// Bytes of answers that were not taken, of all connections together.
-pub const OUTGOING: usize = 32 << 20;
+pub const OUTGOING: usize = 24 << 20;
 /// How long a message may take to come whole.
 const MESSAGE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long an answer may wait to be taken.
@@ -95,6 +96,8 @@ pub struct Budgets {
     pub(super) outgoing: Arc<Fair>,
     pub(super) explain: Explain,
     pub(super) tally: Tally,
+    /// Connections so far, of all sockets.
+    connections: Arc<AtomicU64>,
 }
 
 impl Budgets {
@@ -109,7 +112,13 @@ impl Budgets {
             outgoing: Fair::new(OUTGOING, Some(ANSWER_PATIENCE), outgoing),
             explain,
             tally: tally.clone(),
+            connections: Arc::default(),
         }
+    }
+
+    /// A number for a connection that no other one has.
+    pub(super) fn connection(&self) -> u64 {
+        self.connections.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Ends what is held for too long; to be called now and then.

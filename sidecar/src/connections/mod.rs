@@ -87,7 +87,7 @@ impl Shares {
             },
             admin: limits(128, 128),
             admin_socket: limits(128, 128),
-            socket: Limits { admitted_by_source: part(384), ..limits(256, 512) },
+            socket: Limits { admitted_by_source: part(192), ..limits(256, 256) },
             health: Limits { admitted: 0, admitted_by_source: 0, ..limits(64, 0) },
         }
     }

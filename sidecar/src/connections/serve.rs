@@ -2,12 +2,13 @@
 
 use super::bodies::{Budgets, Counted, Given, Refused};
 use super::fair::Cut;
-use super::table::Activity;
+use super::table::{Activity, Open};
 use super::{Accept, Caller, Connection, Incoming};
 use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use std::convert::Infallible;
+use std::future::{Ready, ready};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,9 +24,13 @@ use tonic::service::Routes;
 use tonic::transport::server::Connected;
 
 /// Bytes that come and are not read, of one call and of one connection. The way is short: more would make nothing faster.
-const WINDOWS: (u32, u32) = (64 << 10, 128 << 10);
+/// The transport lets small frames wait for half of the connection's window, each for 256 bytes: enough for [`STREAMS`]
+/// small calls at once, and not a byte less.
+const WINDOWS: (u32, u32) = (64 << 10, 512 * STREAMS);
 /// Open calls of one connection.
 const STREAMS: u32 = 1_024;
+/// Bytes of a call's headers.
+const HEADERS: u32 = 8 << 10;
 /// Between two looks at what is held for too long.
 const LOOK: Duration = Duration::from_millis(500);
 /// How long an idle connection has to say goodbye at the end.
@@ -94,9 +99,11 @@ impl Entrance {
         Ok(())
     }
 
-    fn refuse(&self, why: Refused) -> Answer {
+    /// The connection stays until this has been said.
+    fn refuse(&self, why: Refused, open: Open) -> Ready<Answer> {
         let answer = (self.budgets.explain)(why).into_http();
-        Ok(answer.map(|body| Given::new(body, &self.budgets, self.connection, Arc::default(), None, None)))
+        let (budgets, connection) = (&self.budgets, self.connection);
+        ready(Ok(answer.map(|body| Given::new(body, budgets, connection, Arc::default(), None, Some(open)))))
     }
 }
 
@@ -112,16 +119,16 @@ impl hyper::service::Service<Request<hyper::body::Incoming>> for Entrance {
         if let Err(why) = self.admit() {
             self.budgets.tally.connections_refused.inc();
             self.refused.notify_one();
-            return Box::pin(std::future::ready(self.refuse(why)));
+            return Box::pin(self.refuse(why, open));
         }
         let Ok(call) = self.budgets.calls.take(self.connection, 1, &cut) else {
-            return Box::pin(std::future::ready(self.refuse(Refused::Calls)));
+            return Box::pin(self.refuse(Refused::Calls, open));
         };
         let (mut parts, body) = request.into_parts();
         parts.extensions.insert(self.caller.clone());
         let body = match Counted::new(body, &self.budgets, self.connection, parts.uri.path()) {
             Ok(body) => body,
-            Err(why) => return Box::pin(std::future::ready(self.refuse(why))),
+            Err(why) => return Box::pin(self.refuse(why, open)),
         };
         let answering = self.routes.clone().call(Request::from_parts(parts, body));
         let (budgets, connection) = (self.budgets.clone(), self.connection);
@@ -140,6 +147,7 @@ fn builder(calls: Calls) -> auto::Builder<Calls> {
         .initial_stream_window_size(WINDOWS.0)
         .initial_connection_window_size(WINDOWS.1)
         .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEADERS)
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(PING_PATIENCE);
     builder
@@ -164,13 +172,14 @@ impl Socket {
         let (calls, tally) = (Calls::default(), budgets.tally.clone());
         let (admitted, refused) = (Arc::<AtomicBool>::default(), Arc::<Notify>::default());
         let activity = connection.activity();
+        let connection_id = budgets.connection();
         let entrance = Entrance {
             routes,
             budgets,
             allowed,
             calls: calls.clone(),
             caller: connection.connect_info(),
-            connection: connection.id(),
+            connection: connection_id,
             activity: activity.clone(),
             admitted: admitted.clone(),
             refused: refused.clone(),

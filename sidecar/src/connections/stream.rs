@@ -281,11 +281,6 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Its number among the connections of its listener.
-    pub(super) fn id(&self) -> u64 {
-        self.place().id()
-    }
-
     pub(super) fn activity(&self) -> Arc<Activity> {
         self.place().activity()
     }

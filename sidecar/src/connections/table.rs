@@ -326,10 +326,6 @@ impl Place {
         Ticket { table: self.table.clone(), id: self.id }
     }
 
-    pub(super) fn id(&self) -> u64 {
-        self.id
-    }
-
     pub(super) fn activity(&self) -> Arc<Activity> {
         self.activity.clone()
     }

@@ -131,6 +131,9 @@ async fn bodies_that_stop() {
         }
     }
     assert!(late > 0 && busy > 0, "{late} {busy}");
+    for name in ["messages_ended", "messages_refused"] {
+        assert!(member.metric(&format!("synod_socket_{name}_total")) > 0, "{name}");
+    }
 }
 
 /// Answers that nobody takes, of more calls than one connection may have.
@@ -164,6 +167,7 @@ async fn answers_that_are_not_taken() {
     };
     let answers = beside(member, hurt).await;
     assert!(answers.len() > 8, "{}", answers.len());
+    assert!(member.metric("synod_socket_answers_refused_total") > 0);
 }
 
 /// Entries that are nothing on the wire and much in memory.
@@ -236,7 +240,7 @@ async fn idle_connections_make_room() {
     let cluster = Cluster::of(1).await;
     let member = &cluster.members[0];
     let mut idle = Vec::new();
-    for _ in 0..600 {
+    for _ in 0..1_100 {
         let client = Client::connect(&member.socket).unwrap();
         client.status().await.unwrap();
         idle.push(client);
@@ -252,6 +256,35 @@ async fn idle_connections_make_room() {
     };
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
     assert!(refused.message().contains("connections"), "{refused}");
+    assert!(member.metric("synod_socket_connections_displaced_total") > 0);
+    assert!(member.metric("synod_socket_connections_refused_total") > 0);
     drop(busy.pop());
     until("there is room again", || async { member.client().status().await }).await;
+}
+
+/// Users that are not among the allowed ones are told so, and their connections do not stay.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut member = Member::new(dir.path(), "n0");
+    let stranger = rustix::process::getuid().as_raw() + 1;
+    std::fs::write(dir.path().join("peers"), "").unwrap();
+    member.extra = vec![format!("--allowed-uids={stranger}")];
+    member.start();
+    let status = until("the stranger is refused", || async {
+        let mut log = LogClient::new(tonic_channel(&member.socket).await);
+        match log.append(AppendRequest { entries: vec![Bytes::new()], ..AppendRequest::default() }).await {
+            Err(status) if status.code() == Code::PermissionDenied => Ok(status),
+            other => Err(other),
+        }
+    })
+    .await;
+    assert!(status.message().contains("add it to the allowed ones"), "{status}");
+    let mut raw = Raw::connect(&member.socket).await;
+    let (response, _body) = raw.call("Append", false).await.unwrap();
+    assert_eq!(outcome(response).await.unwrap().0, Code::PermissionDenied);
+    // The connection ends, though nobody closes it on this side.
+    raw.serving.await.unwrap();
+    assert!(raw.calls.ready().await.is_err());
+    assert!(member.metric("synod_socket_connections_refused_total") > 0);
 }

@@ -16,12 +16,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use synod_client::AppendOptions;
-use synod_proto::v1::ReadRequest;
 use synod_proto::v1::log_client::LogClient;
+use synod_proto::v1::{Consistency, ReadRequest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
-use tonic::transport::Endpoint;
 
 /// What an HTTP/2 client says first: its preface and empty settings.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -246,34 +245,40 @@ async fn a_segment_waits_for_a_descriptor() {
     assert!(member.metric("synod_descriptor_waits_total") > 0);
 }
 
-/// Reads that are not taken hold pages in memory: there is a bound on them, and it is told. When they go, reads go on.
+/// Reads that wait for a read point are bounded, and that is told. When they go, reads go on.
 #[tokio::test(flavor = "multi_thread")]
-async fn reads_that_are_not_taken() {
+async fn reads_that_wait() {
     let cluster = Cluster::of(1).await;
     let member = &cluster.members[0];
-    // Four pages of 1,024 entries, each more than the smallest window takes.
-    member.client().append_many(vec![vec![7; 80].into(); 4_096]).await.unwrap();
-    let path = member.socket.clone();
-    let endpoint = Endpoint::from_static("http://synod.socket").initial_stream_window_size(65_535);
-    let connector = tower::service_fn(move |_| {
-        let path = path.clone();
-        async move { UnixStream::connect(path).await.map(hyper_util::rt::TokioIo::new) }
-    });
-    let mut log = LogClient::new(endpoint.connect_with_connector(connector).await.unwrap());
-    let request = ReadRequest { from: 1, ..ReadRequest::default() };
-    let mut held = Vec::new();
-    let refused = loop {
-        match log.read(request).await {
-            Ok(pages) => held.push(pages),
-            Err(status) => break status,
-        }
-        assert!(held.len() <= 1_024);
+    member.client().append("an entry").await.unwrap();
+    let connect = || LogClient::new(synod_client::channel(&member.socket).unwrap());
+    let waits = ReadRequest {
+        from: 1,
+        consistency: i32::from(Consistency::Sequential),
+        at_least: 1_000_000,
+        ..ReadRequest::default()
     };
-    assert_eq!((held.len(), refused.code()), (1_024, tonic::Code::ResourceExhausted), "{refused}");
+    let mut waiting = tokio::task::JoinSet::new();
+    // One connection may have 1,024 calls.
+    for mut log in [connect(), connect()].into_iter().cycle().take(1_024) {
+        waiting.spawn(async move { log.read(waits).await.map(drop) });
+    }
+    let other = connect();
+    let refused = until("one more is refused", || async {
+        let mut request = tonic::Request::new(waits);
+        // It waits itself while there is a place.
+        request.set_timeout(Duration::from_millis(500));
+        match other.clone().read(request).await {
+            Err(status) if status.code() == tonic::Code::ResourceExhausted => Ok(status),
+            other => Err(other.map(drop)),
+        }
+    })
+    .await;
     assert!(refused.message().contains("1024 reads are under way"), "{refused}");
-    drop(held);
+    drop(waiting);
     until("reads go on", || async {
-        let mut pages = log.clone().read(request).await?.into_inner();
+        let mut pages =
+            other.clone().read(ReadRequest { from: 1, ..ReadRequest::default() }).await?.into_inner();
         pages.message().await
     })
     .await
