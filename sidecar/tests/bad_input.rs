@@ -291,8 +291,8 @@ fn command_lines() {
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("--no-such-flag"), "{}", stderr(&output));
     let output = command(&["status", "--socket", "/nowhere/synod.sock"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("no member answers on /nowhere/synod.sock"), "{}", stderr(&output));
+    assert_eq!(output.status.code(), Some(4));
+    assert!(stderr(&output).contains("there is no socket at /nowhere/synod.sock"), "{}", stderr(&output));
     let output = command(&["admin", "promote", "--member", "xyz"]);
     assert!(stderr(&output).contains("16 hexadecimal digits"), "{}", stderr(&output));
     // An admin port that everybody could reach.

@@ -210,6 +210,25 @@ async fn entries_are_escaped() {
     at(socket, &["append", "a\n2\tb\u{1b}[31m"]);
     assert_eq!(at(socket, &["tail"]), "1\ta\\n2\\tb\\u{1b}[31m\n");
     assert_eq!(at(socket, &["tail", "--raw"]), "a\n2\tb\u{1b}[31m\n");
+    // Bytes of a file are one entry, and a consumer gets each entry once.
+    let file = cluster.dir.path().join("file");
+    std::fs::write(&file, b"two\nlines\xff").unwrap();
+    assert_eq!(at(socket, &["append", "--file", file.to_str().unwrap()]), "2\n");
+    let reads = |expected: &[&str]| {
+        let mut reader = binary();
+        reader.args(["subscribe", "--consumer", "c", "--socket"]).arg(socket).stdout(Stdio::piped());
+        let mut reader = reader.spawn().unwrap();
+        let lines = BufReader::new(reader.stdout.take().unwrap()).lines().take(expected.len());
+        let lines: Vec<String> = lines.map(Result::unwrap).collect();
+        assert_eq!(lines, expected);
+        let last: u64 = expected.last().unwrap().split_once('\t').unwrap().0.parse().unwrap();
+        while json(&at(socket, &["consumers", "list", "-o", "json"]))["consumers"][0]["index"] != last {}
+        reader.kill().unwrap();
+        reader.wait().unwrap();
+    };
+    reads(&["1\ta\\n2\\tb\\u{1b}[31m", "2\ttwo\\nlines\\xff"]);
+    at(socket, &["append", "three"]);
+    reads(&["3\tthree"]);
     assert!(at_nobody(&["completion", "bash"]).contains("consumers"));
 }
 

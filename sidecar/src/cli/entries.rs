@@ -7,18 +7,24 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use futures::{Stream, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use std::io::Write;
+use std::io::{IsTerminal, Read, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 use synod_client::{
     AppendOptions as How, Appended, CallError, Client, Consistency, Entry, IdempotencyKey, ReadOptions,
     Repeats,
 };
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
 /// Lines and bytes of standard input that are appended together.
 const BATCH: (usize, usize) = (2_048, 512 << 10);
+/// Entries that are printed before a consumer's position moves on.
+const CHUNK: usize = 256;
+/// Longer lines are not read to their end.
+const LONGEST_LINE: u64 = 4 << 20;
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct AppendOptions {
@@ -30,7 +36,7 @@ pub(super) struct AppendOptions {
     expected_index: Option<u64>,
     /// Names this append: repeating it under the same key appends it once, and prints the same index again. 1 to
     /// 64 bytes.
-    #[arg(long, value_name = "KEY", requires = "entries")]
+    #[arg(long, value_name = "KEY", requires = "what")]
     key: Option<String>,
     /// An index that was in the log when the key was made: a key that is so old that the log may have forgotten
     /// it is then refused.
@@ -42,9 +48,41 @@ pub(super) struct AppendOptions {
     /// text: the index of each entry. json: an object a line.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
+    /// Append the bytes of this file as one entry.
+    #[arg(long, value_name = "FILE", group = "what")]
+    file: Option<PathBuf>,
+    /// Append the bytes of standard input as one entry.
+    #[arg(long, group = "what")]
+    stdin_binary: bool,
     /// The entries, appended together; without any, each line of standard input is one.
-    #[arg(value_name = "ENTRY")]
+    #[arg(value_name = "ENTRY", group = "what")]
     entries: Vec<String>,
+}
+
+impl AppendOptions {
+    /// What is appended together; none: the lines of standard input.
+    fn together(&self) -> anyhow::Result<Vec<Bytes>> {
+        if let Some(path) = &self.file {
+            let file =
+                std::fs::File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
+            return Ok(vec![whole(file).with_context(|| format!("{} cannot be read", path.display()))?]);
+        }
+        if self.stdin_binary {
+            return Ok(vec![whole(std::io::stdin().lock()).context("cannot read standard input")?]);
+        }
+        Ok(self.entries.iter().map(|entry| Bytes::from(entry.clone())).collect())
+    }
+}
+
+/// All that can be read, if it is not more than any entry can have.
+fn whole(from: impl Read) -> std::io::Result<Bytes> {
+    let mut bytes = Vec::new();
+    from.take(LONGEST_LINE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LONGEST_LINE {
+        let message = format!("it has more than {} MiB: no entry can be as large", LONGEST_LINE >> 20);
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, message));
+    }
+    Ok(bytes.into())
 }
 
 #[derive(Serialize)]
@@ -59,8 +97,8 @@ pub(super) async fn append(options: AppendOptions) -> anyhow::Result<()> {
     let client = options.socket.client()?;
     let expected_index = options.expected_index;
     let timeout = Duration::from_secs(options.timeout);
-    if !options.entries.is_empty() {
-        let entries = options.entries.iter().map(|entry| Bytes::from(entry.clone())).collect();
+    let entries = options.together()?;
+    if !entries.is_empty() {
         let key = match &options.key {
             Some(key) => {
                 let key = IdempotencyKey::new(key.clone());
@@ -90,6 +128,7 @@ pub(super) async fn append(options: AppendOptions) -> anyhow::Result<()> {
 /// a line that is typed goes at once.
 async fn append_lines(client: &Client, mut how: How, output: Format) -> anyhow::Result<()> {
     let mut lines = BufReader::with_capacity(BATCH.1, tokio::io::stdin());
+    let progress = progress()?;
     let (mut count, mut last, mut heard) = (0, 0, true);
     loop {
         let batch = next_lines(&mut lines).await.context("cannot read standard input")?;
@@ -103,6 +142,7 @@ async fn append_lines(client: &Client, mut how: How, output: Format) -> anyhow::
             _ => format!("{count} lines stand, the last at index {last}; tried the next {more}"),
         })?;
         count += more;
+        progress.inc(more as u64);
         last = appended.last_index;
         how.expected_index = None;
         if !heard {
@@ -118,13 +158,26 @@ async fn append_lines(client: &Client, mut how: How, output: Format) -> anyhow::
     }
 }
 
+/// Tells a person how far a file is, unless they see the indexes.
+fn progress() -> anyhow::Result<ProgressBar> {
+    if std::io::stdin().is_terminal() || std::io::stdout().is_terminal() {
+        return Ok(ProgressBar::hidden());
+    }
+    let style = ProgressStyle::with_template("{human_pos} lines appended, {per_sec}")?;
+    Ok(ProgressBar::no_length().with_style(style))
+}
+
 /// The lines that are there, at least one; none at the end of the input. An empty line is an entry.
 async fn next_lines(lines: &mut BufReader<tokio::io::Stdin>) -> std::io::Result<Vec<Bytes>> {
     let (mut batch, mut bytes) = (Vec::new(), 0);
     loop {
         let mut line = Vec::new();
-        if lines.read_until(b'\n', &mut line).await? == 0 {
+        if (&mut *lines).take(LONGEST_LINE + 1).read_until(b'\n', &mut line).await? == 0 {
             return Ok(batch);
+        }
+        if line.len() as u64 > LONGEST_LINE {
+            let message = format!("a line has more than {} MiB: no entry can be as long", LONGEST_LINE >> 20);
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, message));
         }
         if line.last() == Some(&b'\n') {
             line.pop();
@@ -257,19 +310,64 @@ async fn print(
 ) -> anyhow::Result<()> {
     while let Some(entry) = entries.try_next().await? {
         let mut out = std::io::stdout().lock();
-        match form {
-            Form::Raw => {
-                out.write_all(&entry.payload)?;
-                out.write_all(b"\n")?;
-            }
-            Form::As(Format::Text) => writeln!(out, "{}\t{}", entry.index, escaped(&entry.payload))?,
-            Form::As(Format::Json) => {
-                let text = std::str::from_utf8(&entry.payload).ok();
-                let base64 = text.is_none().then(|| STANDARD.encode(&entry.payload));
-                writeln!(out, "{}", serde_json::to_string(&Line { index: entry.index, text, base64 })?)?;
-            }
-        }
+        write_entry(&mut out, &entry, form)?;
         out.flush()?;
+    }
+    Ok(())
+}
+
+fn write_entry(out: &mut impl Write, entry: &Entry, form: Form) -> std::io::Result<()> {
+    match form {
+        Form::Raw => {
+            out.write_all(&entry.payload)?;
+            out.write_all(b"\n")
+        }
+        Form::As(Format::Text) => writeln!(out, "{}\t{}", entry.index, escaped(&entry.payload)),
+        Form::As(Format::Json) => {
+            let text = std::str::from_utf8(&entry.payload).ok();
+            let base64 = text.is_none().then(|| STANDARD.encode(&entry.payload));
+            writeln!(out, "{}", serde_json::to_string(&Line { index: entry.index, text, base64 })?)
+        }
+    }
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct SubscribeOptions {
+    #[command(flatten)]
+    socket: Socket,
+    /// The consumer whose position this is; it is registered where there is none of that name.
+    #[arg(long, value_name = "NAME")]
+    consumer: String,
+    /// text: index and entry, with everything escaped that is no visible character. json: an object a line.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+    /// Print the bytes of each entry as they are and a newline, and nothing else.
+    #[arg(long, conflicts_with = "output")]
+    raw: bool,
+}
+
+/// Prints what a consumer is not done with, then live. What was printed is done with: after a crash the last entries come
+/// again, and none is left out.
+pub(super) async fn subscribe(options: SubscribeOptions) -> anyhow::Result<()> {
+    let client = options.socket.client()?;
+    let (consumers, name) = (client.consumers(), options.consumer.as_str());
+    let form = if options.raw { Form::Raw } else { Form::As(options.output) };
+    let done = consumers.register(name).await.map_err(|error| options.socket.explain(error))?;
+    let mut chunks = client.subscribe(done + 1).ready_chunks(CHUNK);
+    while let Some(chunk) = chunks.next().await {
+        let mut last = None;
+        {
+            let mut out = std::io::stdout().lock();
+            for entry in chunk {
+                let entry = entry?;
+                write_entry(&mut out, &entry, form)?;
+                last = Some(entry.index);
+            }
+            out.flush()?;
+        }
+        if let Some(last) = last {
+            consumers.advance(name, last).await.map_err(|error| options.socket.explain(error))?;
+        }
     }
     Ok(())
 }

@@ -43,6 +43,8 @@ enum Command {
     Append(entries::AppendOptions),
     /// Print the log's last entries, then live with -f.
     Tail(entries::TailOptions),
+    /// Print what a consumer is not done with, then live, and move its position on.
+    Subscribe(entries::SubscribeOptions),
     /// Save, fetch and list checkpoints: the application's state at an index.
     #[command(subcommand)]
     Checkpoint(checkpoints::Command),
@@ -210,6 +212,7 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Dev(options) => dev::run(options).await,
         Command::Append(options) => entries::append(options).await,
         Command::Tail(options) => entries::tail(options).await,
+        Command::Subscribe(options) => entries::subscribe(options).await,
         Command::Checkpoint(command) => checkpoints::run(command).await,
         Command::Consumers(command) => consumers::run(command).await,
         Command::Status(options) => show::status(options).await,
