@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help try demo demo-down cluster cluster-down test verify fix tools bench sim sim-explain mutants search fuzz torture volumes cover sbom rust powercut
+.PHONY: help try demo demo-down cluster cluster-down test verify fix tools bench sim sim-explain mutants search fuzz torture volumes cover sbom rust powercut evidence
 
 CACHE := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/synod
 NEXTEST_VERSION := 0.9.151
@@ -89,6 +89,9 @@ volumes: rust ## Wipe, roll back and swap the volumes of real members: make volu
 
 powercut: rust ## Cut the power of all real members at once under load: make powercut RUNS=200
 	@SYNOD_POWERCUT='$(RUNS)' $(TORTURE) power_cut
+
+evidence: rust ## sim, torture, powercut, volumes; the table of it to docs/reliability.md: FOR=30m RUNS=200
+	@cargo run --quiet --locked --package synod-evidence -- --for $(FOR) --runs $(RUNS) $(EVIDENCE_ARGS)
 
 cover: rust $(TARPAULIN) ## Which lines of sidecar/paxos the core's tests and some simulated seeds run
 	@'$(TARPAULIN)' tarpaulin --packages synod-paxos synod-sim --tests --engine llvm --skip-clean --locked \
