@@ -87,6 +87,7 @@ impl Failure {
             ("first_index", self.first_index),
             ("expected_sequence", self.expected_sequence),
             ("checkpoint", self.checkpoint),
+            ("next", self.next),
         ];
         let numbers = numbers.into_iter().filter_map(|(name, value)| Some((name, value?.to_string())));
         let outcome = (self.outcome() != Outcome::Unspecified).then(|| self.outcome().word().to_owned());

@@ -24,11 +24,13 @@ impl Reason {
             R::KeyExpired | R::NotActive | R::Superseded | R::FormatLevel => Code::FailedPrecondition,
             R::NotEveryMember | R::VersionMoved | R::ChangePending => Code::FailedPrecondition,
             R::AlreadyVoter | R::LastVoter | R::TooManyMembers | R::NotCaughtUp => Code::FailedPrecondition,
-            R::NotLeader | R::OtherCluster | R::OtherGenesis | R::NotRenewable => Code::FailedPrecondition,
+            R::NotLeader | R::OtherCluster | R::OtherLog | R::OtherGenesis | R::NotRenewable => {
+                Code::FailedPrecondition
+            }
             R::KeyReused | R::UsedMember => Code::AlreadyExists,
             R::TooManyKeys | R::TooManySessions | R::TooManyConsumers => Code::ResourceExhausted,
             R::ChunkTooLarge | R::Backpressure | R::DiskFull | R::EntryTooLarge => Code::ResourceExhausted,
-            R::CallTooLarge | R::Subscribers | R::Connections => Code::ResourceExhausted,
+            R::CallTooLarge | R::Subscribers | R::Connections | R::SlowReader => Code::ResourceExhausted,
             R::Compacted | R::BeyondTail => Code::OutOfRange,
             R::UnknownConsumer | R::NoCheckpoint | R::UnknownMember => Code::NotFound,
             R::Mismatch | R::Offset => Code::Aborted,

@@ -34,6 +34,7 @@ fn documented() -> Vec<(Reason, String)> {
         }
         comment.clear();
     }
+    found.sort_by_key(|(reason, _)| i32::from(*reason));
     found
 }
 

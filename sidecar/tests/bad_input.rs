@@ -8,9 +8,11 @@ use common::{Cluster, Member, binary, command, id, stderr, until};
 use futures::TryStreamExt;
 use prost::Message;
 use std::time::Duration;
-use synod_client::{AppendError, AppendOptions, CallError, Consistency, Outcome, Reason, channel};
+use synod_client::wire::channel;
+use synod_client::{AppendError, AppendOptions, CallError, Consistency, Outcome, Reason};
 use synod_proto::v1::append_stream_response::Outcome as Answer;
 use synod_proto::v1::log_client::LogClient;
+use synod_proto::v1::subscribe_request::Start;
 use synod_proto::v1::{
     AppendRequest, AppendStreamRequest, AppendStreamResponse, Failure, SubscribeRequest, TailRequest,
 };
@@ -52,7 +54,8 @@ async fn calls_beyond_their_bounds() {
     let mut answers = log.append_stream(futures::stream::iter([request])).await.unwrap().into_inner();
     let error = CallError::from(answers.message().await.unwrap_err());
     assert_eq!(error.reason, Reason::CallTooLarge, "{error}");
-    let status = log.subscribe(SubscribeRequest { from: 0 }).await.unwrap_err();
+    let status =
+        log.subscribe(SubscribeRequest { start: Some(Start::From(0)), end: None }).await.unwrap_err();
     assert!(status.message().contains("indexes begin at 1"), "{status}");
     let client = cluster.members[0].client();
     assert_eq!(client.tail(Consistency::Linearizable).await.unwrap(), 0, "nothing reached the log");

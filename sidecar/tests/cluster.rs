@@ -7,7 +7,8 @@ use bytes::Bytes;
 use common::{Cluster, id, stderr, until};
 use futures::TryStreamExt;
 use std::time::Duration;
-use synod_client::{AppendError, AppendOptions, Client, Consistency, ReadOptions, channel};
+use synod_client::wire::channel;
+use synod_client::{AppendError, AppendOptions, Client, Consistency, ReadOptions};
 use synod_proto::v1::log_client::LogClient;
 use synod_proto::v1::{AppendRequest, MemberState, Role};
 
@@ -140,7 +141,7 @@ async fn members_come_and_go() {
     };
     change(leader, &["remove", "--member", &gone_id]);
     let removed = until("the removed member knows it", || async {
-        match cluster.members[gone].client().status().await {
+        match synod_client::wire::status(&cluster.members[gone].client()).await {
             Ok(status) if status.state() == MemberState::Removed => Ok(status),
             other => Err(format!("{other:?}")),
         }
@@ -246,7 +247,7 @@ async fn a_leader_that_is_stopped_hands_over() {
         assert_eq!(cluster.members[leader].terminate(), Some(0));
         let mut roles = Vec::new();
         for other in (0..3).filter(|other| *other != leader) {
-            roles.push(cluster.members[other].client().status().await.unwrap().role());
+            roles.push(synod_client::wire::status(&cluster.members[other].client()).await.unwrap().role());
         }
         assert!(roles.contains(&Role::Leader), "{roles:?}");
         cluster.members[leader].start();

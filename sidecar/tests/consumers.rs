@@ -85,11 +85,11 @@ async fn refusals_have_reasons() {
     let client = cluster.members[0].client();
     append(&client, 3).await;
     let consumers = client.consumers();
-    let before = client.status().await.unwrap().applied_slot;
+    let before = synod_client::wire::status(&client).await.unwrap().applied_slot;
     assert_eq!(reason(consumers.register("").await), Reason::Invalid);
     assert_eq!(reason(consumers.register("n".repeat(254)).await), Reason::Invalid);
     assert_eq!(reason(consumers.register("n".repeat(5_000)).await), Reason::CallTooLarge);
-    assert_eq!(client.status().await.unwrap().applied_slot, before);
+    assert_eq!(synod_client::wire::status(&client).await.unwrap().applied_slot, before);
     // Whether it is registered only the log decides.
     assert_eq!(reason(consumers.advance("x", 1).await), Reason::UnknownConsumer);
     assert_eq!(consumers.register("n".repeat(253)).await.unwrap(), 0);

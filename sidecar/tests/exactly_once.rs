@@ -9,9 +9,10 @@ use common::{Cluster, Member, stderr, until};
 use futures::TryStreamExt;
 use serde_json::Value;
 use std::time::Duration;
+use synod_client::wire::channel;
 use synod_client::{
     AppendError, AppendOptions, CallError, Client, Consistency, IdempotencyKey, Outcome, ReadOptions, Reason,
-    Repeats, channel,
+    Repeats,
 };
 use synod_proto::v1::append_request::Identity;
 use synod_proto::v1::log_client::LogClient;
@@ -253,11 +254,8 @@ async fn sequential_never_goes_back() {
     let mut cluster = Cluster::of(3).await;
     let leader = cluster.leader().await;
     let (one, other) = ((leader + 1) % 3, (leader + 2) % 3);
-    let behind = TailRequest {
-        consistency: v1::Consistency::Sequential.into(),
-        at_least: 2,
-        ..TailRequest::default()
-    };
+    let sequential = v1::consistency::Kind::Sequential(v1::Sequential { at_least: 2 });
+    let behind = TailRequest { consistency: Some(v1::Consistency { kind: Some(sequential) }) };
     let mut short = Request::new(behind);
     short.set_timeout(Duration::from_millis(200));
     let error = CallError::from(log(&cluster.members[one]).tail(short).await.unwrap_err());
@@ -331,7 +329,7 @@ async fn leases_are_switched_by_a_log_entry() {
     .await;
     for other in &cluster.members {
         until("every member knows it", || async {
-            let settings = other.client().status().await.unwrap().settings.unwrap();
+            let settings = synod_client::wire::status(&other.client()).await.unwrap().settings.unwrap();
             if (settings.version, settings.reads.unwrap().leases) == (2, true) {
                 Ok(())
             } else {

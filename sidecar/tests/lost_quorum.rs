@@ -43,7 +43,7 @@ async fn stopped(state: &[u8]) -> Cluster {
     for member in &cluster.members {
         until("the checkpoint is here, and the entry", || async {
             let list = member.client().checkpoints().list().await.unwrap();
-            let last = member.client().status().await.unwrap().last_index;
+            let last = synod_client::wire::status(&member.client()).await.unwrap().last_index;
             if list.iter().any(|listed| listed.here) && last == 4 { Ok(()) } else { Err(last) }
         })
         .await;

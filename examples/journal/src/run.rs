@@ -115,7 +115,7 @@ mod tests {
         assert_eq!(Summary::load(&path).unwrap(), Summary::default());
         let mut summary = Summary::default();
         for index in 1..=3 {
-            summary.apply(&Entry { index, payload: format!("line {index}").into() });
+            summary.apply(&Entry::new(index, format!("line {index}")));
         }
         summary.store(&path).unwrap();
         assert_eq!(Summary::load(&path).unwrap(), summary);

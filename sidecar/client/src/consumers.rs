@@ -1,7 +1,6 @@
 //! Durable named positions.
 
 use crate::error::CallError;
-use crate::read::Wire;
 use crate::{Client, Consistency, retry};
 use std::time::Duration;
 use synod_proto::v1::consumers_client::ConsumersClient;
@@ -9,9 +8,6 @@ use synod_proto::v1::{
     AdvanceConsumerRequest, ListConsumersRequest, RegisterConsumerRequest, RemoveConsumerRequest,
 };
 use tonic::transport::Channel;
-
-/// How long a call is tried by default.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A registered consumer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,12 +59,12 @@ pub struct Consumers {
 impl Client {
     /// Consumers: durable named positions that hold back trimming.
     pub fn consumers(&self) -> Consumers {
-        Consumers { client: self.clone(), timeout: PATIENCE }
+        Consumers { client: self.clone(), timeout: self.timeout }
     }
 }
 
 impl Consumers {
-    /// How long a call is tried; 30 seconds where nothing is said.
+    /// How long a call is tried; the client's own timeout where nothing is said.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Consumers {
         self.timeout = timeout;
@@ -76,7 +72,7 @@ impl Consumers {
     }
 
     fn service(&self) -> ConsumersClient<Channel> {
-        ConsumersClient::new(self.client.channel.clone())
+        ConsumersClient::new(self.client.channels.calls.clone())
     }
 
     /// Registers a consumer where the log begins now. One that is registered stays where it stands. Gives the
@@ -147,8 +143,7 @@ impl Consumers {
             let mut service = service.clone();
             async move { service.list(request).await }
         };
-        let Wire { consistency, at_least, max_staleness_ms } = consistency.to_wire(&self.client.seen);
-        let request = ListConsumersRequest { consistency, at_least, max_staleness_ms };
+        let request = ListConsumersRequest { consistency: consistency.to_wire(&self.client.seen) };
         let list = retry::until_answered(self.timeout, request, call).await?;
         let consumers = list.consumers.into_iter().map(|c| Consumer { name: c.name, index: c.index });
         Ok(ConsumerList {

@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 
 /// The socket's path cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConnectError {
     /// The environment names no socket.
     #[error("SYNOD_SOCKET is not set: in a pod the operator sets it; elsewhere name a member's socket")]
@@ -98,10 +99,13 @@ impl CallError {
 }
 
 fn is_timeout(status: &Status) -> bool {
-    status.code() == Code::DeadlineExceeded
-        || std::error::Error::source(status).is_some_and(|source| source.is::<tonic::TimeoutExpired>())
+    let first = std::error::Error::source(status);
+    let mut chain = std::iter::successors(first, |error| error.source());
+    status.code() == Code::DeadlineExceeded || chain.any(|error| error.is::<tonic::TimeoutExpired>())
 }
 
+// Only within this crate's own calls, which are hidden: the public interface has no types of the transport.
+#[doc(hidden)]
 impl From<Status> for CallError {
     fn from(status: Status) -> CallError {
         CallError::from_status(&status)
@@ -124,6 +128,7 @@ fn describe(status: &Status) -> String {
 
 /// A checkpoint could not be saved or fetched.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CheckpointError {
     /// The member refused, or could not be reached in time.
     #[error(transparent)]
@@ -133,7 +138,7 @@ pub enum CheckpointError {
     Io(#[from] std::io::Error),
 }
 
-/// An append did not succeed, or nobody knows.
+/// An append did not succeed, or nobody knows. There is no other end of an append.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AppendError {
     /// It is certain that nothing was appended; where trying again could help, it was tried until the
@@ -148,7 +153,7 @@ pub enum AppendError {
     },
     /// It may or may not have been appended, now or a little later: the deadline passed while nobody could tell, or
     /// the session or key was forgotten meanwhile. Appending again may make a second entry; reading the log tells.
-    #[error("outcome unknown: {0}")]
+    #[error("it may or may not have been appended: {0}")]
     Unknown(CallError),
 }
 

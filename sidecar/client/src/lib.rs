@@ -65,27 +65,32 @@ mod consumers;
 mod error;
 mod read;
 mod retry;
+mod status;
+#[doc(hidden)]
+pub mod wire;
 
 pub use append::{AppendOptions, Appended, IdempotencyKey, Repeats};
 pub use checkpoints::{Checkpoint, Checkpoints, Fetched, ListedCheckpoint, Progress};
-pub use connect::{SOCKET_VARIABLE, channel};
+pub use connect::SOCKET_VARIABLE;
 pub use consumers::{Consumer, ConsumerList, Consumers};
 pub use error::{AppendError, CallError, CheckpointError, ConnectError};
-pub use read::{Consistency, Entry, ReadOptions};
-pub use synod_proto::v1::{HistoryResponse, Outcome, Reason, StatusResponse};
+pub use read::{Consistency, End, Entries, Entry, ReadOptions, Start, Subscription};
+pub use status::{MemberState, Role, Status, Tail};
+pub use synod_proto::v1::{Outcome, Reason};
 
 use bytes::Bytes;
-use futures::Stream;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use synod_proto::v1::{HistoryRequest, StatusRequest, TailRequest, cluster_client::ClusterClient};
-use tonic::transport::Channel;
+use std::time::Duration;
+use synod_proto::v1::TailRequest;
 
 /// A connection to one member's socket. Cheap to clone; clones share the connection.
 #[derive(Clone, Debug)]
 pub struct Client {
-    channel: Channel,
+    channels: connect::Channels,
+    /// How long a call other than an append is tried.
+    timeout: Duration,
     appender: append::Appender,
     /// The highest index that was acknowledged, read or told.
     seen: Arc<AtomicU64>,
@@ -111,10 +116,17 @@ impl Client {
     /// # Panics
     /// Outside a Tokio runtime.
     pub fn connect(path: impl AsRef<Path>) -> Result<Client, ConnectError> {
-        let channel = connect::channel(path.as_ref())?;
+        let channels = connect::channels(path.as_ref())?;
         let seen = Arc::new(AtomicU64::new(0));
-        let appender = append::Appender::start(channel.clone(), seen.clone());
-        Ok(Client { channel, appender, seen })
+        let appender = append::Appender::start(channels.appends.clone(), seen.clone());
+        Ok(Client { channels, timeout: retry::PATIENCE, appender, seen })
+    }
+
+    /// How long calls other than appends are tried, all attempts together; 30 seconds where nothing is said.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Client {
+        self.timeout = timeout;
+        self
     }
 
     /// Appends one entry exactly once, with [`AppendOptions::default`].
@@ -150,22 +162,20 @@ impl Client {
 
     /// Entries from index `from` (the first is 1) up to the limit or the tail. The stream ends with the
     /// first error.
-    pub fn read(
-        &self,
-        from: u64,
-        options: ReadOptions,
-    ) -> impl Stream<Item = Result<Entry, CallError>> + Send + Unpin + 'static {
-        read::read(self.channel.clone(), self.seen.clone(), from, options)
+    pub fn read(&self, from: u64, options: ReadOptions) -> Entries {
+        read::read(self.channels.calls.clone(), self.seen.clone(), self.timeout, from, options)
     }
 
-    /// Entries from index `from` on, then live. When the connection is cut, the stream resumes behind the
-    /// last entry it gave: nothing is skipped, nothing comes twice. It ends only with an error that trying
+    /// Entries from `start` on, then live; an index is a start. When the connection is cut, the stream resumes behind
+    /// the last entry it gave: nothing is skipped, nothing comes twice. It ends only with an error that trying
     /// again cannot mend.
-    pub fn subscribe(
-        &self,
-        from: u64,
-    ) -> impl Stream<Item = Result<Entry, CallError>> + Send + Unpin + 'static {
-        read::subscribe(self.channel.clone(), self.seen.clone(), from)
+    pub fn subscribe(&self, start: impl Into<Start>) -> Subscription {
+        self.subscribe_until(start, End::Never)
+    }
+
+    /// The same, up to an end.
+    pub fn subscribe_until(&self, start: impl Into<Start>, end: End) -> Subscription {
+        read::subscribe(self.channels.calls.clone(), self.seen.clone(), start.into(), end)
     }
 
     /// The last index; 0 where the log is empty.
@@ -173,11 +183,23 @@ impl Client {
     /// # Errors
     /// See [`CallError`].
     pub async fn tail(&self, consistency: Consistency) -> Result<u64, CallError> {
-        let read::Wire { consistency, at_least, max_staleness_ms } = consistency.to_wire(&self.seen);
-        let request = TailRequest { consistency, at_least, max_staleness_ms };
-        let last = read::log(self.channel.clone()).tail(request).await?.into_inner().last_index;
-        self.seen.fetch_max(last, Ordering::Relaxed);
-        Ok(last)
+        Ok(self.bounds(consistency).await?.last_index)
+    }
+
+    /// Where the log begins and ends.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn bounds(&self, consistency: Consistency) -> Result<Tail, CallError> {
+        let request = TailRequest { consistency: consistency.to_wire(&self.seen) };
+        let log = read::log(self.channels.calls.clone());
+        let call = |request| {
+            let mut log = log.clone();
+            async move { log.tail(request).await }
+        };
+        let answer = retry::until_answered(self.timeout, request, call).await?;
+        self.seen.fetch_max(answer.last_index, Ordering::Relaxed);
+        Ok(Tail { first_index: answer.first_index, last_index: answer.last_index })
     }
 
     /// From now on this client's [`Consistency::Sequential`] reads show at least `index`: for an index that came
@@ -192,21 +214,17 @@ impl Client {
         self.appender.close().await;
     }
 
-    /// What this member knows of the cluster.
+    /// What this member knows of itself and its cluster.
     ///
     /// # Errors
     /// See [`CallError`].
-    pub async fn status(&self) -> Result<StatusResponse, CallError> {
-        let mut cluster = ClusterClient::new(self.channel.clone());
-        Ok(cluster.status(StatusRequest {}).await?.into_inner())
-    }
-
-    /// Configurations and leaderships so far.
-    ///
-    /// # Errors
-    /// See [`CallError`].
-    pub async fn history(&self) -> Result<HistoryResponse, CallError> {
-        let mut cluster = ClusterClient::new(self.channel.clone());
-        Ok(cluster.history(HistoryRequest {}).await?.into_inner())
+    pub async fn status(&self) -> Result<Status, CallError> {
+        let cluster = wire::cluster(self);
+        let call = |request| {
+            let mut cluster = cluster.clone();
+            async move { cluster.status(request).await }
+        };
+        let answer = retry::until_answered(self.timeout, synod_proto::v1::StatusRequest {}, call).await?;
+        Ok(Status::from(answer))
     }
 }

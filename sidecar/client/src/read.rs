@@ -1,22 +1,31 @@
-//! Reading: pages of a stream become entries, a cut subscription resumes.
+//! Reading: pages become entries, a cut subscription resumes.
 
 use crate::error::CallError;
-use crate::retry::{FIRST_PAUSE, LONGEST_PAUSE};
+use crate::retry::{FIRST_PAUSE, LONGEST_PAUSE, TRY, until_answered};
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
+use futures::stream::{BoxStream, Stream};
 use std::collections::VecDeque;
+use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
-use synod_proto::v1::{self, ReadRequest, ReadResponse, Reason, SubscribeRequest, log_client::LogClient};
-use tonic::Streaming;
+use synod_proto::v1::consistency::Kind;
+use synod_proto::v1::log_client::LogClient;
+use synod_proto::v1::subscribe_response::Event;
+use synod_proto::v1::{self, ReadRequest, Reason, SubscribeRequest, SubscribeResponse, subscribe_request};
 use tonic::transport::Channel;
+use tonic::{Request, Streaming};
 
 /// A page of entries and what stands around them.
 const LARGEST_MESSAGE: usize = 8 << 20;
+/// A member says something on a subscription every 10 s: one that says nothing for so long does not live.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// How fresh a read must be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Consistency {
     /// Covers every append that was acknowledged before the call, anywhere.
     #[default]
@@ -24,30 +33,26 @@ pub enum Consistency {
     /// What this member has applied, but never less than this client has seen: its own appends, what it has
     /// read, and [`crate::Client::not_before`]. Works without a leader, as far as this member has come.
     Sequential,
-    /// Covers every append that was acknowledged up to this long before the call, in whole milliseconds. Many such
-    /// reads share one question to the leader.
+    /// Covers every append that was acknowledged up to this long before the call. Many such reads share one question to
+    /// the leader.
     StaleBounded(Duration),
 }
 
-/// A consistency as a request holds it.
-pub(crate) struct Wire {
-    pub(crate) consistency: i32,
-    pub(crate) at_least: u64,
-    pub(crate) max_staleness_ms: u32,
-}
-
 impl Consistency {
-    pub(crate) fn to_wire(self, seen: &AtomicU64) -> Wire {
-        let (consistency, at_least, max_staleness_ms) = match self {
-            Consistency::Linearizable => (v1::Consistency::Linearizable, 0, 0),
-            Consistency::Sequential => (v1::Consistency::Sequential, seen.load(Ordering::Relaxed), 0),
-            Consistency::StaleBounded(span) => {
-                let span = u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
-                (v1::Consistency::StaleBounded, 0, span)
+    pub(crate) fn to_wire(self, seen: &AtomicU64) -> Option<v1::Consistency> {
+        let kind = match self {
+            Consistency::Linearizable => return None,
+            Consistency::Sequential => return Some(sequential(seen.load(Ordering::Relaxed))),
+            Consistency::StaleBounded(max) => {
+                Kind::StaleBounded(v1::StaleBounded { max: Some(synod_proto::duration(max)) })
             }
         };
-        Wire { consistency: consistency.into(), at_least, max_staleness_ms }
+        Some(v1::Consistency { kind: Some(kind) })
     }
+}
+
+fn sequential(at_least: u64) -> v1::Consistency {
+    v1::Consistency { kind: Some(Kind::Sequential(v1::Sequential { at_least })) }
 }
 
 /// How to read.
@@ -59,8 +64,42 @@ pub struct ReadOptions {
     pub consistency: Consistency,
 }
 
+/// Where a subscription begins. An index is one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Start {
+    /// At this index, from 1.
+    Index(u64),
+    /// At the first entry that the member still has.
+    FirstRetained,
+    /// Behind every entry that was acknowledged before the call.
+    Now,
+    /// Behind the position of this registered consumer.
+    Consumer(String),
+}
+
+impl From<u64> for Start {
+    fn from(index: u64) -> Start {
+        Start::Index(index)
+    }
+}
+
+/// Where a subscription ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum End {
+    /// Never.
+    #[default]
+    Never,
+    /// With the entry at this index.
+    Index(u64),
+    /// With the last entry that was acknowledged before the call.
+    Tail,
+}
+
 /// One entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Entry {
     /// Its position, from 1, without gaps.
     pub index: u64,
@@ -68,139 +107,238 @@ pub struct Entry {
     pub payload: Bytes,
 }
 
+impl Entry {
+    /// An entry, for an application's own tests.
+    pub fn new(index: u64, payload: impl Into<Bytes>) -> Entry {
+        Entry { index, payload: payload.into() }
+    }
+}
+
+impl From<v1::Entry> for Entry {
+    fn from(entry: v1::Entry) -> Entry {
+        let v1::Entry { index, payload } = entry;
+        Entry { index, payload }
+    }
+}
+
 pub(crate) fn log(channel: Channel) -> LogClient<Channel> {
     LogClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE)
 }
 
-/// A stream of entries in the making.
+/// Entries of the log up to a limit or the tail; a stream that ends with its first error.
+pub struct Entries(BoxStream<'static, Result<Entry, CallError>>);
+
+/// Entries of the log from a place on, then live. When the connection is cut it resumes behind the last entry that it
+/// gave: nothing is skipped, nothing comes twice. It ends with an error that trying again cannot mend, or where it was
+/// told to.
+pub struct Subscription(BoxStream<'static, Result<Entry, CallError>>);
+
+impl fmt::Debug for Entries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entries").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription").finish_non_exhaustive()
+    }
+}
+
+impl Stream for Entries {
+    type Item = Result<Entry, CallError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.as_mut().poll_next(context)
+    }
+}
+
+impl Stream for Subscription {
+    type Item = Result<Entry, CallError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.as_mut().poll_next(context)
+    }
+}
+
+/// What gives one entry after the other.
+trait Source: Send + 'static {
+    fn advance(&mut self) -> impl Future<Output = Result<Option<Entry>, CallError>> + Send;
+}
+
+fn entries<S: Source>(source: S) -> BoxStream<'static, Result<Entry, CallError>> {
+    Box::pin(futures::stream::unfold(Some(source), |source| async move {
+        let mut source = source?;
+        match source.advance().await {
+            Ok(entry) => entry.map(|entry| (Ok(entry), Some(source))),
+            Err(error) => Some((Err(error), None)),
+        }
+    }))
+}
+
+/// Entries that came, and which is due next. A hole or a repeat would be the member's fault; it must never reach the
+/// application.
+#[derive(Default)]
+struct Page {
+    entries: VecDeque<Entry>,
+    /// None: wherever the first one is.
+    next: Option<u64>,
+}
+
+impl Page {
+    fn pop(&mut self) -> Result<Option<Entry>, CallError> {
+        let Some(entry) = self.entries.pop_front() else { return Ok(None) };
+        let due = *self.next.get_or_insert(entry.index);
+        if entry.index != due {
+            let message = format!("the member gave entry {} where {due} was due", entry.index);
+            return Err(CallError::local(Reason::OutOfOrder, message));
+        }
+        self.next = Some(due + 1);
+        Ok(Some(entry))
+    }
+
+    fn fill(&mut self, entries: Vec<v1::Entry>, seen: &AtomicU64) {
+        if let Some(last) = entries.last() {
+            seen.fetch_max(last.index, Ordering::Relaxed);
+        }
+        self.entries = entries.into_iter().map(Entry::from).collect();
+    }
+}
+
+/// A read, page by page.
 struct Reading {
     channel: Channel,
     /// The highest index that this client has seen.
     seen: Arc<AtomicU64>,
-    next: u64,
-    live: bool,
+    timeout: Duration,
     options: ReadOptions,
-    pages: Option<Streaming<ReadResponse>>,
-    page: VecDeque<Entry>,
-    pause: Duration,
-    ended: bool,
+    page: Page,
+    /// Entries that are still wanted.
+    left: u64,
+    /// The tail as it was when the read began.
+    through: Option<u64>,
 }
 
-impl Reading {
-    async fn open(&self) -> Result<Streaming<ReadResponse>, CallError> {
-        let mut log = log(self.channel.clone());
-        let pages = if self.live {
-            log.subscribe(SubscribeRequest { from: self.next }).await
-        } else {
-            let Wire { consistency, at_least, max_staleness_ms } =
-                self.options.consistency.to_wire(&self.seen);
-            let limit = self.options.limit.unwrap_or(0);
-            let from = self.next;
-            log.read(ReadRequest { from, limit, consistency, at_least, max_staleness_ms }).await
-        };
-        Ok(pages?.into_inner())
-    }
-
-    /// The next entry; `None` at the end.
+impl Source for Reading {
     async fn advance(&mut self) -> Result<Option<Entry>, CallError> {
         loop {
-            if let Some(entry) = self.page.pop_front() {
-                self.accept(&entry)?;
+            if let Some(entry) = self.page.pop()? {
+                self.left -= 1;
                 return Ok(Some(entry));
             }
-            let page = match self.pages.as_mut() {
-                Some(pages) => pages.message().await.map_err(CallError::from),
-                None => match self.open().await {
-                    Ok(pages) => {
-                        self.pages = Some(pages);
-                        continue;
-                    }
-                    Err(error) => Err(error),
-                },
+            let from = self.page.next.unwrap_or(1);
+            if self.left == 0 || self.through.is_some_and(|through| from > through) {
+                return Ok(None);
+            }
+            // How far the log reaches was asked once; the pages behind only must not be older.
+            let consistency = match self.through {
+                None => self.options.consistency.to_wire(&self.seen),
+                Some(through) => Some(sequential(through)),
             };
-            match page {
-                Ok(Some(page)) => {
+            let wanted = self.through.map_or(self.left, |through| self.left.min(through - from + 1));
+            let limit = if wanted == u64::MAX { 0 } else { wanted };
+            let request = ReadRequest { from, limit, consistency, ..ReadRequest::default() };
+            let log = log(self.channel.clone());
+            let call = |request| {
+                let mut log = log.clone();
+                async move { log.read(request).await }
+            };
+            let read = until_answered(self.timeout, request, call).await?;
+            self.through.get_or_insert(read.last_index);
+            if read.entries.is_empty() {
+                return Ok(None);
+            }
+            self.page.fill(read.entries, &self.seen);
+        }
+    }
+}
+
+/// A subscription that resumes.
+struct Following {
+    channel: Channel,
+    seen: Arc<AtomicU64>,
+    start: Start,
+    end: End,
+    page: Page,
+    stream: Option<Streaming<SubscribeResponse>>,
+    pause: Duration,
+}
+
+impl Following {
+    async fn open(&self) -> Result<Streaming<SubscribeResponse>, CallError> {
+        use subscribe_request::{End as Until, Start as From};
+        let start = match (self.page.next, &self.start) {
+            (Some(next), _) => From::From(next),
+            (None, Start::Index(index)) => From::From(*index),
+            (None, Start::FirstRetained) => From::FirstRetained(v1::FirstRetained {}),
+            (None, Start::Now) => From::Now(v1::Now {}),
+            (None, Start::Consumer(name)) => From::Consumer(name.clone()),
+        };
+        let end = match self.end {
+            End::Never => None,
+            End::Index(index) => Some(Until::Until(index)),
+            End::Tail => Some(Until::Tail(v1::AtTail {})),
+        };
+        let mut request = Request::new(SubscribeRequest { start: Some(start), end });
+        // For the answer's beginning; the stream itself has no end.
+        request.set_timeout(TRY);
+        Ok(log(self.channel.clone()).subscribe(request).await?.into_inner())
+    }
+
+    async fn message(&mut self) -> Result<Option<SubscribeResponse>, CallError> {
+        if self.stream.is_none() {
+            self.stream = Some(self.open().await?);
+        }
+        let Some(stream) = self.stream.as_mut() else { return Ok(None) };
+        match tokio::time::timeout(SILENCE, stream.message()).await {
+            Ok(message) => Ok(message?),
+            Err(_) => Err(CallError::local(Reason::Transport, "the member says nothing on the stream")),
+        }
+    }
+}
+
+impl Source for Following {
+    async fn advance(&mut self) -> Result<Option<Entry>, CallError> {
+        loop {
+            if let Some(entry) = self.page.pop()? {
+                return Ok(Some(entry));
+            }
+            match self.message().await {
+                Ok(Some(SubscribeResponse { entries, event })) => {
                     self.pause = FIRST_PAUSE;
-                    if let Some(last) = page.entries.last() {
-                        self.seen.fetch_max(last.index, Ordering::Relaxed);
+                    // Where nothing came yet, that is where it goes on: a cut must not skip what comes now.
+                    if let Some(Event::CaughtUp(caught_up)) = event {
+                        self.page.next.get_or_insert(caught_up.last_index + 1);
                     }
-                    let entries = page.entries.into_iter();
-                    self.page = entries.map(|e| Entry { index: e.index, payload: e.payload }).collect();
+                    self.page.fill(entries, &self.seen);
                 }
-                Ok(None) if !self.live => return Ok(None),
-                Err(error) if !self.live || !error.is_resumable() => return Err(error),
+                Ok(None) if self.end != End::Never => return Ok(None),
+                Err(error) if !error.is_resumable() => return Err(error),
                 Ok(None) | Err(_) => {
-                    self.pages = None;
+                    self.stream = None;
                     tokio::time::sleep(self.pause).await;
                     self.pause = (self.pause * 2).min(LONGEST_PAUSE);
                 }
             }
         }
     }
-
-    /// A hole or a repeat would be the member's fault; it must never reach the application.
-    fn accept(&mut self, entry: &Entry) -> Result<(), CallError> {
-        if entry.index != self.next {
-            let message = format!("the member gave entry {} where {} was due", entry.index, self.next);
-            return Err(CallError::local(Reason::OutOfOrder, message));
-        }
-        self.next += 1;
-        Ok(())
-    }
-}
-
-fn entries(reading: Reading) -> impl Stream<Item = Result<Entry, CallError>> + Send + Unpin + 'static {
-    futures::stream::unfold(reading, |mut reading| async move {
-        if reading.ended {
-            return None;
-        }
-        match reading.advance().await {
-            Ok(Some(entry)) => Some((Ok(entry), reading)),
-            Ok(None) => None,
-            Err(error) => {
-                reading.ended = true;
-                Some((Err(error), reading))
-            }
-        }
-    })
-    .boxed()
 }
 
 pub(crate) fn read(
     channel: Channel,
     seen: Arc<AtomicU64>,
+    timeout: Duration,
     from: u64,
     options: ReadOptions,
-) -> impl Stream<Item = Result<Entry, CallError>> + Send + Unpin + 'static {
-    start(channel, seen, from, options, false)
+) -> Entries {
+    let page = Page { next: Some(from.max(1)), ..Page::default() };
+    let left = options.limit.unwrap_or(u64::MAX);
+    Entries(entries(Reading { channel, seen, timeout, options, page, left, through: None }))
 }
 
-pub(crate) fn subscribe(
-    channel: Channel,
-    seen: Arc<AtomicU64>,
-    from: u64,
-) -> impl Stream<Item = Result<Entry, CallError>> + Send + Unpin + 'static {
-    start(channel, seen, from, ReadOptions::default(), true)
-}
-
-fn start(
-    channel: Channel,
-    seen: Arc<AtomicU64>,
-    from: u64,
-    options: ReadOptions,
-    live: bool,
-) -> impl Stream<Item = Result<Entry, CallError>> + Send + Unpin + 'static {
-    let page = VecDeque::new();
-    let next = from.max(1);
-    entries(Reading {
-        channel,
-        seen,
-        next,
-        live,
-        options,
-        pages: None,
-        page,
-        pause: FIRST_PAUSE,
-        ended: false,
-    })
+pub(crate) fn subscribe(channel: Channel, seen: Arc<AtomicU64>, start: Start, end: End) -> Subscription {
+    let next = if let Start::Index(index) = start { Some(index.max(1)) } else { None };
+    let page = Page { next, ..Page::default() };
+    let stream = None;
+    Subscription(entries(Following { channel, seen, start, end, page, stream, pause: FIRST_PAUSE }))
 }

@@ -7,8 +7,17 @@ use tonic::{Request, Response, Status};
 
 pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(20);
 pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How long a call is tried by default.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// How long one try may take where the call as a whole may take longer: a member that hangs is asked anew.
-const TRY: Duration = Duration::from_secs(10);
+pub(crate) const TRY: Duration = Duration::from_secs(10);
+/// No call takes longer; more than the clock can add is not an error.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
+
+/// So long from now, ten years at most.
+pub(crate) fn within(span: Duration) -> Instant {
+    Instant::now() + span.min(LONGEST)
+}
 
 /// Carries out a call whose repeats do no harm, again and again until it is answered or `patience` is over.
 pub(crate) async fn until_answered<Q: Clone, A, F>(
@@ -19,14 +28,14 @@ pub(crate) async fn until_answered<Q: Clone, A, F>(
 where
     F: Future<Output = Result<Response<A>, Status>>,
 {
-    let deadline = Instant::now() + patience;
+    let deadline = within(patience);
     let mut pause = FIRST_PAUSE;
     loop {
         let mut one = Request::new(request.clone());
         one.set_timeout(deadline.saturating_duration_since(Instant::now()).min(TRY));
         let error = match call(one).await {
             Ok(answer) => return Ok(answer.into_inner()),
-            Err(status) => CallError::from(status),
+            Err(status) => CallError::from_status(&status),
         };
         let wait = error.retry_after.unwrap_or(pause);
         if !error.is_resumable() || Instant::now() + wait >= deadline {

@@ -99,7 +99,7 @@ impl At {
     fn explain(&self, error: CheckpointError) -> anyhow::Error {
         match error {
             CheckpointError::Call(error) => self.socket.explain(error),
-            CheckpointError::Io(error) => error.into(),
+            error => error.into(),
         }
     }
 

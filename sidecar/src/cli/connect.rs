@@ -6,12 +6,17 @@ use clap::Args;
 use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use synod_client::{CallError, Client, Reason, channel};
+use std::time::Duration;
+use synod_client::wire::channel;
+use synod_client::{CallError, Client, Reason};
 
 use synod_proto::admin::v1::local_client::LocalClient;
 use synod_proto::formerly::{AdminClient, Either};
 use tonic::Status;
 use tonic::transport::Channel;
+
+/// How long a command tries what does not end by itself.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A member's socket.
 #[derive(Clone, Debug, Args)]
@@ -23,7 +28,7 @@ pub(super) struct Socket {
 
 impl Socket {
     pub(super) fn client(&self) -> anyhow::Result<Client> {
-        Ok(Client::connect(&self.socket)?)
+        Ok(Client::connect(&self.socket)?.timeout(PATIENCE))
     }
 
     pub(super) fn explain(&self, error: CallError) -> anyhow::Error {

@@ -193,7 +193,7 @@ async fn next_lines(lines: &mut BufReader<tokio::io::Stdin>) -> std::io::Result<
 
 /// Prints where entries stand.
 fn tell(out: &mut impl Write, appended: &Appended, output: Format, together: bool) -> std::io::Result<()> {
-    let Appended { first_index, last_index, repeated } = *appended;
+    let Appended { first_index, last_index, repeated, .. } = *appended;
     let json =
         |first_index, last_index| serde_json::to_string(&Acknowledged { first_index, last_index, repeated });
     match output {

@@ -40,8 +40,8 @@ fn yes(value: bool) -> &'static str {
     if value { "yes" } else { "no" }
 }
 
-async fn fetch(options: &Options) -> anyhow::Result<synod_client::StatusResponse> {
-    options.socket.client()?.status().await.map_err(|error| options.socket.explain(error))
+async fn fetch(options: &Options) -> anyhow::Result<synod_proto::v1::StatusResponse> {
+    synod_client::wire::status(&options.socket.client()?).await.map_err(|error| options.socket.explain(error))
 }
 
 pub(super) async fn status(options: Options) -> anyhow::Result<()> {
@@ -119,7 +119,9 @@ pub(super) async fn members(options: Options) -> anyhow::Result<()> {
 }
 
 pub(super) async fn history(options: Options) -> anyhow::Result<()> {
-    let history = options.socket.client()?.history().await.map_err(|e| options.socket.explain(e))?;
+    let history = synod_client::wire::history(&options.socket.client()?)
+        .await
+        .map_err(|e| options.socket.explain(e))?;
     let history = History::from(&history);
     if options.output == Format::Json {
         return print_json(&history);

@@ -39,7 +39,7 @@ pub(super) async fn wait(options: WaitOptions) -> anyhow::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(options.timeout);
     let mut last = "no member answers".to_owned();
     loop {
-        match timeout_at(deadline, client.status()).await {
+        match timeout_at(deadline, synod_client::wire::status(&client)).await {
             Ok(Ok(status)) => {
                 last = match options.what {
                     What::Ready if !status.ready => format!("the member is not ready: {}", status.reason),
@@ -71,10 +71,11 @@ pub(super) struct ProbeOptions {
 
 pub(super) async fn probe(options: ProbeOptions) -> anyhow::Result<()> {
     let client = options.socket.client()?;
-    let status = match timeout(Duration::from_secs(options.timeout), client.status()).await {
-        Ok(status) => status.map_err(|error| options.socket.explain(error))?,
-        Err(_) => bail!("no answer within {} s", options.timeout),
-    };
+    let status =
+        match timeout(Duration::from_secs(options.timeout), synod_client::wire::status(&client)).await {
+            Ok(status) => status.map_err(|error| options.socket.explain(error))?,
+            Err(_) => bail!("no answer within {} s", options.timeout),
+        };
     if options.ready && !status.ready {
         bail!("not ready: {}", status.reason);
     }

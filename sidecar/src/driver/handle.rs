@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use synod_paxos::configuration::Configuration;
+use synod_paxos::status::{MemberState, Role};
 use synod_paxos::system::Reply;
 use synod_paxos::value::{Append, Checkpoint, Operation};
 use synod_paxos::{
-    AdminCommand, AdminOutcome, Ballot, Consistency, Incoming, Index, MemberId, Refusal, RequestId, Slot,
-    Status,
+    AdminCommand, AdminOutcome, Ballot, Consistency, Incoming, Index, MemberId, Node, Refusal, RequestId,
+    Slot, Status,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -71,6 +72,46 @@ pub struct History {
     pub configurations: Vec<Configuration>,
     /// Fencing epoch and ballot, oldest first.
     pub leaders: Vec<(Slot, Ballot)>,
+}
+
+/// What a member is now: told of each change, and looked at by every call at no cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Whether it takes part.
+    pub state: MemberState,
+    /// What it does in its configuration.
+    pub role: Role,
+    /// The fencing epoch of the newest leadership that it has applied.
+    pub epoch: Slot,
+    /// Who leads, where that is known.
+    pub leader: Option<MemberId>,
+    /// How often the log was recovered from the loss of a quorum.
+    pub recoveries: u32,
+}
+
+impl Facts {
+    pub(super) fn of(node: &Node) -> Facts {
+        let system = node.system();
+        Facts {
+            state: node.member_state().clone(),
+            role: node.role(),
+            epoch: system.and_then(|system| system.newest_leader()).map_or(Slot(0), |(slot, _)| slot),
+            leader: node.leader().map(|ballot| ballot.member),
+            recoveries: system.map_or(0, |system| system.recoveries),
+        }
+    }
+
+    /// Why it takes no part, nor is about to.
+    pub fn excluded(&self) -> Option<&str> {
+        match &self.state {
+            MemberState::Active | MemberState::Joining | MemberState::Recovering => None,
+            MemberState::Uninitialized => {
+                Some("this member belongs to no cluster yet: initialize it, or add it to one")
+            }
+            MemberState::Removed => Some("this member was removed from its cluster: use another"),
+            MemberState::Fenced(why) | MemberState::Halted(why) => Some(why),
+        }
+    }
 }
 
 /// What the log knows of the application's own positions, as far as this member has applied it.
@@ -137,6 +178,7 @@ pub struct Handle {
     pub(super) in_flight: Arc<Semaphore>,
     pub(super) window: Arc<Window>,
     pub(super) checkpoints: watch::Receiver<Vec<Checkpoint>>,
+    pub(super) facts: watch::Receiver<Facts>,
     pub(super) reader: LogReader,
     /// Changes when rows that were healed are on the disk.
     pub(super) healed: watch::Receiver<u64>,
@@ -309,6 +351,11 @@ impl Handle {
     /// The checkpoints that the log names, as far as this member has applied it, and their changes.
     pub fn checkpoints(&self) -> watch::Receiver<Vec<Checkpoint>> {
         self.checkpoints.clone()
+    }
+
+    /// What this member is, and its changes.
+    pub fn facts(&self) -> watch::Receiver<Facts> {
+        self.facts.clone()
     }
 
     /// The newest checkpoint's index.

@@ -16,7 +16,7 @@ mod window;
 
 pub(crate) use handle::Command;
 pub use handle::{
-    APPENDS_IN_FLIGHT_BYTES, Application, CallOutcome, CallReply, Handle, History, Report, Unanswered,
+    APPENDS_IN_FLIGHT_BYTES, Application, CallOutcome, CallReply, Facts, Handle, History, Report, Unanswered,
 };
 pub use window::{Position, Window};
 
@@ -127,6 +127,7 @@ pub struct Driver {
     cancelled: Vec<RequestId>,
     window: Arc<Window>,
     checkpoints: watch::Sender<Vec<Checkpoint>>,
+    facts: watch::Sender<Facts>,
     marks: Marks,
     identity: watch::Sender<Identity>,
     metrics: Arc<Metrics>,
@@ -169,6 +170,7 @@ impl Driver {
         let window = Arc::new(Window::new(position, node.status(clock::now()).first_index));
         let checkpoints = node.system().map(|system| system.checkpoints.clone()).unwrap_or_default();
         let checkpoints = watch::Sender::new(checkpoints);
+        let facts = watch::Sender::new(Facts::of(&node));
         let healed = watch::Sender::new(0);
         let (commands, command_queue) = mpsc::unbounded_channel();
         let (messages, message_queue) = mpsc::channel(INPUTS);
@@ -188,6 +190,7 @@ impl Driver {
             in_flight: Arc::new(Semaphore::new(APPENDS_IN_FLIGHT_BYTES)),
             window: window.clone(),
             checkpoints: checkpoints.subscribe(),
+            facts: facts.subscribe(),
             reader: reader.clone(),
             healed: healed.subscribe(),
         };
@@ -203,6 +206,7 @@ impl Driver {
             cancelled: Vec::new(),
             window,
             checkpoints,
+            facts,
             marks: Marks { noted: position.slot, durable: position.slot, ..Marks::default() },
             identity,
             metrics,
@@ -409,6 +413,12 @@ impl Driver {
         // First what was applied, then the answers: whoever has an answer can read what it speaks of.
         self.window.extend(&mut applied);
         self.tell_checkpoints();
+        let now = Facts::of(&self.node);
+        self.facts.send_if_modified(|facts| {
+            let is_new = *facts != now;
+            *facts = now;
+            is_new
+        });
         for (request, reply) in replies {
             self.answer(request, reply);
         }

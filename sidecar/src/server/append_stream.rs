@@ -1,6 +1,6 @@
 //! Many appends on one stream: answers carry the request's tag and come as they are known.
 
-use super::{Guard, convert, explained, failure};
+use super::{Guard, convert, excluded, explained, failure};
 use crate::driver::{CallOutcome, CallReply, Handle};
 use crate::shared::Shared;
 use futures::Stream;
@@ -121,6 +121,9 @@ impl Serving {
 
     async fn take(&mut self, request: AppendStreamRequest) -> bool {
         let AppendStreamRequest { tag, append, timeout_ms } = request;
+        if let Some(failure) = excluded(&self.shared) {
+            return self.fail(tag, failure).await;
+        }
         if let Err(failure) = self.guard.may_append() {
             return self.fail(tag, *failure).await;
         }

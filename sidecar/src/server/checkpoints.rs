@@ -1,8 +1,8 @@
 //! The checkpoints service on the socket.
 
 use super::explained::{self, Explained};
-use super::freshness::Wanted;
-use super::{deadline, failure};
+use super::paced::{self, paced};
+use super::{deadline, failure, freshness};
 use crate::checkpoints::{CHUNK_BYTES, Checkpoints as Kept, Error, Saving, named, out};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -39,8 +39,9 @@ pub struct CheckpointsService {
 impl CheckpointsService {
     /// The service, for a router.
     pub fn server(kept: Kept) -> Explained<CheckpointsServer<CheckpointsService>> {
+        let shared = kept.shared().clone();
         let service = CheckpointsService { kept, fetches: Arc::new(Semaphore::new(FETCHES)) };
-        Explained::new(CheckpointsServer::new(service).max_decoding_message_size(LARGEST_MESSAGE))
+        Explained::new(CheckpointsServer::new(service).max_decoding_message_size(LARGEST_MESSAGE), shared)
     }
 
     async fn begin(&self, begin: SaveBegin) -> Result<Saving, Status> {
@@ -162,8 +163,7 @@ impl Checkpoints for CheckpointsService {
 
     async fn fetch(&self, request: Request<FetchCheckpointRequest>) -> Result<Response<Chunks>, Status> {
         let deadline = deadline::of(request.metadata());
-        let FetchCheckpointRequest { index, digest, offset, consistency, at_least, max_staleness_ms } =
-            request.into_inner();
+        let FetchCheckpointRequest { index, digest, offset, consistency } = request.into_inner();
         let digest = maybe_digest(&digest)?;
         let permit = self.fetches.clone().try_acquire_owned().map_err(|_| {
             let message = format!("{FETCHES} checkpoints are being fetched here already: try again later");
@@ -171,16 +171,16 @@ impl Checkpoints for CheckpointsService {
             failure::status(failure.retry_after(RETRY))
         })?;
         let index = index.map(Index);
-        let wanted = Wanted { consistency, at_least, max_staleness_ms };
+        let fresh = || freshness::point(self.kept.shared(), consistency, deadline);
         let found = match digest {
             None => {
-                wanted.point(self.kept.shared(), deadline).await?;
+                fresh().await?;
                 self.kept.named(index, None).await
             }
             // Whoever goes on with a state needs no fresh view to name it; a member that has just started may not
             // have applied yet what it gave out before.
             Some(_) => match self.kept.named(index, digest).await {
-                Err(Error::Unknown) => match wanted.point(self.kept.shared(), deadline).await {
+                Err(Error::Unknown) => match fresh().await {
                     Ok(_) => self.kept.named(index, digest).await,
                     Err(_) => Err(Error::Behind),
                 },
@@ -203,7 +203,11 @@ impl Checkpoints for CheckpointsService {
             async move { shared.stopped().await }
         };
         let chunks = futures::stream::iter([Ok(head)]).chain(chunks.take_until(stopped));
-        Ok(Response::new(Box::pin(chunks)))
+        let slow = |_: &FetchCheckpointResponse| {
+            let message = "this reader took nothing for a minute: fetch again, from the offset that it has";
+            failure::refused(Reason::SlowReader, message)
+        };
+        Ok(Response::new(Box::pin(paced(chunks, paced::PATIENCE, slow))))
     }
 
     async fn list(
@@ -211,8 +215,8 @@ impl Checkpoints for CheckpointsService {
         request: Request<ListCheckpointsRequest>,
     ) -> Result<Response<ListCheckpointsResponse>, Status> {
         let deadline = deadline::of(request.metadata());
-        let ListCheckpointsRequest { consistency, at_least, max_staleness_ms } = request.into_inner();
-        Wanted { consistency, at_least, max_staleness_ms }.point(self.kept.shared(), deadline).await?;
+        let consistency = request.into_inner().consistency;
+        freshness::point(self.kept.shared(), consistency, deadline).await?;
         let listed = self.kept.list().await.map_err(|error| refused(&error))?;
         let listed = listed
             .iter()

@@ -3,8 +3,7 @@
 //! All of its calls may be repeated: a position never goes back, and one that is gone stays gone.
 
 use super::explained::Explained;
-use super::freshness::Wanted;
-use super::{Guard, deadline, failure};
+use super::{Guard, deadline, failure, freshness};
 use crate::driver::{Application, Handle, Unanswered};
 use crate::shared::Shared;
 use std::sync::Arc;
@@ -32,8 +31,8 @@ pub struct ConsumersService {
 impl ConsumersService {
     /// The service, for a router.
     pub fn server(shared: Arc<Shared>, guard: Guard) -> Explained<ConsumersServer<ConsumersService>> {
-        let service = ConsumersServer::new(ConsumersService { shared, guard });
-        Explained::new(service.max_decoding_message_size(LARGEST_MESSAGE))
+        let service = ConsumersServer::new(ConsumersService { shared: shared.clone(), guard });
+        Explained::new(service.max_decoding_message_size(LARGEST_MESSAGE), shared)
     }
 
     async fn set(&self, operation: Operation, deadline: Instant) -> Result<u64, Refused> {
@@ -117,10 +116,9 @@ impl Consumers for ConsumersService {
         request: Request<ListConsumersRequest>,
     ) -> Result<Response<ListConsumersResponse>, Status> {
         let deadline = deadline::of(request.metadata());
-        let ListConsumersRequest { consistency, at_least, max_staleness_ms } = request.into_inner();
+        let consistency = request.into_inner().consistency;
         let _permit = self.guard.reader().map_err(|failure| failure::status(*failure))?;
-        let wanted = Wanted { consistency, at_least, max_staleness_ms };
-        let (handle, _) = wanted.point(&self.shared, deadline).await?;
+        let (handle, _) = freshness::point(&self.shared, consistency, deadline).await?;
         let positions = self.positions(&handle).await?;
         let consumers = positions.cursors.into_iter().map(|(name, index)| Consumer { name, index: index.0 });
         Ok(Response::new(ListConsumersResponse {

@@ -18,7 +18,7 @@ use synod_proto::admin::v1 as admin;
 use synod_proto::v1::{self, append_request};
 
 /// This program's version.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
@@ -60,7 +60,7 @@ pub(super) fn readiness(status: &Status) -> Result<(), String> {
     }
 }
 
-fn state(state: &MemberState) -> v1::MemberState {
+pub(super) fn state(state: &MemberState) -> v1::MemberState {
     match state {
         MemberState::Uninitialized => v1::MemberState::Uninitialized,
         MemberState::Joining => v1::MemberState::Joining,
@@ -72,7 +72,7 @@ fn state(state: &MemberState) -> v1::MemberState {
     }
 }
 
-fn role(role: Role) -> v1::Role {
+pub(super) fn role(role: Role) -> v1::Role {
     match role {
         Role::None => v1::Role::None,
         Role::Learner => v1::Role::Learner,

@@ -3,10 +3,14 @@
 //! The transport looks at a message's length before it reads the message, so that a large one costs no memory, and
 //! ends a call whose deadline has passed; but its own answers carry no reason that a program could tell from others.
 
+use super::held::in_pieces;
+use super::identity::LogName;
 use super::{deadline, failure};
+use crate::shared::Shared;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use synod_proto::v1::{Failure, Outcome, Reason};
 use tokio::time::Sleep;
@@ -35,11 +39,15 @@ pub(super) fn explain(status: &Status) -> Option<Status> {
 
 /// A service whose refusals by the transport are explained.
 #[derive(Clone, Debug)]
-pub struct Explained<S>(S);
+pub struct Explained<S> {
+    service: S,
+    /// Named in every answer.
+    log: LogName,
+}
 
 impl<S> Explained<S> {
-    pub(super) fn new(service: S) -> Explained<S> {
-        Explained(service)
+    pub(super) fn new(service: S, shared: Arc<Shared>) -> Explained<S> {
+        Explained { service, log: LogName::new(shared) }
     }
 }
 
@@ -52,7 +60,10 @@ type Answer = Result<http::Response<Body>, Infallible>;
 /// An answer on its way. The transport would end the call at its deadline with CANCELLED and no word: this comes first,
 /// since it is asked before the transport looks at its own clock, which was started later.
 pub struct Answering<F> {
-    answer: Pin<Box<F>>,
+    /// None: the call was refused before.
+    answer: Option<Pin<Box<F>>>,
+    refused: Option<Failure>,
+    log: LogName,
     deadline: Option<Pin<Box<Sleep>>>,
     is_append: bool,
 }
@@ -73,11 +84,26 @@ fn explained(answer: Answer, is_append: bool) -> Answer {
     }
 }
 
-impl<F: Future<Output = Answer>> Future for Answering<F> {
-    type Output = Answer;
+impl<F: Future<Output = Answer>> Answering<F> {
+    fn new(
+        answer: Option<F>,
+        refused: Option<Failure>,
+        log: LogName,
+        path: &str,
+        headers: http::HeaderMap,
+    ) -> Answering<F> {
+        let last = deadline::last(&MetadataMap::from_headers(headers));
+        let deadline = last.map(|at| Box::pin(tokio::time::sleep_until(at)));
+        let is_append = path.ends_with("Log/Append");
+        Answering { answer: answer.map(Box::pin), refused, log, deadline, is_append }
+    }
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answer> {
-        if let Poll::Ready(answer) = self.answer.as_mut().poll(context) {
+    fn answer(&mut self, context: &mut Context<'_>) -> Poll<Answer> {
+        let of_append = |failure: Failure| if self.is_append { failure.of_append() } else { failure };
+        if let Some(failure) = self.refused.take() {
+            return Poll::Ready(Ok(of_append(failure).to_status().into_http()));
+        }
+        if let Some(Poll::Ready(answer)) = self.answer.as_mut().map(|answer| answer.as_mut().poll(context)) {
             return Poll::Ready(explained(answer, self.is_append));
         }
         let Some(deadline) = self.deadline.as_mut() else { return Poll::Pending };
@@ -86,11 +112,25 @@ impl<F: Future<Output = Answer>> Future for Answering<F> {
         }
         let failure = if self.is_append {
             let message = "the deadline passed, and whether it was appended is not known";
-            failure::refused(Reason::OutcomeUnknown, message).of_append()
+            failure::refused(Reason::OutcomeUnknown, message)
         } else {
             failure::refused(Reason::Deadline, "the deadline passed before this member had an answer")
         };
-        Poll::Ready(Ok(failure::status(failure).into_http()))
+        Poll::Ready(Ok(of_append(failure).to_status().into_http()))
+    }
+}
+
+impl<F: Future<Output = Answer>> Future for Answering<F> {
+    type Output = Answer;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answer> {
+        let answer = self.answer(context);
+        answer.map(|answer| {
+            answer.map(|mut response| {
+                self.log.put(response.headers_mut());
+                in_pieces(response)
+            })
+        })
     }
 }
 
@@ -103,14 +143,14 @@ where
     type Future = Answering<S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.0.poll_ready(context)
+        self.service.poll_ready(context)
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let is_append = request.uri().path().ends_with("Log/Append");
-        let last = deadline::last(&MetadataMap::from_headers(request.headers().clone()));
-        let deadline = last.map(|at| Box::pin(tokio::time::sleep_until(at)));
-        Answering { answer: Box::pin(self.0.call(request)), deadline, is_append }
+        let (path, headers) = (request.uri().path().to_owned(), request.headers().clone());
+        let refused = self.log.refuses(&headers);
+        let answer = refused.is_none().then(|| self.service.call(request));
+        Answering::new(answer, refused, self.log.clone(), &path, headers)
     }
 }
 
@@ -120,9 +160,10 @@ mod tests {
     use super::*;
 
     async fn asked(path: &str) -> Failure {
-        let never = tower::service_fn(|_: http::Request<()>| std::future::pending::<Answer>());
-        let request = http::Request::builder().uri(path).header("grpc-timeout", "1m").body(()).unwrap();
-        let response = Explained::new(never).call(request).await.unwrap();
+        let mut headers = http::HeaderMap::new();
+        headers.insert("grpc-timeout", http::HeaderValue::from_static("1m"));
+        let never = std::future::pending::<Answer>();
+        let response = Answering::new(Some(never), None, LogName::none(), path, headers).await.unwrap();
         Failure::from_status(&Status::from_header_map(response.headers()).unwrap()).unwrap()
     }
 

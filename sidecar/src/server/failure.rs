@@ -7,6 +7,7 @@ use std::time::Duration;
 use synod_paxos::configuration::ChangeRefused;
 use synod_paxos::sessions::IdentityRefused;
 use synod_paxos::settings::SettingsError;
+use synod_paxos::status::MemberState;
 use synod_paxos::value::CallError;
 use synod_paxos::{CallRefused, Index, Refusal};
 use synod_proto::v1::{Failure, Reason};
@@ -30,6 +31,12 @@ pub fn status(failure: Failure) -> Status {
 /// This member is going down.
 pub fn stopping() -> Failure {
     refused(Reason::Stopping, "this member is stopping: try again in a moment").retry_after(RETRY_LEADER)
+}
+
+/// This member takes no part in a cluster.
+pub fn not_active(state: &MemberState, why: &str) -> Failure {
+    let state = super::convert::state(state).into();
+    Failure { state, ..refused(Reason::NotActive, why) }
 }
 
 /// No disk has space for more.

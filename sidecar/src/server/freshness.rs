@@ -1,41 +1,39 @@
 //! How fresh an answer must be, as requests say it (docs: protocol.md, "Leases and reads").
 
-use super::failure;
+use super::{active, failure};
 use crate::driver::Handle;
 use crate::shared::Shared;
 use std::time::Duration;
 use synod_paxos::{Consistency as Freshness, Index};
-use synod_proto::v1::{Consistency, Reason};
+use synod_proto::v1::consistency::Kind;
+use synod_proto::v1::{Consistency, Reason, Sequential, StaleBounded};
 use tokio::time::Instant;
 use tonic::Status;
 
-/// How fresh, as a request says it.
-pub(super) struct Wanted {
-    pub(super) consistency: i32,
-    pub(super) at_least: u64,
-    pub(super) max_staleness_ms: u32,
-}
+/// What is older than this is as good as anything.
+const STALEST: Duration = Duration::from_secs(30 * 24 * 3_600);
 
-impl Wanted {
-    /// Waits until this member is so fresh; gives the last index applied here then, which a reader may read to.
-    pub(super) async fn point(&self, shared: &Shared, deadline: Instant) -> Result<(Handle, Index), Status> {
-        let handle = shared.handle();
-        let point = match Consistency::try_from(self.consistency) {
-            Ok(Consistency::Unspecified | Consistency::Linearizable) => {
-                handle.read_point(Freshness::Linearizable, deadline).await
-            }
-            Ok(Consistency::Sequential) => handle.applied(Index(self.at_least), deadline).await,
-            Ok(Consistency::StaleBounded) => {
-                let bound = Duration::from_millis(u64::from(self.max_staleness_ms));
-                handle.read_point(Freshness::StaleBounded(bound), deadline).await
-            }
-            Err(_) => {
-                let message =
-                    "this consistency is not known here: ask for linearizable, sequential or stale-bounded";
+/// Waits until this member is so fresh, linearizable where nothing is said; gives the last index applied here then,
+/// which a reader may read to.
+pub(super) async fn point(
+    shared: &Shared,
+    consistency: Option<Consistency>,
+    deadline: Instant,
+) -> Result<(Handle, Index), Status> {
+    active(shared)?;
+    let handle = shared.handle();
+    let point = match consistency.and_then(|consistency| consistency.kind) {
+        None | Some(Kind::Linearizable(_)) => handle.read_point(Freshness::Linearizable, deadline).await,
+        Some(Kind::Sequential(Sequential { at_least })) => handle.applied(Index(at_least), deadline).await,
+        Some(Kind::StaleBounded(StaleBounded { max })) => {
+            let Some(bound) = max.as_ref().and_then(synod_proto::span) else {
+                let message = "stale-bounded needs `max`: how old the answer may be, a positive duration";
                 return Err(failure::status(failure::refused(Reason::Consistency, message)));
-            }
-        };
-        let last = point.map_err(|error| failure::status(failure::unanswered(&error)))?;
-        Ok((handle, last))
-    }
+            };
+            let bound = Freshness::StaleBounded(bound.min(STALEST));
+            handle.read_point(bound, deadline).await
+        }
+    };
+    let last = point.map_err(|error| failure::status(failure::unanswered(&error)))?;
+    Ok((handle, last))
 }

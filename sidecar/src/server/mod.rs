@@ -10,10 +10,15 @@ pub(crate) use convert::check_request;
 mod deadline;
 mod explained;
 pub mod failure;
+mod following;
 mod freshness;
 pub mod health;
+mod held;
+mod identity;
 pub mod listen;
 mod log;
+mod paced;
+mod reading;
 mod shares;
 
 pub use checkpoints::CheckpointsService;
@@ -22,6 +27,7 @@ pub use consumers::ConsumersService;
 pub use log::LogService;
 
 use crate::connections::{Caller, Crowded, Refused};
+use crate::shared::Shared;
 use crate::space::Space;
 use shares::Shares;
 use std::sync::Arc;
@@ -72,6 +78,18 @@ impl Guard {
             Box::new(failure::refused(Reason::Subscribers, message))
         })
     }
+}
+
+/// A member that takes no part serves nothing of the log, however fresh: what it has may not be the log any more.
+fn active(shared: &Shared) -> Result<(), Status> {
+    excluded(shared).map_or(Ok(()), |failure| Err(failure::status(failure)))
+}
+
+/// Why this member serves nothing of the log.
+fn excluded(shared: &Shared) -> Option<Failure> {
+    let facts = shared.handle().facts();
+    let facts = facts.borrow();
+    facts.excluded().map(|why| failure::not_active(&facts.state, why))
 }
 
 /// A connection that finds no place among those that stay.

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-use synod_client::{Client, StatusResponse};
+use synod_client::Client;
+use synod_proto::v1::StatusResponse;
 use synod_proto::v1::{MemberState, Role};
 
 /// How long anything may take before a test gives up: generous, because nothing is timed here.
@@ -66,7 +67,7 @@ pub async fn until<T, E: std::fmt::Debug, F: Future<Output = Result<T, E>>>(
 
 /// Its status, if a member is ready; what it answers, if not.
 pub async fn is_ready(client: Client) -> Result<StatusResponse, String> {
-    match client.status().await {
+    match synod_client::wire::status(&client).await {
         Ok(status) if status.ready => Ok(status),
         other => Err(format!("{other:?}")),
     }
@@ -213,7 +214,9 @@ impl Member {
 
     pub async fn answers(&self) -> StatusResponse {
         until("the member answers", || async {
-            self.client().status().await.map_err(|error| (&self.name, error, self.last_words()))
+            synod_client::wire::status(&self.client())
+                .await
+                .map_err(|error| (&self.name, error, self.last_words()))
         })
         .await
     }
@@ -363,7 +366,7 @@ impl Cluster {
     pub async fn leader(&self) -> usize {
         until("a member leads", || async {
             for (number, member) in self.members.iter().enumerate() {
-                match member.client().status().await {
+                match synod_client::wire::status(&member.client()).await {
                     Ok(status) if status.role() == Role::Leader => return Ok(number),
                     _ => {}
                 }

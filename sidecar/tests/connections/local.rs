@@ -9,6 +9,7 @@ use prost::Message;
 use std::path::Path;
 use synod_client::{Client, ReadOptions};
 use synod_proto::v1::log_client::LogClient;
+use synod_proto::v1::subscribe_request::Start;
 use synod_proto::v1::{AppendRequest, ReadRequest, SubscribeRequest};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
@@ -146,7 +147,7 @@ async fn answers_that_are_not_taken() {
         for _ in 0..2 {
             for (method, message) in [
                 ("Read", framed(&ReadRequest { from: 1, ..ReadRequest::default() })),
-                ("Subscribe", framed(&SubscribeRequest { from: 1 })),
+                ("Subscribe", framed(&SubscribeRequest { start: Some(Start::From(1)), end: None })),
             ] {
                 let mut raw = Raw::connect(&member.socket).await;
                 for _ in 0..STREAMS {
@@ -198,7 +199,7 @@ async fn empty_entries_are_counted_before_they_are_decoded() {
 }
 
 async fn tonic_channel(path: &Path) -> tonic::transport::Channel {
-    synod_client::channel(path).unwrap()
+    synod_client::wire::channel(path).unwrap()
 }
 
 /// A thousand connections that never speak, and ones that have and do not answer any more, delay no stop.
@@ -248,7 +249,7 @@ async fn idle_connections_make_room() {
     let mut busy = Vec::new();
     let refused = loop {
         let mut log = LogClient::new(tonic_channel(&member.socket).await);
-        match log.subscribe(SubscribeRequest { from: 1 }).await {
+        match log.subscribe(SubscribeRequest { start: Some(Start::From(1)), end: None }).await {
             Ok(pages) => busy.push((log, pages)),
             Err(status) => break status,
         }

@@ -16,8 +16,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use synod_client::AppendOptions;
+use synod_client::wire::channel;
 use synod_proto::v1::log_client::LogClient;
-use synod_proto::v1::{Consistency, ReadRequest};
+use synod_proto::v1::{Consistency, ReadRequest, Sequential, consistency};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
@@ -167,7 +168,9 @@ async fn silent_connections_are_closed() {
         }
     }
     member.client().append("beside them").await.unwrap();
-    synod_client::Client::connect(member.data_dir.join("admin.sock")).unwrap().status().await.unwrap();
+    synod_client::wire::status(&synod_client::Client::connect(member.data_dir.join("admin.sock")).unwrap())
+        .await
+        .unwrap();
     assert_eq!(member.metric("synod_is_leader"), 1);
     tokio::time::timeout(common::PATIENCE, held.join_all()).await.unwrap();
 }
@@ -251,11 +254,12 @@ async fn reads_that_wait() {
     let cluster = Cluster::of(1).await;
     let member = &cluster.members[0];
     member.client().append("an entry").await.unwrap();
-    let connect = || LogClient::new(synod_client::channel(&member.socket).unwrap());
+    let connect = || LogClient::new(channel(&member.socket).unwrap());
     let waits = ReadRequest {
         from: 1,
-        consistency: i32::from(Consistency::Sequential),
-        at_least: 1_000_000,
+        consistency: Some(Consistency {
+            kind: Some(consistency::Kind::Sequential(Sequential { at_least: 1_000_000 })),
+        }),
         ..ReadRequest::default()
     };
     let mut waiting = tokio::task::JoinSet::new();
@@ -276,11 +280,10 @@ async fn reads_that_wait() {
     .await;
     assert!(refused.message().contains("1024 reads are under way"), "{refused}");
     drop(waiting);
-    until("reads go on", || async {
-        let mut pages =
-            other.clone().read(ReadRequest { from: 1, ..ReadRequest::default() }).await?.into_inner();
-        pages.message().await
-    })
-    .await
-    .unwrap();
+    let request = ReadRequest { from: 1, ..ReadRequest::default() };
+    let page = until("reads go on", || async { other.clone().read(request).await }).await.into_inner();
+    assert_eq!((page.entries.len(), page.next, page.last_index), (1, 2, 1));
+    let last = ReadRequest { reverse: true, limit: 2, ..ReadRequest::default() };
+    let last = other.clone().read(last).await.unwrap().into_inner();
+    assert_eq!(last.entries.iter().map(|entry| entry.index).collect::<Vec<_>>(), [1]);
 }

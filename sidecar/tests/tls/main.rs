@@ -85,7 +85,7 @@ async fn an_address_of_another_cluster() {
     std::fs::write(two.dir.path().join("peers"), peers).unwrap();
     two.add().await;
     until("the new member is connected to its own kind", || async {
-        match two.members[1].client().status().await {
+        match synod_client::wire::status(&two.members[1].client()).await {
             Ok(_) => Ok(()),
             Err(error) => Err(error),
         }

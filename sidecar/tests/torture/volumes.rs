@@ -149,7 +149,8 @@ impl Volumes {
         // It votes for more, and others hear of that.
         let member = &self.cluster.members[victim];
         until("it has more on its disk", || async {
-            let status = member.client().status().await.map_err(|error| error.to_string())?;
+            let status =
+                synod_client::wire::status(&member.client()).await.map_err(|error| error.to_string())?;
             let more = status.ready && status.durable_through > back.durable_through + 20;
             if more { Ok(()) } else { Err(format!("{} slots", status.durable_through)) }
         })
@@ -160,7 +161,8 @@ impl Volumes {
         fs::rename(&aside, &member.data_dir).unwrap();
         member.start();
         let state = until("it knows what it is", || async {
-            let status = member.client().status().await.map_err(|error| error.to_string())?;
+            let status =
+                synod_client::wire::status(&member.client()).await.map_err(|error| error.to_string())?;
             match status.state() {
                 MemberState::Recovering => Err(status.reason),
                 state => Ok(state),
@@ -201,13 +203,14 @@ impl Volumes {
         until("three voters are whole", || async {
             let mut running = BTreeSet::new();
             for member in &cluster.members {
-                let status = member.client().status().await.map_err(|error| error.to_string())?;
+                let status =
+                    synod_client::wire::status(&member.client()).await.map_err(|error| error.to_string())?;
                 if !status.ready {
                     return Err(format!("{}: {}", member.name, status.reason));
                 }
                 running.insert(status.member);
             }
-            let leader = cluster.members[cluster.leader().await].client().status().await;
+            let leader = synod_client::wire::status(&cluster.members[cluster.leader().await].client()).await;
             let leader = leader.map_err(|error| error.to_string())?;
             let voters: BTreeSet<u64> = leader
                 .configuration

@@ -15,8 +15,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use synod_client::{Client, IdempotencyKey, Repeats};
+use synod_proto::v1::consistency::Kind;
 use synod_proto::v1::log_client::LogClient;
-use synod_proto::v1::{AppendRequest, Consistency, ReadRequest};
+use synod_proto::v1::{self, AppendRequest, ReadRequest};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::transport::Channel;
@@ -173,11 +174,7 @@ impl Work {
             }
             Work::Read(log, request) => {
                 let said = |status: tonic::Status| status.message().to_owned();
-                let mut pages = log.read(*request).await.map_err(said)?.into_inner();
-                let mut entries = 0;
-                while let Some(page) = pages.message().await.map_err(said)? {
-                    entries += page.entries.len();
-                }
+                let entries = log.read(*request).await.map_err(said)?.into_inner().entries.len();
                 if entries == 1 { Ok(()) } else { Err(format!("{entries} entries came, not one")) }
             }
         }
@@ -198,7 +195,7 @@ fn connections(load: &Load) -> anyhow::Result<Vec<LogClient<Channel>>> {
     let mut all = Vec::new();
     for _ in 0..load.connections.min(load.clients) {
         for socket in &load.socket {
-            all.push(LogClient::new(synod_client::channel(socket)?));
+            all.push(LogClient::new(synod_client::wire::channel(socket)?));
         }
     }
     Ok(all)
@@ -230,13 +227,16 @@ async fn read(options: ReadOptions) -> anyhow::Result<()> {
     let ReadOptions { load, consistency } = options;
     let first = load.socket.first().context("no socket")?;
     let from = Client::connect(first)?.append("read me").await?.first_index;
-    let wire = match consistency {
-        Freshness::Linearizable => Consistency::Linearizable,
-        Freshness::Sequential => Consistency::Sequential,
-        Freshness::StaleBounded => Consistency::StaleBounded,
+    let kind = match consistency {
+        Freshness::Linearizable => Kind::Linearizable(v1::Linearizable {}),
+        Freshness::Sequential => Kind::Sequential(v1::Sequential { at_least: from }),
+        Freshness::StaleBounded => {
+            let max = Some(synod_proto::duration(Duration::from_secs(1)));
+            Kind::StaleBounded(v1::StaleBounded { max })
+        }
     };
-    let request =
-        ReadRequest { from, limit: 1, consistency: wire.into(), at_least: from, max_staleness_ms: 1_000 };
+    let consistency_wanted = Some(v1::Consistency { kind: Some(kind) });
+    let request = ReadRequest { from, limit: 1, consistency: consistency_wanted, ..ReadRequest::default() };
     let all = connections(&load)?.into_iter().map(|log| Work::Read(log, request)).collect();
     let what = format!("read, {consistency:?}").to_lowercase();
     run(&load, all, &Shape { what, entry_bytes: 7, batch: 1 }).await

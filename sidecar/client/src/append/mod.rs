@@ -5,6 +5,7 @@
 //!     ^                 |  <----AppendStreamResponse{tag}---
 //!     +---- answer -----+
 //! ```
+//! A call takes its place in the queue when its future is polled first: that is its place in the log, too.
 //! Calls of the session are numbered, kept and tried again by the pump ([`ordered`] has the rules), in the order
 //! in which they came. Of calls with a key, or without an identity, the pump makes one attempt for each job;
 //! trying again is [`Appender::append`]'s.
@@ -13,6 +14,7 @@ mod ordered;
 mod pump;
 
 use crate::error::{AppendError, CallError};
+use crate::retry::within;
 use bytes::Bytes;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -28,8 +30,10 @@ use tonic::transport::Channel;
 
 /// Unanswered requests of one client.
 const IN_FLIGHT: usize = 4_096;
-/// Their bytes: under the member's own bound for all its clients, 64 MiB.
+/// The session's bytes under way: with the others' under the member's own bound for all its clients, 64 MiB.
 const IN_FLIGHT_BYTES: u32 = 32 << 20;
+/// Bytes under way of calls that are not of the session.
+const LOOSE_BYTES: u32 = 16 << 20;
 /// A call of more bytes is not sent: no log takes it, and the member would end the stream that all tasks share.
 const CALL_BYTES: usize = 3 << 20;
 /// How much longer than the deadline the member's own answer to it is awaited.
@@ -68,6 +72,7 @@ impl IdempotencyKey {
 
 /// By what the log tells a repeat of an append from another append.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Repeats {
     /// By the client's session: every try of this append is one append, also across a change of the leader, a
     /// cut connection and a restart of the member. All appends of this kind of one [`crate::Client`] and its clones
@@ -99,8 +104,9 @@ impl Default for AppendOptions {
     }
 }
 
-/// Where the entries stand for ever.
+/// Where the entries are for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Appended {
     /// The index of the first entry.
     pub first_index: u64,
@@ -135,7 +141,7 @@ struct Job {
     expected_index: Option<u64>,
     deadline: Instant,
     answer: oneshot::Sender<Result<Appended, AppendError>>,
-    /// Its share of the bytes that may be under way.
+    /// Its share of the bytes that may be under way, from when it is sent.
     permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -157,17 +163,19 @@ enum Command {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Appender {
-    commands: mpsc::Sender<Command>,
-    bytes: Arc<Semaphore>,
+    commands: mpsc::UnboundedSender<Command>,
+    /// Bytes under way of calls that are not of the session.
+    loose_bytes: Arc<Semaphore>,
     seen: Arc<AtomicU64>,
 }
 
 impl Appender {
     /// `seen` is raised to the indexes that are acknowledged.
     pub(crate) fn start(channel: Channel, seen: Arc<AtomicU64>) -> Appender {
-        let (commands, queue) = mpsc::channel(IN_FLIGHT);
+        // Bounded by the callers, each of which has its payload already.
+        let (commands, queue) = mpsc::unbounded_channel();
         tokio::spawn(pump::run(channel, queue));
-        Appender { commands, bytes: Arc::new(Semaphore::new(IN_FLIGHT_BYTES as usize)), seen }
+        Appender { commands, loose_bytes: Arc::new(Semaphore::new(LOOSE_BYTES as usize)), seen }
     }
 
     pub(crate) async fn append(
@@ -176,16 +184,13 @@ impl Appender {
         options: AppendOptions,
     ) -> Result<Appended, AppendError> {
         let AppendOptions { expected_index, timeout, repeats } = options;
-        let deadline = Instant::now() + timeout;
-        let size = entries.iter().map(|entry| entry.len() + 64).sum::<usize>();
-        if size > CALL_BYTES {
+        let deadline = within(timeout);
+        if call_bytes(&entries) > CALL_BYTES {
             return Err(AppendError::Refused(too_large(&entries)));
         }
-        let size = u32::try_from(size).unwrap_or(u32::MAX).min(IN_FLIGHT_BYTES);
-        let waiting = tokio::time::timeout_at(deadline, self.bytes.clone().acquire_many_owned(size));
-        let Ok(Ok(permit)) = waiting.await else { return Err(AppendError::Refused(too_slow())) };
         let outcome = match repeats {
-            Repeats::Session => self.ordered(entries, expected_index, deadline, permit).await,
+            // Nothing is awaited before the call has its place in the queue.
+            Repeats::Session => self.ordered(entries, expected_index, deadline).await,
             Repeats::Key(IdempotencyKey { key, minted_at }) => {
                 let identity = Some(Identity::Key(v1::IdempotencyKey { key, minted_at }));
                 let request = AppendRequest { entries, expected_index, identity };
@@ -207,15 +212,11 @@ impl Appender {
         entries: Vec<Bytes>,
         expected_index: Option<u64>,
         deadline: Instant,
-        permit: OwnedSemaphorePermit,
     ) -> Result<Appended, AppendError> {
         let (answer, reply) = oneshot::channel();
-        let permit = Some(permit);
-        let job = Command::Ordered(Job { entries, expected_index, deadline, answer, permit });
-        match tokio::time::timeout_at(deadline, self.commands.send(job)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return Err(AppendError::Refused(not_sent("the client has stopped"))),
-            Err(_) => return Err(AppendError::Refused(too_slow())),
+        let job = Command::Ordered(Job { entries, expected_index, deadline, answer, permit: None });
+        if self.commands.send(job).is_err() {
+            return Err(AppendError::Refused(not_sent("the client has stopped")));
         }
         // The pump keeps the deadline, because it knows what may have been appended.
         reply.await.unwrap_or_else(|_| Err(AppendError::Unknown(transport("the client has stopped"))))
@@ -228,6 +229,11 @@ impl Appender {
         deadline: Instant,
         repeatable: bool,
     ) -> Result<Appended, AppendError> {
+        let size = u32::try_from(call_bytes(&request.entries)).unwrap_or(u32::MAX).min(LOOSE_BYTES);
+        let room = self.loose_bytes.clone().acquire_many_owned(size);
+        let Ok(Ok(_room)) = tokio::time::timeout_at(deadline, room).await else {
+            return Err(AppendError::Refused(too_slow()));
+        };
         let mut pause = FIRST_PAUSE;
         let mut maybe = false;
         loop {
@@ -265,10 +271,8 @@ impl Appender {
     async fn attempt(&self, request: AppendRequest, deadline: Instant) -> Attempt {
         let (answer, reply) = oneshot::channel();
         let loose = Command::Loose(Loose { request, deadline, answer });
-        match tokio::time::timeout_at(deadline, self.commands.send(loose)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return Attempt::NotSent(not_sent("the client has stopped")),
-            Err(_) => return Attempt::NotSent(too_slow()),
+        if self.commands.send(loose).is_err() {
+            return Attempt::NotSent(not_sent("the client has stopped"));
         }
         match tokio::time::timeout_at(deadline + GRACE, reply).await {
             Ok(Ok(attempt)) => attempt,
@@ -280,11 +284,16 @@ impl Appender {
     /// Waits for what was appended before, then closes the session.
     pub(crate) async fn close(&self) {
         let (done, closed) = oneshot::channel();
-        if self.commands.send(Command::Close(done)).await.is_ok() {
+        if self.commands.send(Command::Close(done)).is_ok() {
             // A pump that has ended has nothing open.
             drop(closed.await);
         }
     }
+}
+
+/// What a call takes while it is under way, about.
+fn call_bytes(entries: &[Bytes]) -> usize {
+    entries.iter().map(|entry| entry.len() + 64).sum()
 }
 
 /// The end of a call that trying longer does not help.

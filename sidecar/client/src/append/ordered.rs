@@ -20,13 +20,17 @@
 //!
 //! No I/O and no clock: [`super::pump`] does what this says.
 
-use super::{Appended, Attempt, GRACE, IN_FLIGHT, Job, Judged, ended, judge, no_answer, too_slow, transport};
+use super::{
+    Appended, Attempt, GRACE, IN_FLIGHT, IN_FLIGHT_BYTES, Job, Judged, call_bytes, ended, judge, no_answer,
+    too_slow, transport,
+};
 use crate::error::{AppendError, CallError};
 use bytes::Bytes;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use synod_proto::v1::append_request::Identity;
 use synod_proto::v1::{AppendRequest, Reason, SessionCall};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Duration, Instant};
 
 #[cfg(test)]
@@ -114,6 +118,8 @@ pub(super) struct Ordered {
     /// No call below this number is to be sent.
     send_from: u64,
     waiting: VecDeque<Job>,
+    /// What may be under way.
+    bytes: Arc<Semaphore>,
     in_flight: usize,
     flow: Flow,
     /// The session is gone, as far as its calls under way will tell.
@@ -132,6 +138,7 @@ impl Ordered {
             calls: VecDeque::new(),
             send_from: 1,
             waiting: VecDeque::new(),
+            bytes: Arc::new(Semaphore::new(IN_FLIGHT_BYTES as usize)),
             in_flight: 0,
             flow: Flow::Open,
             expired: false,
@@ -241,10 +248,18 @@ impl Ordered {
     /// The next call to be numbered; those whose callers went away before are not sent at all.
     fn next_waiting(&mut self) -> Option<Job> {
         loop {
-            let job = self.waiting.pop_front()?;
-            if !job.answer.is_closed() {
-                return Some(job);
+            let job = self.waiting.front()?;
+            if job.answer.is_closed() {
+                self.waiting.pop_front();
+                continue;
             }
+            if job.permit.is_some() {
+                return self.waiting.pop_front();
+            }
+            let size = u32::try_from(call_bytes(&job.entries)).unwrap_or(u32::MAX).min(IN_FLIGHT_BYTES);
+            // Where there is none, an answer to what is under way makes room.
+            let permit = self.bytes.clone().try_acquire_many_owned(size).ok()?;
+            return self.waiting.pop_front().map(|job| Job { permit: Some(permit), ..job });
         }
     }
 

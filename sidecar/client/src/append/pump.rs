@@ -52,14 +52,14 @@ struct Pump {
 }
 
 /// Runs until every client is dropped.
-pub(super) async fn run(channel: Channel, mut commands: mpsc::Receiver<Command>) {
+pub(super) async fn run(channel: Channel, mut commands: mpsc::UnboundedReceiver<Command>) {
     let mut pump = Pump::new(channel);
     loop {
         pump.advance();
         let answer = OptionFuture::from(pump.connection.as_mut().map(|c| c.answers.message()));
         let wake = [pump.paused, pump.ordered.next_deadline()].into_iter().flatten().min();
         tokio::select! {
-            command = commands.recv(), if pump.waiting.len() < IN_FLIGHT => match command {
+            command = commands.recv() => match command {
                 Some(command) => {
                     pump.command(command);
                     for _ in 0..COMMANDS {
@@ -154,7 +154,9 @@ impl Pump {
             self.connecting = Some(connect(self.channel.clone()).boxed());
         }
         if self.connection.is_some() {
-            while let Some(Loose { request, deadline, answer }) = self.loose.pop_front() {
+            while self.waiting.len() < IN_FLIGHT
+                && let Some(Loose { request, deadline, answer }) = self.loose.pop_front()
+            {
                 self.send(request, deadline, Waiting::Loose(answer));
             }
         }

@@ -5,7 +5,6 @@ mod fetched;
 pub use fetched::Fetched;
 
 use crate::error::{CallError, CheckpointError};
-use crate::read::Wire;
 use crate::retry::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::{Client, Consistency, retry};
 use bytes::{Bytes, BytesMut};
@@ -36,6 +35,8 @@ const CHUNK: usize = 512 << 10;
 const LARGEST_MESSAGE: usize = 2 << 20;
 /// What a member takes, checks and hands on a second at the least, in bytes: a large state may take its time.
 const SLOWEST: u64 = 8 << 20;
+/// A transfer may stand still for no longer: more than the clock can add is not an error.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
 /// How often a state is sent anew that arrived as another: a member's crash may have spoilt the part that it kept.
 const MISMATCHES: u32 = 2;
 
@@ -168,7 +169,7 @@ impl Patience {
 
     fn end(&self) -> Instant {
         let (moved, length) = *self.moved();
-        moved + self.span + Duration::from_secs(length / SLOWEST)
+        moved + self.span.min(LONGEST) + Duration::from_secs(length / SLOWEST)
     }
 
     /// Carries out `work`, unless nothing moves for too long.
@@ -213,7 +214,7 @@ impl Checkpoints {
     }
 
     fn service(&self) -> CheckpointsClient<Channel> {
-        CheckpointsClient::new(self.client.channel.clone()).max_decoding_message_size(LARGEST_MESSAGE)
+        CheckpointsClient::new(self.client.channels.states.clone()).max_decoding_message_size(LARGEST_MESSAGE)
     }
 
     /// Saves a state that holds every entry up to `index`, which this client has read. Returns when a quorum of members
@@ -409,8 +410,7 @@ impl Checkpoints {
             let mut service = service.clone();
             async move { service.list(request).await }
         };
-        let Wire { consistency, at_least, max_staleness_ms } = self.consistency.to_wire(&self.client.seen);
-        let request = ListCheckpointsRequest { consistency, at_least, max_staleness_ms };
+        let request = ListCheckpointsRequest { consistency: self.consistency.to_wire(&self.client.seen) };
         let list = retry::until_answered(self.timeout, request, call).await?;
         let listed = list.checkpoints.into_iter().map(|listed| {
             Ok(ListedCheckpoint { checkpoint: checkpoint(listed.checkpoint)?, here: listed.here })
@@ -456,9 +456,8 @@ impl Checkpoints {
         digest: Bytes,
         offset: u64,
     ) -> Result<(Checkpoint, Streaming<FetchCheckpointResponse>), CallError> {
-        let Wire { consistency, at_least, max_staleness_ms } = self.consistency.to_wire(&self.client.seen);
-        let request =
-            FetchCheckpointRequest { index, digest, offset, consistency, at_least, max_staleness_ms };
+        let consistency = self.consistency.to_wire(&self.client.seen);
+        let request = FetchCheckpointRequest { index, digest, offset, consistency };
         let mut chunks = self.service().fetch(request).await?.into_inner();
         let head = chunks.message().await?.and_then(|head| head.checkpoint);
         Ok((checkpoint(head)?, chunks))

@@ -67,6 +67,11 @@ impl Node {
         self.snapshots.bytes()
     }
 
+    /// The ballot of the leader it knows; cheaper than the whole status.
+    pub fn leader(&self) -> Option<Ballot> {
+        self.election.leader
+    }
+
     /// Whether it takes part; cheaper than the whole status.
     pub fn member_state(&self) -> &MemberState {
         &self.life

@@ -11,10 +11,10 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
-use synod_client::{Client, channel};
+use synod_client::wire::channel;
+use synod_client::{Client, MemberState, Status};
 use synod_proto::admin::v1::admin_client::AdminClient;
 use synod_proto::admin::v1::{GenesisMember, InitializeRequest};
-use synod_proto::v1::{MemberState, StatusResponse};
 use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -222,7 +222,7 @@ impl Cluster {
     }
 
     /// What a member answers, once it does.
-    async fn status(&self, number: usize, deadline: Instant) -> anyhow::Result<StatusResponse> {
+    async fn status(&self, number: usize, deadline: Instant) -> anyhow::Result<Status> {
         let client = Client::connect(self.socket(number))?;
         loop {
             if let Ok(status) = client.status().await {
@@ -245,7 +245,7 @@ impl Cluster {
         let mut empty = 0;
         for number in 0..self.members.len() {
             let status = self.status(number, deadline).await?;
-            empty += usize::from(status.state() == MemberState::Uninitialized);
+            empty += usize::from(status.state == MemberState::Uninitialized);
             founders.push(GenesisMember { member: status.member, name: format!("dev-{number}") });
         }
         let kept = founders.len() - empty;

@@ -161,7 +161,10 @@ async fn caught_up(member: &Member, target: u64) -> anyhow::Result<()> {
     let (mut last, mut since) = (0, Instant::now());
     let client = member.client()?;
     loop {
-        let durable = client.status().await.context("the new member does not answer")?.durable_through;
+        let durable = synod_client::wire::status(&client)
+            .await
+            .context("the new member does not answer")?
+            .durable_through;
         if durable >= target {
             return Ok(());
         }

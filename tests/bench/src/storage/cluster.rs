@@ -9,8 +9,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
-use synod_client::{Client, StatusResponse};
+use synod_client::Client;
 use synod_proto::v1::Role;
+use synod_proto::v1::StatusResponse;
 use tokio::time::{Instant, sleep};
 
 /// What is started, and where.
@@ -93,7 +94,7 @@ impl Member {
     }
 
     pub(super) async fn status(&self) -> anyhow::Result<StatusResponse> {
-        Ok(self.client()?.status().await?)
+        Ok(synod_client::wire::status(&self.client()?).await?)
     }
 
     /// What its process has used so far; zeros where the system does not say.

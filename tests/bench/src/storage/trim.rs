@@ -108,7 +108,7 @@ async fn held(client: &Client) -> anyhow::Result<u64> {
         Ok(entry) => entry.index,
         Err(error) => error.first_index.context(error)?,
     };
-    Ok(client.status().await?.last_index + 1 - first)
+    Ok(synod_client::wire::status(client).await?.last_index + 1 - first)
 }
 
 /// Notes the size of a directory twice a second.
