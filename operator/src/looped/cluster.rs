@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use http_body_util::BodyExt;
+use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use kube::api::DynamicObject;
@@ -14,11 +15,13 @@ use kube::client::Body;
 use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 use uuid::Uuid;
+use x509_parser::extensions::ParsedExtension;
 
 use super::api::{Asked, Server};
 use crate::build::{Kind, content_hash};
 use crate::context::{Context, Outside, Settings};
 use crate::controller::look;
+use crate::dereference::text;
 use crate::error::Error;
 use crate::members::{Answer, Ask, MemberError, Members, Target};
 use crate::metrics::Metrics;
@@ -31,6 +34,8 @@ pub(crate) const CLUSTER: &str = "/apis/synod.dev/v1alpha1/namespaces/ns/paxoscl
 pub(crate) const SET: &str = "/apis/apps/v1/namespaces/ns/statefulsets/demo";
 pub(crate) const PODS: &str = "/api/v1/namespaces/ns/pods";
 pub(crate) const CLAIMS: &str = "/api/v1/namespaces/ns/persistentvolumeclaims";
+pub(crate) const PAIRS: &str = "/api/v1/namespaces/ns/secrets/demo-tls";
+pub(crate) const AUTHORITY: &str = "/api/v1/namespaces/ns/secrets/demo-ca";
 pub(crate) const BUDGET: &str = "/apis/policy/v1/namespaces/ns/poddisruptionbudgets/demo";
 
 /// A disk, by the UID of its claim.
@@ -39,6 +44,40 @@ struct Disk {
     member: MemberId,
     state: MemberState,
     cluster: Option<ClusterId>,
+}
+
+/// What a member goes by until its files are read again.
+struct Loaded {
+    bundle: Vec<String>,
+    certificate: String,
+}
+
+impl Loaded {
+    fn trusts(&self, certificate: &str) -> bool {
+        trusted(&self.bundle.concat(), certificate)
+    }
+}
+
+/// Whether one of the authorities made the certificate: their key identifiers say so.
+fn trusted(authorities: &str, certificate: &str) -> bool {
+    let identifiers = |pem: &str| {
+        let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
+        let parsed = pem.parse_x509().unwrap();
+        let (mut own, mut issuer) = (Vec::new(), Vec::new());
+        for extension in parsed.extensions() {
+            match extension.parsed_extension() {
+                ParsedExtension::SubjectKeyIdentifier(id) => own = id.0.to_vec(),
+                ParsedExtension::AuthorityKeyIdentifier(id) => {
+                    issuer = id.key_identifier.as_ref().unwrap().0.to_vec();
+                }
+                _ => {}
+            }
+        }
+        (own, issuer)
+    };
+    let (_, issuer) = identifiers(certificate);
+    assert!(!issuer.is_empty(), "a certificate names its authority");
+    crate::tls::bundle(authorities).iter().any(|authority| identifiers(authority).0 == issuer)
 }
 
 /// The log that the members hold.
@@ -63,6 +102,8 @@ pub(crate) struct State {
     asked: usize,
     /// Pods whose members do not answer.
     pub(crate) down: BTreeSet<String>,
+    /// What each pod's member has loaded of the Secret with the pairs.
+    loaded: BTreeMap<String, Loaded>,
 }
 
 /// The world, and the operator's context in it.
@@ -87,7 +128,21 @@ impl Outside for Fake {
 
 impl Members for Fake {
     fn ask<'a>(&'a self, target: &'a Target, ask: Ask) -> BoxFuture<'a, Result<Answer, MemberError>> {
-        let answer = self.0.lock().unwrap().ask(&target.pod, ask);
+        let mut state = self.0.lock().unwrap();
+        let admitted = match (&target.credentials, state.loaded.get(&target.pod)) {
+            (Some(shown), Some(loaded)) => {
+                loaded.trusts(&shown.pair.certificate) && trusted(&shown.authority, &loaded.certificate)
+            }
+            _ => true,
+        };
+        let answer = match admitted {
+            true => state.ask(&target.pod, ask),
+            false => {
+                let why = "BadSignature".to_owned();
+                Err(MemberError::Unreachable { address: target.pod.clone(), why })
+            }
+        };
+        drop(state);
         Box::pin(async move { answer })
     }
 }
@@ -199,6 +254,23 @@ impl Cluster {
     /// The status, to be shown where a test fails.
     pub(crate) fn status(&self) -> String {
         self.with(|s| s.server.get(CLUSTER).unwrap()["status"].to_string())
+    }
+
+    /// One look, and some seconds.
+    pub(crate) async fn pass(&self) {
+        let pause = self.look().await.unwrap().unwrap();
+        self.with(|s| {
+            s.now += i64::try_from(pause.as_secs()).unwrap().max(1);
+            s.tick();
+        });
+    }
+
+    /// The operator is started again: it remembers nothing.
+    pub(crate) fn restart_operator(&mut self) {
+        let settings = self.ctx.settings.clone();
+        let (members, outside) = (Arc::new(Fake(self.state.clone())), Arc::new(Fake(self.state.clone())));
+        let metrics = Arc::new(Metrics::new());
+        self.ctx = Context::with(client(&self.state), settings, metrics, members, outside);
     }
 
     /// Changes the spec.
@@ -336,7 +408,11 @@ impl State {
             });
             self.server.make(&pod, object);
         }
-        let uid = self.claim_uid(&format!("demo-{ordinal}"));
+        let name = format!("demo-{ordinal}");
+        if !self.loaded.contains_key(&name) {
+            self.reload(&name);
+        }
+        let uid = self.claim_uid(&name);
         if !self.disks.contains_key(&uid) {
             self.next_member += 1;
             let member = MemberId(self.next_member);
@@ -355,6 +431,29 @@ impl State {
             let labels = json!({ "metadata": { "labels": { "controller-revision-hash": revision } } });
             self.server.edit(&path, &labels);
         }
+    }
+
+    /// A kubelet brings the newest files to a pod, and its member loads them.
+    pub(crate) fn reload(&mut self, pod: &str) {
+        let Some(secret) = self.server.get(PAIRS) else { return };
+        let secret: Secret = serde_json::from_value(secret.clone()).unwrap();
+        let loaded = Loaded {
+            bundle: crate::tls::bundle(&text(&secret, "ca.crt")),
+            certificate: text(&secret, &format!("{pod}.crt")),
+        };
+        self.loaded.insert(pod.to_owned(), loaded);
+    }
+
+    /// Whether every member takes every other's certificate; how many authorities they know.
+    pub(crate) fn trust(&self) -> Result<BTreeSet<usize>, String> {
+        for (pod, loaded) in &self.loaded {
+            for (other, shows) in &self.loaded {
+                if !loaded.trusts(&shows.certificate) {
+                    return Err(format!("{pod} refuses {other}"));
+                }
+            }
+        }
+        Ok(self.loaded.values().map(|l| l.bundle.len()).collect())
     }
 
     fn claim_uid(&self, pod: &str) -> String {

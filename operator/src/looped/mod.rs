@@ -7,7 +7,7 @@ mod cluster;
 use serde_json::{Value, json};
 
 use api::Refuse;
-use cluster::{BUDGET, CLAIMS, CLUSTER, Cluster, PODS, SET};
+use cluster::{AUTHORITY, BUDGET, CLAIMS, CLUSTER, Cluster, PAIRS, PODS, SET};
 
 use crate::build::Kind;
 
@@ -252,9 +252,8 @@ async fn o36_only_422_is_an_invalid_template() {
 async fn o5_certificates_are_kept_while_paused() {
     let cluster = Cluster::new(json!({ "replicas": 3, "paused": true }));
     cluster.settle().await;
-    let path = "/api/v1/namespaces/ns/secrets/demo-ca";
-    assert!(cluster.with(|s| s.server.get(path).is_some()));
-    assert!(cluster.with(|s| s.server.get("/api/v1/namespaces/ns/secrets/demo-tls").is_some()));
+    assert!(cluster.with(|s| s.server.get(AUTHORITY).is_some()));
+    assert!(cluster.with(|s| s.server.get(PAIRS).is_some()));
     assert!(cluster.with(|s| s.server.get(SET).is_none()), "and nothing else");
     let reason = cluster.condition("Reconciling").1;
     assert_eq!(reason, "Paused", "{}", cluster.with(|s| s.server.get(CLUSTER).unwrap().to_string()));
@@ -330,4 +329,43 @@ async fn o26_a_resource_that_does_not_parse_says_so() {
     let before = cluster.with(|s| s.server.writes.len());
     cluster.look().await.unwrap();
     assert_eq!(cluster.with(|s| s.server.writes.len()), before, "once");
+}
+
+/// O5: an authority that is deleted, or asked to change, is replaced while kubelets bring the files to one pod after
+/// the other: at no time does a member refuse another, no pod restarts, and in the end the old one is gone. The
+/// operator may be started again in the middle.
+#[tokio::test]
+async fn o5_an_authority_changes_and_no_member_refuses_another() {
+    for (what, restarts) in [("deleted", false), ("deleted", true), ("asked", false), ("asked", true)] {
+        let mut cluster = Cluster::formed(json!({ "tls": { "mode": "Managed" } })).await;
+        let (pods, old) = (cluster.pods(), cluster.with(|s| s.server.get(AUTHORITY).cloned().unwrap()));
+        match what {
+            "deleted" => cluster.with(|s| s.server.remove(AUTHORITY)),
+            _ => cluster.with(|s| {
+                let annotations = json!({ "synod.dev/rotate-ca": "1" });
+                s.server.edit(CLUSTER, &json!({ "metadata": { "annotations": annotations } }));
+            }),
+        }
+        let mut known = vec![cluster.with(|s| s.trust()).unwrap()];
+        for round in 0..240 {
+            if restarts && round % 50 == 7 {
+                cluster.restart_operator();
+            }
+            cluster.pass().await;
+            if round % 8 == 0 {
+                cluster.with(|s| s.reload(&format!("demo-{}", round / 8 % 3)));
+            }
+            let trust = cluster.with(|s| s.trust()).unwrap_or_else(|why| panic!("{what}, {round}: {why}"));
+            if known.last() != Some(&trust) {
+                known.push(trust);
+            }
+        }
+        let new = cluster.with(|s| s.server.get(AUTHORITY).cloned().unwrap());
+        assert_ne!(old["data"]["ca.crt"], new["data"]["ca.crt"], "{what}");
+        assert_eq!(known.first(), Some(&[1].into()), "{known:?}");
+        assert!(known.contains(&[2].into()), "all of them knew both: {known:?}");
+        assert_eq!(known.last(), Some(&[1].into()), "{what}, {restarts}: the old one is gone: {known:?}");
+        assert_eq!(cluster.condition("Ready").0, "True", "{}", cluster.told("Ready"));
+        assert_eq!(cluster.pods(), pods, "no pod was restarted");
+    }
 }
