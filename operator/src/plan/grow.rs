@@ -4,7 +4,7 @@
 //! caught up -> Promote -> the next. docs: operator.md, rule 6.
 
 use crate::names::MemberId;
-use crate::observed::{MemberState, Report};
+use crate::observed::{ConfigMember, MemberState, Report};
 
 use super::form::absence;
 use super::{Change, GateKind, Step, Verdict, View, operation_id};
@@ -58,7 +58,9 @@ pub(super) fn admit(view: &View<'_>, ordinal: u32) -> Verdict {
         if member.voter {
             return Verdict::Idle;
         }
-        let voters = u32::try_from(config.voters().count()).unwrap_or(u32::MAX);
+        // Those that are about to leave keep nobody from a vote: the last of them may be all there is.
+        let stays = |m: &&ConfigMember| view.homes.get(&m.member).is_none_or(|o| *o < view.desired.replicas);
+        let voters = u32::try_from(config.voters().filter(stays).count()).unwrap_or(u32::MAX);
         if voters >= view.desired.voters() {
             return Verdict::Idle;
         }

@@ -39,7 +39,12 @@ fn awaits_removal(view: &View<'_>, ordinal: u32) -> bool {
 pub(super) fn begin(view: &View<'_>) -> Verdict {
     let Some((cause, member, ordinal)) = lost(view) else { return Verdict::Idle };
     if cause != Cause::Gone {
-        // It still takes part: whoever is on the way to a vote gets there first.
+        // It still takes part: an empty disk that is to go goes first,
+        let size = view.size();
+        if size > view.desired.replicas && view.members_at(size - 1).is_empty() {
+            return Verdict::Idle;
+        }
+        // and whoever is on the way to a vote gets there first.
         for other in 0..view.size().min(view.desired.replicas) {
             match grow::admit(view, other) {
                 Verdict::Idle => {}

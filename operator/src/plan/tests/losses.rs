@@ -143,6 +143,18 @@ fn a_voter_whose_ordinal_another_member_has_is_taken_out() {
     assert_eq!(world.config().voters().count(), 3);
 }
 
+/// Shrinking to one while the one that stays has an empty disk: it gets its vote back before the others leave.
+#[test]
+fn the_member_that_stays_votes_before_the_last_of_the_others_leaves() {
+    let mut world = World::formed(2);
+    world.o.claims.get_mut(&0).unwrap().deleting = true;
+    world.want(1);
+    world.settle();
+    assert_eq!(world.config().voters().count(), 1, "{:?}", world.taken);
+    assert_eq!(world.o.set.as_ref().unwrap().replicas, 1, "{:?}", world.taken);
+    assert_eq!(world.course().last(), Some(&"delete claim 1"));
+}
+
 /// O4: nothing is deleted because a Node object vanished; only time, and a volume that is bound to it.
 #[test]
 fn o4_a_volume_bound_to_a_vanished_node_is_given_up_after_the_time_that_was_set() {
