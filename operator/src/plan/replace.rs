@@ -127,7 +127,9 @@ fn cause(view: &View<'_>, member: MemberId, ordinal: u32) -> Option<Cause> {
     if o.replace == Some(member) {
         return Some(Cause::Declared);
     }
-    let claim = o.claims.get(&ordinal);
+    // One that is to leave needs no new disk: until it does, it may hold the last whole copy.
+    let stays = ordinal < view.desired.replicas;
+    let claim = o.claims.get(&ordinal).filter(|_| stays);
     claim.is_some_and(|c| c.deleting && c.retired.is_none()).then_some(Cause::Going)
 }
 

@@ -155,6 +155,18 @@ fn the_member_that_stays_votes_before_the_last_of_the_others_leaves() {
     assert_eq!(world.course().last(), Some(&"delete claim 1"));
 }
 
+/// All claims are being deleted while the cluster shrinks to one: the copy that stays is made anew first.
+#[test]
+fn o33_shrinking_to_one_with_every_claim_going_keeps_the_log() {
+    let mut world = World::formed(3);
+    world.want(1);
+    world.o.claims.values_mut().for_each(|c| c.deleting = true);
+    let end = world.settle();
+    assert_eq!(end.gate, None, "{:?}", world.taken);
+    assert_eq!(world.config().voters().count(), 1);
+    assert!(!world.goes(0), "{:?}", world.taken);
+}
+
 /// O4: nothing is deleted because a Node object vanished; only time, and a volume that is bound to it.
 #[test]
 fn o4_a_volume_bound_to_a_vanished_node_is_given_up_after_the_time_that_was_set() {

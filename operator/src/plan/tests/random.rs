@@ -13,6 +13,10 @@ enum Act {
     Restart(u32),
     Lead(u32),
     Leases(bool),
+    /// A disk is lost: the pod comes back on an empty one.
+    Empty(u32),
+    /// Somebody deletes a claim.
+    DeleteClaim(u32),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -23,6 +27,8 @@ fn act() -> impl Strategy<Value = Act> {
         (0u32..9).prop_map(Act::Restart),
         (0u32..9).prop_map(Act::Lead),
         any::<bool>().prop_map(Act::Leases),
+        (0u32..9).prop_map(Act::Empty),
+        (0u32..9).prop_map(Act::DeleteClaim),
     ]
 }
 
@@ -30,7 +36,8 @@ proptest! {
     /// Whatever is edited, restarted or re-elected in the middle of whatever, the plan arrives at what is
     /// wanted, and on the way no configured member is without a pod, no two members are unstarted, no
     /// leader is removed, no change is planned from a stale version and no eviction asks for more than the
-    /// budget gives. docs: operator.md, rules 2 to 4 and 9, F20.
+    /// budget gives. A lost disk and claims that somebody deletes are replaced on the way. docs: operator.md,
+    /// rules 2 to 4, 8 and 9, F20.
     #[test]
     fn every_course_of_edits_converges(acts in prop::collection::vec(act(), 1..20)) {
         let mut world = World::formed(3);
@@ -43,10 +50,15 @@ proptest! {
                     revision += 1;
                     world.new_revision(&format!("r{revision}"));
                 }
-                Act::Restart(o) if world.o.pods.contains_key(&o) => world.restart(o),
+                Act::Restart(o) if world.o.pods.contains_key(&o) && !world.goes(o) => world.restart(o),
+                // Never so many that the log itself is lost: the others are a quorum and have whole disks.
+                Act::Empty(o) if world.votes(o) && world.is_whole() => world.empty(o),
+                Act::DeleteClaim(o) if world.votes(o) && world.config().voters().count() > 1 => {
+                    world.o.claims.get_mut(&o).unwrap().deleting = true;
+                }
                 Act::Lead(o) if world.votes(o) => world.lead(o),
                 Act::Leases(on) => world.desired.settings.leases = on,
-                Act::Restart(_) | Act::Lead(_) => {}
+                Act::Restart(_) | Act::Lead(_) | Act::Empty(_) | Act::DeleteClaim(_) => {}
             }
         }
         let end = world.settle();
@@ -56,6 +68,7 @@ proptest! {
         prop_assert_eq!(u32::try_from(world.config().members.len()).unwrap(), wanted);
         prop_assert_eq!(u32::try_from(world.config().voters().count()).unwrap(), wanted.min(7));
         prop_assert_eq!(u32::try_from(world.o.claims.len()).unwrap(), wanted);
+        prop_assert!(world.o.claims.values().all(|c| !c.deleting));
         prop_assert_eq!(world.settings.values, world.desired.settings);
         let revision = &world.o.set.as_ref().unwrap().update_revision;
         prop_assert!(world.o.pods.values().all(|p| &p.revision == revision));

@@ -179,7 +179,12 @@ impl World {
             let home = self.desired.name.ordinal_of_pod(&member.name).unwrap();
             assert!(self.desired.replicas == 0 || home < size, "{member:?} has no pod: {:?}", self.taken);
         }
-        let unstarted = self.o.reports.values().filter(|r| self.config.get(r.member).is_none());
+        // At ordinals that stay: a new disk beyond them goes again with its pod.
+        let begins = |(ordinal, r): &(&u32, &Report)| {
+            let stays = **ordinal < self.desired.replicas;
+            stays && r.state != MemberState::Removed && self.config.get(r.member).is_none()
+        };
+        let unstarted = self.o.reports.iter().filter(begins);
         let bootstrapped = !self.config.members.is_empty();
         assert!(!bootstrapped || unstarted.count() <= 1, "two unstarted members: {:?}", self.taken);
     }
@@ -311,6 +316,7 @@ impl World {
         set.replicas = to;
         self.o.pods.retain(|o, _| *o < to);
         self.o.reports.retain(|o, _| *o < to);
+        self.o.claims.retain(|o, c| *o < to || !c.deleting);
         for ordinal in 0..to {
             if !self.o.pods.contains_key(&ordinal) {
                 self.start(ordinal);
@@ -367,7 +373,9 @@ impl World {
         }
         if self.leader == member && member.is_some() {
             // The only voter elects itself again.
-            self.leader = self.config.voters().map(|m| m.member).find(|m| Some(*m) != member).or(member);
+            let running: BTreeSet<MemberId> = self.o.reports.values().map(|r| r.member).collect();
+            let mut others = self.config.voters().map(|m| m.member).filter(|m| running.contains(m));
+            self.leader = others.find(|m| Some(*m) != member).or(member);
         }
         self.refresh();
     }
@@ -398,6 +406,24 @@ impl World {
         self.config.members.push(ConfigMember { member, name, voter: false });
         self.config.version += 1;
         self.refresh();
+    }
+
+    /// Whether the disk of an ordinal goes with its pod.
+    pub(crate) fn goes(&self, ordinal: u32) -> bool {
+        self.o.claims.get(&ordinal).is_some_and(|c| c.deleting)
+    }
+
+    /// Whether at least three vote, everybody who runs is a member, and no claim is being deleted.
+    pub(crate) fn is_whole(&self) -> bool {
+        let members = self.o.reports.values().all(|r| self.config.get(r.member).is_some());
+        let homes = self.config.members.len() == self.o.reports.len();
+        members && homes && self.config.voters().count() > 2 && self.o.claims.values().all(|c| !c.deleting)
+    }
+
+    /// An ordinal's disk is lost, and its pod starts on an empty one.
+    pub(crate) fn empty(&mut self, ordinal: u32) {
+        self.o.claims.get_mut(&ordinal).unwrap().deleting = true;
+        self.restart(ordinal);
     }
 
     /// A member is cut off from its peers; the operator still reaches it.
