@@ -1,7 +1,7 @@
 //! One member: the disk, the core's driver, the transport and the servers, put together.
 
 use crate::checkpoints::{Checkpoints, Keeper, PeerCheckpointsService};
-use crate::connections::{self, Accept, Budgets, Incoming, Known, Limits, Shares, Tally};
+use crate::connections::{self, Accept, Budgets, Incoming, Known, Limits, Shares, Tally, Terms};
 use crate::descriptors;
 use crate::driver::{Driver, Fatal};
 use crate::scrub::{self, Scrubber};
@@ -276,11 +276,14 @@ impl Member {
         let applications = clients(&Callers::new(&self.config.allowed_uids));
         let path = self.config.data_dir.join(ADMIN_SOCKET);
         let budgets = Budgets::new(server::explain, tally);
-        self.serve_unix(router, (path, ADMIN_MODE), shares.admin_socket, (&budgets, &[])).await?;
+        let terms =
+            |allowed: &[u32], plain| Terms { budgets: budgets.clone(), allowed: allowed.to_vec(), plain };
+        self.serve_unix(router, (path, ADMIN_MODE), shares.admin_socket, terms(&[], None)).await?;
         // Last: an application that can connect can be served.
         let place = (self.config.socket.clone(), self.config.socket_mode);
-        let allowed = self.config.allowed_uids.clone();
-        self.serve_unix(applications, place, shares.socket, (&budgets, &allowed)).await
+        let plain = server::http::plain(&self.shared, guard, checkpoints);
+        let terms = terms(&self.config.allowed_uids, Some(plain));
+        self.serve_unix(applications, place, shares.socket, terms).await
     }
 
     async fn serve_unix(
@@ -288,15 +291,14 @@ impl Member {
         routes: Routes,
         (path, mode): (PathBuf, u32),
         limits: Limits,
-        (budgets, allowed): (&Budgets, &[u32]),
+        terms: Terms,
     ) -> Result<(), StartError> {
         let (listener, bound) = listen::unix(&path, mode).await?;
         self.bound.push(bound);
         let shared = self.shared.clone();
         let incoming = Incoming::new(listener, limits, None, Known::default());
-        let (budgets, allowed) = (budgets.clone(), allowed.to_vec());
         self.servers.push(tokio::spawn(async move {
-            connections::serve(routes, incoming, (budgets, &allowed), shared.stopped()).await;
+            connections::serve(routes, incoming, terms, shared.stopped()).await;
         }));
         Ok(())
     }

@@ -10,7 +10,7 @@ mod offline;
 mod recover;
 mod run;
 mod show;
-mod views;
+pub(crate) mod views;
 mod wait;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};

@@ -247,6 +247,11 @@ impl From<&v1::StatusResponse> for Status {
     }
 }
 
+/// A member's status, as every command prints it.
+pub(crate) fn status(wire: &v1::StatusResponse) -> serde_json::Result<serde_json::Value> {
+    serde_json::to_value(Status::from(wire))
+}
+
 pub(super) fn members(wire: &v1::StatusResponse) -> Vec<Member> {
     let leads = wire.leader == Some(wire.member);
     let of = |configured: &v1::ConfiguredMember| {

@@ -28,6 +28,10 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
 const PREFIX: usize = 5;
 /// What a message counts at most: a longer one is refused by the service that reads it.
 const LARGEST: usize = 8 << 20;
+/// The largest body of a request that is no gRPC call.
+pub const PLAIN_BODY: usize = 4 << 20;
+/// A body of unknown length counts in pieces of this size.
+const PIECE: usize = 64 << 10;
 /// Answers up to this size are not worth counting.
 const SMALL: usize = 256;
 
@@ -62,6 +66,9 @@ pub enum Refused {
     /// A message has more entries than any call may have.
     #[error("the message has more than 4,096 entries: send several calls")]
     Entries,
+    /// The body of a request that is no gRPC call is too large.
+    #[error("the body is larger than {} MiB: send several calls", PLAIN_BODY >> 20)]
+    Body,
 }
 
 /// Says a refusal as the services say theirs.
@@ -141,11 +148,15 @@ pub(super) struct Counted<B> {
     /// Until the one message of a call has come: it is not waited for without end.
     first: Option<Held>,
     held: Option<Held>,
+    /// Of a body without messages in it.
+    pieces: Vec<Held>,
     ended: bool,
 }
 
 /// Where in a message the next byte is.
 enum Message {
+    /// There are none: the body is one whole, of which so many bytes have come.
+    Plain(usize),
     Prefix([u8; PREFIX], usize),
     /// Bytes that are to come, and the fields, if they can be seen.
     Payload(usize, Option<Fields>),
@@ -175,14 +186,68 @@ impl<B> Counted<B> {
             message: Message::Prefix([0; PREFIX], 0),
             first,
             held: None,
+            pieces: Vec::new(),
             ended: false,
         })
+    }
+
+    /// The body of a request that is no gRPC call.
+    pub(super) fn plain(body: B, budgets: &Budgets, connection: u64) -> Result<Counted<B>, Refused>
+    where
+        B: Body,
+    {
+        let cut = Arc::<Cut>::default();
+        let first = match body.is_end_stream() {
+            true => None,
+            false => Some(budgets.incoming.take(connection, PREFIX, &cut).map_err(|Full| Refused::Incoming)?),
+        };
+        Ok(Counted {
+            body,
+            budgets: budgets.clone(),
+            connection,
+            cut,
+            nested: None,
+            message: Message::Plain(0),
+            first,
+            held: None,
+            pieces: Vec::new(),
+            ended: false,
+        })
+    }
+
+    fn count_plain(&mut self, seen: usize) -> Result<(), Refused> {
+        // A client that is answered while it sends may take that for a broken connection: what is a little too much is
+        // taken, and left.
+        if seen > 2 * PLAIN_BODY {
+            return Err(Refused::Body);
+        }
+        while self.pieces.len() * PIECE < seen.min(PLAIN_BODY) {
+            let piece = self.budgets.incoming.take(self.connection, PIECE, &self.cut);
+            self.pieces.push(piece.map_err(|Full| Refused::Incoming)?);
+        }
+        self.message = Message::Plain(seen);
+        Ok(())
+    }
+
+    /// Whether a body without messages in it is larger than it may be.
+    fn is_too_large(&self) -> bool {
+        matches!(self.message, Message::Plain(seen) if seen > PLAIN_BODY)
+    }
+
+    /// It holds nothing any more.
+    fn release(&mut self) {
+        (self.first, self.held) = (None, None);
+        self.pieces.clear();
     }
 
     /// Looks at what has come.
     fn count(&mut self, mut bytes: &[u8]) -> Result<(), Refused> {
         while let Some((byte, rest)) = bytes.split_first() {
             match &mut self.message {
+                Message::Plain(seen) => {
+                    let seen = *seen + bytes.len();
+                    return self.count_plain(seen);
+                }
                 Message::Prefix(prefix, seen) => {
                     prefix[*seen] = *byte;
                     bytes = rest;
@@ -216,7 +281,7 @@ impl<B> Counted<B> {
 
     fn refuse(&mut self, why: Refused) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         self.ended = true;
-        (self.first, self.held) = (None, None);
+        self.release();
         Poll::Ready(Some(Err((self.budgets.explain)(why))))
     }
 }
@@ -247,21 +312,23 @@ where
             Poll::Ready(Some(Err(error))) => {
                 return Poll::Ready(Some(Err(Status::from_error(Box::new(error)))));
             }
+            Poll::Ready(None) if self.is_too_large() => return self.refuse(Refused::Body),
             Poll::Ready(None) => {
                 self.ended = true;
-                (self.first, self.held) = (None, None);
+                self.release();
                 return Poll::Ready(None);
             }
         };
         let counted = frame.data_ref().cloned().map_or(Ok(()), |bytes| self.count(&bytes));
         match counted {
+            Ok(()) if self.is_too_large() => Poll::Ready(Some(Ok(Frame::data(Bytes::new())))),
             Ok(()) => Poll::Ready(Some(Ok(frame))),
             Err(why) => self.refuse(why),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ended || self.body.is_end_stream()
+        self.ended || (self.body.is_end_stream() && !self.is_too_large())
     }
 }
 
@@ -278,6 +345,8 @@ pub(super) struct Given<B> {
     held: Option<Held>,
     rest: Option<Bytes>,
     ended: bool,
+    /// It is no gRPC call's: there is no place for a status behind it.
+    is_plain: bool,
     /// The place among the open calls.
     _call: Option<Held>,
     _open: Option<Open>,
@@ -301,15 +370,25 @@ impl<B> Given<B> {
             held: None,
             rest: None,
             ended: false,
+            is_plain: false,
             _call: call,
             _open: open,
         }
+    }
+
+    /// The same of a request that is no gRPC call.
+    pub(super) fn plain(mut self, is_plain: bool) -> Given<B> {
+        self.is_plain = is_plain;
+        self
     }
 
     /// The status in place of what cannot be given.
     fn refuse(&mut self) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         self.ended = true;
         let status = (self.budgets.explain)(Refused::Outgoing);
+        if self.is_plain {
+            return Poll::Ready(Some(Err(status)));
+        }
         let mut trailers = HeaderMap::new();
         Poll::Ready(Some(match status.add_header(&mut trailers) {
             Ok(()) => Ok(Frame::trailers(trailers)),

@@ -10,8 +10,8 @@ mod serve;
 mod stream;
 mod table;
 
-pub use bodies::{Budgets, CALLS, Explain, INCOMING, OUTGOING, Refused, Tally};
-pub use serve::serve;
+pub use bodies::{Budgets, CALLS, Explain, INCOMING, OUTGOING, PLAIN_BODY, Refused, Tally};
+pub use serve::{Plain, Terms, serve};
 pub use stream::{Accept, Caller, Connection, Incoming};
 pub use table::{Crowded, Source, Table, Usage};
 

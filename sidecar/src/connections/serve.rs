@@ -12,14 +12,16 @@ use std::future::{Ready, ready};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service as _;
-use tonic::codegen::http::{Request, Response};
+use tonic::codegen::http::header::CONTENT_TYPE;
+use tonic::codegen::http::{Request, Response, Version};
 use tonic::service::Routes;
 use tonic::transport::server::Connected;
 
@@ -31,6 +33,11 @@ const WINDOWS: (u32, u32) = (64 << 10, 512 * STREAMS);
 const STREAMS: u32 = 1_024;
 /// Bytes of a call's headers.
 const HEADERS: u32 = 8 << 10;
+/// Bytes of a request's head over HTTP/1.1, and how many headers: more is answered 431.
+const HEAD: usize = 16 << 10;
+const HEAD_LINES: usize = 64;
+/// How long a head may take over HTTP/1.1, and an idle connection until the next one.
+const HEAD_PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at what is held for too long.
 const LOOK: Duration = Duration::from_millis(500);
 /// How long an idle connection has to say goodbye at the end.
@@ -47,6 +54,43 @@ impl Calls {
     fn next(&self, cut: Arc<Cut>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(cut);
     }
+
+    /// Whether the call is to end that was not spawned. Over HTTP/1.1 none is: the connection carries it out, one at a
+    /// time, and ends with it. To be polled after the connection.
+    fn poll_cut(&self, context: &Context<'_>) -> Poll<()> {
+        match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(cut) => cut.poll(context).map(|_| ()),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Serves until the connection ends; `None`: until its call is to end.
+    async fn serve<F: Future>(&self, mut serving: Pin<&mut F>) -> Option<F::Output> {
+        std::future::poll_fn(|context| match serving.as_mut().poll(context) {
+            Poll::Ready(served) => Poll::Ready(Some(served)),
+            Poll::Pending => self.poll_cut(context).map(|()| None),
+        })
+        .await
+    }
+}
+
+/// What a socket offers to requests that are no gRPC calls, over HTTP/1.1 and HTTP/2.
+#[derive(Clone)]
+pub struct Plain {
+    /// Where they go.
+    pub routes: Routes,
+    /// Says a refusal.
+    pub problem: fn(&Status) -> Response<Body>,
+}
+
+/// What a socket's connections are served by.
+pub struct Terms {
+    /// What calls may hold.
+    pub budgets: Budgets,
+    /// The users that may call; none: all may.
+    pub allowed: Vec<u32>,
+    /// What it offers beside gRPC.
+    pub plain: Option<Plain>,
 }
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Calls {
@@ -67,6 +111,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Calls {
 #[derive(Clone)]
 struct Entrance {
     routes: Routes,
+    plain: Option<Plain>,
     budgets: Budgets,
     calls: Calls,
     caller: Caller,
@@ -100,10 +145,23 @@ impl Entrance {
     }
 
     /// The connection stays until this has been said.
-    fn refuse(&self, why: Refused, open: Open) -> Ready<Answer> {
-        let answer = (self.budgets.explain)(why).into_http();
+    fn refuse(&self, why: Refused, open: Open, plain: Option<&Plain>) -> Ready<Answer> {
+        let status = (self.budgets.explain)(why);
+        let answer = match plain {
+            Some(plain) => (plain.problem)(&status),
+            None => status.into_http(),
+        };
         let (budgets, connection) = (&self.budgets, self.connection);
-        ready(Ok(answer.map(|body| Given::new(body, budgets, connection, Arc::default(), None, Some(open)))))
+        ready(Ok(answer.map(|body| {
+            Given::new(body, budgets, connection, Arc::default(), None, Some(open)).plain(plain.is_some())
+        })))
+    }
+
+    /// Where the request goes if it is no gRPC call.
+    fn plain(&self, request: &Request<hyper::body::Incoming>) -> Option<Plain> {
+        let kind = request.headers().get(CONTENT_TYPE).map_or(&b""[..], |kind| kind.as_bytes());
+        let is_call = request.version() == Version::HTTP_2 && kind.starts_with(b"application/grpc");
+        self.plain.clone().filter(|_| !is_call)
     }
 }
 
@@ -116,31 +174,49 @@ impl hyper::service::Service<Request<hyper::body::Incoming>> for Entrance {
         let cut = Arc::<Cut>::default();
         self.calls.next(cut.clone());
         let open = self.activity.open();
+        let plain = self.plain(&request);
         if let Err(why) = self.admit() {
             self.budgets.tally.connections_refused.inc();
             self.refused.notify_one();
-            return Box::pin(self.refuse(why, open));
+            return Box::pin(self.refuse(why, open, plain.as_ref()));
         }
         let Ok(call) = self.budgets.calls.take(self.connection, 1, &cut) else {
-            return Box::pin(self.refuse(Refused::Calls, open));
+            return Box::pin(self.refuse(Refused::Calls, open, plain.as_ref()));
         };
         let (mut parts, body) = request.into_parts();
         parts.extensions.insert(self.caller.clone());
-        let body = match Counted::new(body, &self.budgets, self.connection, parts.uri.path()) {
-            Ok(body) => body,
-            Err(why) => return Box::pin(self.refuse(why, open)),
+        let counted = match plain {
+            Some(_) => Counted::plain(body, &self.budgets, self.connection),
+            None => Counted::new(body, &self.budgets, self.connection, parts.uri.path()),
         };
-        let answering = self.routes.clone().call(Request::from_parts(parts, body));
+        let body = match counted {
+            Ok(body) => body,
+            Err(why) => return Box::pin(self.refuse(why, open, plain.as_ref())),
+        };
+        let is_plain = plain.is_some();
+        let mut routes = plain.map_or_else(|| self.routes.clone(), |plain| plain.routes);
+        let answering = routes.call(Request::from_parts(parts, body));
         let (budgets, connection) = (self.budgets.clone(), self.connection);
         Box::pin(async move {
             let answer = answering.await?;
-            Ok(answer.map(|body| Given::new(body, &budgets, connection, cut, Some(call), Some(open))))
+            Ok(answer.map(|body| {
+                Given::new(body, &budgets, connection, cut, Some(call), Some(open)).plain(is_plain)
+            }))
         })
     }
 }
 
-fn builder(calls: Calls) -> auto::Builder<Calls> {
-    let mut builder = auto::Builder::new(calls).http2_only();
+fn builder(calls: Calls, takes_plain: bool) -> auto::Builder<Calls> {
+    let mut builder = auto::Builder::new(calls);
+    if !takes_plain {
+        builder = builder.http2_only();
+    }
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_PATIENCE)
+        .max_headers(HEAD_LINES)
+        .max_buf_size(HEAD);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -157,6 +233,7 @@ fn builder(calls: Calls) -> auto::Builder<Calls> {
 #[derive(Clone)]
 struct Socket {
     routes: Routes,
+    plain: Option<Plain>,
     budgets: Budgets,
     allowed: Arc<[u32]>,
     end: watch::Receiver<bool>,
@@ -168,13 +245,15 @@ impl Socket {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Socket { routes, budgets, allowed, mut end } = self;
+        let Socket { routes, plain, budgets, allowed, mut end } = self;
         let (calls, tally) = (Calls::default(), budgets.tally.clone());
         let (admitted, refused) = (Arc::<AtomicBool>::default(), Arc::<Notify>::default());
         let activity = connection.activity();
         let connection_id = budgets.connection();
+        let builder = builder(calls.clone(), plain.is_some());
         let entrance = Entrance {
             routes,
+            plain,
             budgets,
             allowed,
             calls: calls.clone(),
@@ -184,11 +263,10 @@ impl Socket {
             admitted: admitted.clone(),
             refused: refused.clone(),
         };
-        let builder = builder(calls);
         let mut serving = pin!(builder.serve_connection(TokioIo::new(connection), entrance));
         tokio::select! {
-            served = &mut serving => {
-                if let Err(error) = served {
+            served = calls.serve(serving.as_mut()) => {
+                if let Some(Err(error)) = served {
                     tracing::debug!(%error, "a connection failed");
                 }
                 return;
@@ -202,23 +280,23 @@ impl Socket {
         loop {
             tokio::select! {
                 // How it ends does not matter any more.
-                _ = &mut serving => return,
+                _ = calls.serve(serving.as_mut()) => return,
                 () = tokio::time::sleep(GOODBYE) => if activity.is_idle() { return },
             }
         }
     }
 }
 
-/// Serves a socket until `end`, and then until open calls have ended. Only the users in `allowed` may call; if there are
-/// none, all may.
+/// Serves a socket until `end`, and then until open calls have ended.
 pub async fn serve<L: Accept>(
     routes: Routes,
     mut incoming: Incoming<L>,
-    (budgets, allowed): (Budgets, &[u32]),
+    Terms { budgets, allowed, plain }: Terms,
     end: impl Future<Output = ()> + Send,
 ) {
     let (ending, ended) = watch::channel(false);
-    let socket = Socket { routes: routes.prepare(), budgets, allowed: allowed.into(), end: ended };
+    let (routes, allowed) = (routes.prepare(), allowed.into());
+    let socket = Socket { routes, plain, budgets, allowed, end: ended };
     let mut connections = JoinSet::new();
     let mut look = tokio::time::interval(LOOK);
     let mut end = pin!(end);

@@ -40,8 +40,13 @@ impl CheckpointsService {
     /// The service, for a router.
     pub fn server(kept: Kept) -> Explained<CheckpointsServer<CheckpointsService>> {
         let shared = kept.shared().clone();
-        let service = CheckpointsService { kept, fetches: Arc::new(Semaphore::new(FETCHES)) };
-        Explained::new(CheckpointsServer::new(service).max_decoding_message_size(LARGEST_MESSAGE), shared)
+        let service = CheckpointsServer::new(CheckpointsService::new(kept));
+        Explained::new(service.max_decoding_message_size(LARGEST_MESSAGE), shared)
+    }
+
+    /// The service itself, for callers in this process.
+    pub(super) fn new(kept: Kept) -> CheckpointsService {
+        CheckpointsService { kept, fetches: Arc::new(Semaphore::new(FETCHES)) }
     }
 
     async fn begin(&self, begin: SaveBegin) -> Result<Saving, Status> {

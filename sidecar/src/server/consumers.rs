@@ -31,8 +31,13 @@ pub struct ConsumersService {
 impl ConsumersService {
     /// The service, for a router.
     pub fn server(shared: Arc<Shared>, guard: Guard) -> Explained<ConsumersServer<ConsumersService>> {
-        let service = ConsumersServer::new(ConsumersService { shared: shared.clone(), guard });
+        let service = ConsumersServer::new(ConsumersService::new(shared.clone(), guard));
         Explained::new(service.max_decoding_message_size(LARGEST_MESSAGE), shared)
+    }
+
+    /// The service itself, for callers in this process.
+    pub(super) fn new(shared: Arc<Shared>, guard: Guard) -> ConsumersService {
+        ConsumersService { shared, guard }
     }
 
     async fn set(&self, operation: Operation, deadline: Instant) -> Result<u64, Refused> {

@@ -41,8 +41,13 @@ pub struct LogService {
 impl LogService {
     /// The service, for a router.
     pub fn server(shared: Arc<Shared>, guard: Guard) -> Explained<LogServer<LogService>> {
-        let service = LogServer::new(LogService { shared: shared.clone(), guard });
+        let service = LogServer::new(LogService::new(shared.clone(), guard));
         Explained::new(service.max_decoding_message_size(LARGEST_MESSAGE), shared)
+    }
+
+    /// The service itself, for callers in this process.
+    pub(super) fn new(shared: Arc<Shared>, guard: Guard) -> LogService {
+        LogService { shared, guard }
     }
 
     /// Carries a call out in the log.

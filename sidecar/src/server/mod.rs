@@ -14,6 +14,7 @@ mod following;
 mod freshness;
 pub mod health;
 mod held;
+pub mod http;
 mod identity;
 pub mod listen;
 mod log;
@@ -107,7 +108,7 @@ pub fn explain(why: Refused) -> Status {
         // It ends an answer: what was asked for may have been done.
         Refused::Outgoing => Failure { outcome: Outcome::Unknown.into(), ..busy },
         Refused::Late => failure::refused(Reason::Stalled, why),
-        Refused::Entries => failure::refused(Reason::CallTooLarge, why),
+        Refused::Entries | Refused::Body => failure::refused(Reason::CallTooLarge, why),
     })
 }
 

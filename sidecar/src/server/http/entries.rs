@@ -1,0 +1,225 @@
+//! Appending, reading, following.
+
+use super::problem::Problem;
+use super::{Answer, Api, Asked, input, json};
+use crate::server::failure;
+use crate::server::log::Pages;
+use axum::body::Body;
+use axum::http::{HeaderValue, Response, header};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use futures::{Stream, StreamExt, TryStreamExt};
+use schemars::JsonSchema;
+use serde::Serialize;
+use std::convert::Infallible;
+use std::time::Duration;
+use synod_paxos::Index;
+use synod_proto::v1::append_request::Identity;
+use synod_proto::v1::log_server::Log;
+use synod_proto::v1::{
+    self, AppendRequest, Consistency, IdempotencyKey, ReadRequest, ReadResponse, Reason, SubscribeRequest,
+    TailRequest,
+};
+
+/// Entries of one page: if it is not told, and at most.
+const PAGE: (u64, u64) = (1_024, 4_096);
+/// Bytes of payload of one page, about: if it is not told, and at most.
+const PAGE_BYTES: (u64, u64) = (256 << 10, 1 << 20);
+/// Between two signs of life on a stream of events.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// One entry of the log.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Entry {
+    /// Its position: from 1, without gaps.
+    index: u64,
+    /// What was appended, where it is UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+    /// What was appended, where it is not UTF-8: in base64, with padding.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base64: Option<String>,
+}
+
+impl From<v1::Entry> for Entry {
+    fn from(wire: v1::Entry) -> Entry {
+        let (text, base64) = match std::str::from_utf8(&wire.payload) {
+            Ok(text) => (Some(text.to_owned()), None),
+            Err(_) => (None, Some(STANDARD.encode(&wire.payload))),
+        };
+        Entry { index: wire.index, text, base64 }
+    }
+}
+
+/// Where the entries are for ever.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Appended {
+    /// The index of the first entry.
+    first_index: u64,
+    /// The index of the last entry.
+    last_index: u64,
+    /// The call had been appended before, by an earlier try: nothing was added now.
+    repeated: bool,
+}
+
+/// Entries, and where the log begins and ends.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Page {
+    /// In their order; none where nothing is there yet.
+    entries: Vec<Entry>,
+    /// Where the next page begins.
+    next: u64,
+    /// The first index that can be read at this member.
+    first_index: u64,
+    /// The last index, as fresh as was asked for; one less than `first_index` where nothing can be read.
+    last_index: u64,
+}
+
+/// Where the log begins and ends.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Tail {
+    /// The first index that can be read at this member.
+    first_index: u64,
+    /// The last index, as fresh as was asked for; one less than `first_index` where nothing can be read.
+    last_index: u64,
+}
+
+pub(super) async fn append(api: &Api, asked: Asked) -> Answer {
+    try_append(api, asked).await.map_err(Problem::of_append)
+}
+
+async fn try_append(api: &Api, asked: Asked) -> Answer {
+    let is_json = input::is_json(&asked.headers);
+    let body = input::whole(asked.body).await?;
+    let key = input::key(&asked.headers)?;
+    let minted_at = asked.query.number("minted_at")?;
+    if minted_at.is_some() && key.is_none() {
+        return Err(Problem::invalid("minted_at goes with the header Idempotency-Key"));
+    }
+    let expected_index = asked.query.number("expected_index")?;
+    let timeout = asked.query.timeout()?;
+    let entries = match is_json {
+        true => input::entries(&body)?,
+        // One that was forgotten is no entry.
+        false if body.is_empty() => {
+            let message = "the body is the entry, and it is empty: append an empty entry as JSON";
+            return Err(Problem::new(Reason::EmptyCall, message));
+        }
+        false => vec![body],
+    };
+    let identity = key.map(|key| Identity::Key(IdempotencyKey { key, minted_at }));
+    let request = AppendRequest { entries, expected_index, identity };
+    let appended = api.log.append(super::request(request, timeout)).await?.into_inner();
+    let v1::AppendResponse { first_index, last_index, repeated } = appended;
+    json(&Appended { first_index, last_index, repeated })
+}
+
+pub(super) async fn tail(api: &Api, asked: Asked) -> Answer {
+    let last_index = last_index(api, &asked.query).await?;
+    // Asked afterwards: what is trimmed meanwhile was there.
+    let first_index = api.first_index().min(last_index + 1);
+    json(&Tail { first_index, last_index })
+}
+
+/// The last index, as fresh as the request asks.
+async fn last_index(api: &Api, query: &input::Query) -> Result<u64, Problem> {
+    let input::Freshness { consistency, at_least, max_staleness_ms } = query.freshness()?;
+    let request = TailRequest { consistency: consistency.into(), at_least, max_staleness_ms };
+    let tail = api.log.tail(super::request(request, query.timeout()?)).await?;
+    Ok(tail.into_inner().last_index)
+}
+
+pub(super) async fn read(api: &Api, asked: Asked) -> Answer {
+    let limit = asked.query.bounded("limit", PAGE.0, PAGE.1)?;
+    let most = asked.query.bounded("max_bytes", PAGE_BYTES.0, PAGE_BYTES.1)?;
+    let from = start(asked.query.number("from")?)?;
+    let last_index = last_index(api, &asked.query).await?;
+    let from = from.unwrap_or_else(|| api.first_index().min(last_index + 1));
+    let mut entries = Vec::new();
+    if from <= last_index {
+        let limit = limit.min(last_index - from + 1);
+        // The wait for what is fresh is over: it is applied here.
+        let consistency = Consistency::Sequential.into();
+        let request = ReadRequest { from, limit, consistency, ..ReadRequest::default() };
+        let mut pages = api.log.read(super::request(request, asked.query.timeout()?)).await?.into_inner();
+        let mut bytes = 0;
+        'pages: while let Some(page) = pages.try_next().await? {
+            for entry in page.entries {
+                bytes += entry.payload.len() as u64;
+                if bytes > most && !entries.is_empty() {
+                    break 'pages;
+                }
+                entries.push(Entry::from(entry));
+            }
+        }
+    }
+    let next = entries.last().map_or(from, |entry| entry.index + 1);
+    let first_index = api.first_index().min(last_index + 1);
+    json(&Page { entries, next, first_index, last_index })
+}
+
+/// Where to begin, if it is said.
+fn start(from: Option<u64>) -> Result<Option<u64>, Problem> {
+    match from {
+        Some(0) => Err(Problem::new(Reason::Index, "indexes begin at 1: ask from 1 for the whole log")),
+        from => Ok(from),
+    }
+}
+
+/// Entries as server-sent events: each with its index as its id, so that whoever lost the connection goes on behind the
+/// last one it has.
+pub(super) async fn follow(api: &Api, asked: Asked) -> Answer {
+    let from = start(asked.query.number("from")?)?;
+    let seen = asked.headers.get("last-event-id").map(|id| {
+        let id = id.to_str().ok().filter(|id| id.bytes().all(|byte| byte.is_ascii_digit()));
+        let index = id.and_then(|id| id.parse::<u64>().ok()).and_then(|index| index.checked_add(1));
+        index.ok_or_else(|| Problem::invalid("the header Last-Event-ID is no index of an entry"))
+    });
+    let first = api.first_index();
+    let from = seen.transpose()?.or(from).unwrap_or(first);
+    if from < first {
+        let newest = api.shared.handle().newest_checkpoint();
+        return Err(failure::status(failure::compacted(Index(first), newest)).into());
+    }
+    let pages = api.log.subscribe(tonic::Request::new(SubscribeRequest { from })).await?.into_inner();
+    let mut response = Response::new(Body::from_stream(events(pages)));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+/// The events of a stream of entries: it ends with the one that says why.
+fn events(pages: Pages) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
+    futures::stream::unfold(Some(pages), |pages| async {
+        let mut pages = pages?;
+        let next = match tokio::time::timeout(HEARTBEAT, pages.next()).await {
+            Err(_) => return Some((Ok(Bytes::from_static(b": alive\n\n")), Some(pages))),
+            Ok(next) => next?,
+        };
+        Some(match next {
+            Ok(page) => (Ok(event_text(page)), Some(pages)),
+            Err(status) => {
+                let problem = Problem::from(status).line();
+                (Ok(Bytes::from(format!("event: failure\ndata: {problem}\n\n"))), None)
+            }
+        })
+    })
+}
+
+fn event_text(page: ReadResponse) -> Bytes {
+    let mut text = String::new();
+    for entry in page.entries {
+        let entry = Entry::from(entry);
+        let data = serde_json::to_string(&entry).unwrap_or_default();
+        text.push_str(&format!(
+            "id: {}
+data: {data}
+
+",
+            entry.index
+        ));
+    }
+    Bytes::from(text)
+}

@@ -1,0 +1,82 @@
+//! The description of all requests (OpenAPI 3.1), made from the table of routes.
+
+use super::input::Many;
+use super::problem::{self, Body9457};
+use super::routes::{Call, Gives, Parameter, ROUTES, Route};
+use schemars::SchemaGenerator;
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value, json};
+
+/// The document.
+pub(super) fn document() -> Value {
+    let settings = SchemaSettings::draft2020_12()
+        .with(|settings| settings.definitions_path = "/components/schemas".into());
+    let mut schemas = settings.into_generator();
+    let failure = schemas.subschema_for::<Body9457>();
+    let mut paths = Map::new();
+    for route in ROUTES {
+        let operation = operation(route, &failure.clone().to_value(), &mut schemas);
+        let methods = paths.entry(route.path).or_insert_with(|| json!({}));
+        methods[route.method.to_ascii_lowercase()] = operation;
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Synod",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "The log, on a member's socket.",
+        },
+        "servers": [{ "url": "http://localhost" }],
+        "paths": paths,
+        "components": { "schemas": schemas.take_definitions(true) },
+    })
+}
+
+fn operation(route: &Route, failure: &Value, schemas: &mut SchemaGenerator) -> Value {
+    let mut parameters = Vec::new();
+    if route.path.contains("{name}") {
+        let name = ("name", false, "The consumer's name: 1 to 253 bytes without control characters.");
+        parameters.push(parameter(&name, "path"));
+    }
+    let query = route.query.iter().flat_map(|group| group.iter());
+    parameters.extend(query.map(|told| parameter(told, "query")));
+    parameters.extend(route.headers.iter().map(|told| parameter(told, "header")));
+    let content = match route.gives {
+        Gives::Json(shape) => json!({ "application/json": { "schema": shape(schemas).to_value() } }),
+        Gives::Object => json!({ "application/json": { "schema": { "type": "object" } } }),
+        Gives::Events => json!({ "text/event-stream": { "schema": { "type": "string" } } }),
+    };
+    let mut operation = json!({
+        "operationId": format!("{:?}", route.call),
+        "summary": route.summary,
+        "parameters": parameters,
+        "responses": {
+            "200": { "description": "It was carried out.", "content": content },
+            "default": {
+                "description": "It was not, and why.",
+                "content": { problem::MEDIA_TYPE: { "schema": failure } },
+            },
+        },
+    });
+    if route.call == Call::Append {
+        operation["requestBody"] = json!({
+            "required": true,
+            "description": "One entry as it is; or, as application/json, many.",
+            "content": {
+                "application/octet-stream": {},
+                "application/json": { "schema": schemas.subschema_for::<Many>().to_value() },
+            },
+        });
+    }
+    operation
+}
+
+fn parameter((name, is_number, meaning): &Parameter, place: &str) -> Value {
+    let schema = match is_number {
+        true => json!({ "type": "integer", "format": "uint64", "minimum": 0 }),
+        false => json!({ "type": "string" }),
+    };
+    json!({
+        "name": name, "in": place, "required": place == "path", "description": meaning, "schema": schema,
+    })
+}

@@ -1,0 +1,193 @@
+//! Every request there is, in one table: what is served, and what /openapi.json tells, come from it.
+
+use super::consumers::{Checkpoints, Consumer, Consumers, Position, Removed};
+use super::entries::{Appended, Page, Tail};
+use super::problem::Problem;
+use super::{Info, input};
+use axum::http::Method;
+use schemars::{Schema, SchemaGenerator};
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    Append,
+    Read,
+    Follow,
+    Tail,
+    Status,
+    Info,
+    ListConsumers,
+    GetConsumer,
+    RegisterConsumer,
+    AdvanceConsumer,
+    RemoveConsumer,
+    ListCheckpoints,
+    Openapi,
+}
+
+/// What an answer is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Gives {
+    /// JSON of this shape.
+    Json(fn(&mut SchemaGenerator) -> Schema),
+    /// A JSON object.
+    Object,
+    /// Server-sent events.
+    Events,
+}
+
+/// A parameter: its name, whether it is a number, and what it means.
+pub(super) type Parameter = (&'static str, bool, &'static str);
+
+/// A request.
+#[derive(Debug)]
+pub(super) struct Route {
+    /// In capitals.
+    pub(super) method: &'static str,
+    /// Its path; `{name}` stands for one part.
+    pub(super) path: &'static str,
+    pub(super) call: Call,
+    pub(super) summary: &'static str,
+    pub(super) query: &'static [&'static [Parameter]],
+    pub(super) headers: &'static [Parameter],
+    pub(super) gives: Gives,
+}
+
+const TIMEOUT: &[Parameter] =
+    &[("timeout_ms", true, "Milliseconds that the call may take: 1 to 600000; otherwise 30000.")];
+const FRESH: &[Parameter] = &[
+    ("consistency", false, "linearizable (the default), sequential or stale-bounded."),
+    ("at_least", true, "With sequential: waits until this index is applied at this member."),
+    ("max_staleness_ms", true, "With stale-bounded: how old the answer may be."),
+];
+const APPEND: &[Parameter] = &[
+    (
+        "expected_index",
+        true,
+        "The last index before this call; refused as EXPECTED_INDEX where it is another.",
+    ),
+    ("minted_at", true, "An index that was in the log when the idempotency key was made."),
+];
+const FROM: &[Parameter] =
+    &[("from", true, "The first index, from 1; otherwise the first that can be read.")];
+const PAGE: &[Parameter] = &[
+    ("limit", true, "At most this many entries: 1 to 4096; otherwise 1024."),
+    (
+        "max_bytes",
+        true,
+        "About so many bytes of payload, one entry at least: 1 to 1048576; otherwise 262144.",
+    ),
+];
+const INDEX: &[Parameter] = &[("index", true, "The consumer is done with every entry up to it.")];
+const KEY: &[Parameter] =
+    &[("Idempotency-Key", false, "1 to 64 bytes: a repeat with the same key is appended once.")];
+const LAST: &[Parameter] = &[("Last-Event-ID", true, "The last index that was seen; goes before `from`.")];
+
+fn of<T: schemars::JsonSchema>(schemas: &mut SchemaGenerator) -> Schema {
+    schemas.subschema_for::<T>()
+}
+
+const fn route(
+    method: &'static str,
+    path: &'static str,
+    call: Call,
+    summary: &'static str,
+    gives: Gives,
+) -> Route {
+    Route { method, path, call, summary, query: &[], headers: &[], gives }
+}
+
+const ENTRIES: &str = "/v1/entries";
+const CONSUMER: &str = "/v1/consumers/{name}";
+
+/// All of them.
+pub(super) const ROUTES: &[Route] = &[
+    Route {
+        query: &[APPEND, TIMEOUT],
+        headers: KEY,
+        ..route("POST", ENTRIES, Call::Append, "Append one entry or many, all or none.", APPENDED)
+    },
+    Route {
+        query: &[FROM, PAGE, FRESH, TIMEOUT],
+        ..route("GET", ENTRIES, Call::Read, "Read a page of entries.", Gives::Json(of::<Page>))
+    },
+    Route {
+        query: &[FROM],
+        headers: LAST,
+        ..route("GET", "/v1/entries/stream", Call::Follow, FOLLOWS, Gives::Events)
+    },
+    Route {
+        query: &[FRESH, TIMEOUT],
+        ..route("GET", "/v1/tail", Call::Tail, "Where the log begins and ends.", Gives::Json(of::<Tail>))
+    },
+    route("GET", "/v1/status", Call::Status, "What this member knows of itself.", Gives::Object),
+    route("GET", "/v1/info", Call::Info, "Versions and bounds.", Gives::Json(of::<Info>)),
+    Route {
+        query: &[FRESH, TIMEOUT],
+        ..route("GET", "/v1/consumers", Call::ListConsumers, "All consumers.", Gives::Json(of::<Consumers>))
+    },
+    Route {
+        query: &[FRESH, TIMEOUT],
+        ..route("GET", CONSUMER, Call::GetConsumer, "One consumer.", Gives::Json(of::<Consumer>))
+    },
+    Route {
+        query: &[INDEX, TIMEOUT],
+        ..route("PUT", CONSUMER, Call::RegisterConsumer, "Register a consumer.", POSITION)
+    },
+    Route {
+        query: &[INDEX, TIMEOUT],
+        ..route("POST", CONSUMER, Call::AdvanceConsumer, "Move a registered consumer on.", POSITION)
+    },
+    Route {
+        query: &[TIMEOUT],
+        ..route("DELETE", CONSUMER, Call::RemoveConsumer, "Forget a consumer.", Gives::Json(of::<Removed>))
+    },
+    Route {
+        query: &[FRESH, TIMEOUT],
+        ..route(
+            "GET",
+            "/v1/checkpoints",
+            Call::ListCheckpoints,
+            "The newest checkpoints.",
+            Gives::Json(of::<Checkpoints>),
+        )
+    },
+    route("GET", "/openapi.json", Call::Openapi, "This document.", Gives::Object),
+];
+
+const APPENDED: Gives = Gives::Json(of::<Appended>);
+const POSITION: Gives = Gives::Json(of::<Position>);
+const FOLLOWS: &str =
+    "Entries as server-sent events: from an index on, then live. Never skips, never repeats.";
+
+impl Route {
+    /// The names of what may stand behind the question mark.
+    pub(super) fn parameters(&self) -> Vec<&'static str> {
+        self.query.iter().flat_map(|group| group.iter()).map(|(name, ..)| *name).collect()
+    }
+
+    /// What stands for the name in a path of this route.
+    fn name<'a>(&self, path: &'a str) -> Option<&'a str> {
+        match self.path.strip_suffix("{name}") {
+            None => (self.path == path).then_some(""),
+            Some(before) => path.strip_prefix(before).filter(|name| !name.is_empty() && !name.contains('/')),
+        }
+    }
+}
+
+/// The route of a request, and the name in its path.
+pub(super) fn find(method: &Method, path: &str) -> Result<(&'static Route, String), Problem> {
+    let here: Vec<_> = ROUTES.iter().filter_map(|route| Some((route, route.name(path)?))).collect();
+    let found = here.iter().find(|(route, _)| route.method == method.as_str());
+    match found {
+        Some((route, name)) => match input::decoded(name, false) {
+            Some(name) => Ok((route, name)),
+            None => Err(Problem::invalid("the path is not percent-encoded UTF-8")),
+        },
+        None if here.is_empty() => Err(Problem::no_such_path(path)),
+        None => {
+            let methods: Vec<_> = here.iter().map(|(route, _)| route.method).collect();
+            Err(Problem::no_such_method(methods.join(", ")))
+        }
+    }
+}

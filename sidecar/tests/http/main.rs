@@ -1,0 +1,205 @@
+//! HTTP and JSON on the socket, by real curl over HTTP/1.1 and HTTP/2.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+use common::{Cluster, PATIENCE, until};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::Stdio;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::process::Command;
+
+mod bad_input;
+
+/// How curl speaks.
+const SPOKEN: [&str; 2] = ["--http1.1", "--http2-prior-knowledge"];
+const JSON: [&str; 2] = ["-H", "content-type: application/json"];
+
+/// What curl was answered: status, media type, and the body as JSON.
+#[derive(Debug, PartialEq)]
+struct Told {
+    status: u16,
+    kind: String,
+    body: Value,
+}
+
+impl Told {
+    fn reason(&self) -> (u16, &str) {
+        assert_eq!(self.kind, "application/problem+json", "{self:?}");
+        assert_eq!(self.body["status"], self.status, "{self:?}");
+        (self.status, self.body["reason"].as_str().unwrap())
+    }
+}
+
+fn curl_command(socket: &Path, path: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new("curl");
+    command.args(["-sS", "-N", "--unix-socket"]).arg(socket).args(arguments);
+    command.arg(format!("http://localhost{path}")).stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+async fn curl(socket: &Path, path: &str, arguments: &[&str]) -> Told {
+    let mut command = curl_command(socket, path, arguments);
+    command.args(["-w", "\n%{http_code} %{content_type}"]);
+    let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("curl ends").unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{path} {arguments:?}: {said}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (body, told) = text.rsplit_once('\n').unwrap();
+    let (status, kind) = told.split_once(' ').unwrap();
+    let body = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {text}"));
+    Told { status: status.parse().unwrap(), kind: kind.to_owned(), body }
+}
+
+/// The body of an answer that is no failure.
+async fn done(socket: &Path, path: &str, arguments: &[&str]) -> Value {
+    let told = curl(socket, path, arguments).await;
+    assert_eq!((told.status, told.kind.as_str()), (200, "application/json"), "{told:?}");
+    told.body
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_go_in_and_come_out() {
+    let cluster = Cluster::of(1).await;
+    let socket = &cluster.members[0].socket;
+    for (round, spoken) in (0..).zip(SPOKEN) {
+        let base = round * 4;
+        let appended = |first, last| json!({"first_index": first, "last_index": last, "repeated": false});
+        let raw = done(socket, "/v1/entries", &[spoken, "--data-binary", "{\"a\": 1}"]).await;
+        assert_eq!(raw, appended(base + 1, base + 1));
+        let many = r#"{"entries": [{"text": "gr\u00fcn"}, {"base64": "/wA="}, {"text": ""}]}"#;
+        let many = done(socket, "/v1/entries", &[spoken, JSON[0], JSON[1], "-d", many]).await;
+        assert_eq!(many, appended(base + 2, base + 4));
+        let page = done(socket, &format!("/v1/entries?from={}", base + 1), &[spoken]).await;
+        let entries = json!([
+            {"index": base + 1, "text": "{\"a\": 1}"},
+            {"index": base + 2, "text": "gr\u{fc}n"},
+            {"index": base + 3, "base64": "/wA="},
+            {"index": base + 4, "text": ""},
+        ]);
+        let expected =
+            json!({"entries": entries, "next": base + 5, "first_index": 1, "last_index": base + 4});
+        assert_eq!(page, expected);
+        let tail = done(socket, "/v1/tail?consistency=sequential&at_least=1", &[spoken]).await;
+        assert_eq!(tail, json!({"first_index": 1, "last_index": base + 4}));
+    }
+    let page = done(socket, "/v1/entries?limit=2", &[]).await;
+    assert_eq!((page["entries"].as_array().unwrap().len(), &page["next"]), (2, &json!(3)));
+    // One entry at least, however large.
+    let page = done(socket, "/v1/entries?from=1&max_bytes=1", &[]).await;
+    assert_eq!((page["entries"].as_array().unwrap().len(), &page["next"]), (1, &json!(2)));
+    let ahead = done(socket, "/v1/entries?from=100", &[]).await;
+    assert_eq!(ahead, json!({"entries": [], "next": 100, "first_index": 1, "last_index": 8}));
+    let status = done(socket, "/v1/status", &[]).await;
+    assert_eq!((&status["state"], &status["last_index"]), (&json!("active"), &json!(8)));
+    let info = done(socket, "/v1/info", &[]).await;
+    assert_eq!((&info["call_entries"], &info["entry_bytes"]), (&json!(4096), &json!(1 << 20)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_makes_many_tries_one_append() {
+    let cluster = Cluster::of(1).await;
+    let socket = &cluster.members[0].socket;
+    for (spoken, key, repeated) in
+        [(SPOKEN[0], "a", false), (SPOKEN[1], "a", true), (SPOKEN[0], "\"a\"", true)]
+    {
+        let header = format!("Idempotency-Key: {key}");
+        let appended = done(socket, "/v1/entries", &[spoken, "-H", &header, "-d", "once"]).await;
+        assert_eq!(appended, json!({"first_index": 1, "last_index": 1, "repeated": repeated}));
+    }
+    let other = curl(socket, "/v1/entries", &["-H", "Idempotency-Key: a", "-d", "other"]).await;
+    assert_eq!(other.reason(), (409, "KEY_REUSED"));
+    for spoken in SPOKEN {
+        let refused = curl(socket, "/v1/entries?expected_index=7", &[spoken, "-d", "x"]).await;
+        assert_eq!(refused.reason(), (412, "EXPECTED_INDEX"));
+        assert_eq!((&refused.body["outcome"], &refused.body["tail"]), (&json!("NOT_APPENDED"), &json!(1)));
+    }
+    let taken = done(socket, "/v1/entries?expected_index=1", &["-d", "x"]).await;
+    assert_eq!(taken["first_index"], 2);
+}
+
+/// Without a quorum nothing is answered but what is known, at the deadline that was asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_is_told() {
+    let mut cluster = Cluster::of(3).await;
+    cluster.members[1].kill();
+    cluster.members[2].kill();
+    let socket = &cluster.members[0].socket;
+    let appended = curl(socket, "/v1/entries?timeout_ms=500", &["-d", "x"]).await;
+    let (status, reason) = appended.reason();
+    assert!(status == 503 && ["NO_LEADER", "OUTCOME_UNKNOWN"].contains(&reason), "{appended:?}");
+    assert!(appended.body["outcome"].is_string(), "{appended:?}");
+    let tail = curl(socket, "/v1/tail?timeout_ms=500", &[]).await;
+    assert!([(503, "NO_LEADER"), (504, "DEADLINE")].contains(&tail.reason()), "{tail:?}");
+    let local = done(socket, "/v1/tail?consistency=sequential", &[]).await;
+    assert_eq!(local, json!({"first_index": 1, "last_index": 0}));
+    let ahead = curl(socket, "/v1/tail?consistency=sequential&at_least=9&timeout_ms=100", &[]).await;
+    assert_eq!(ahead.reason(), (503, "BEHIND"));
+}
+
+/// The events of a stream, one after the other.
+struct Events {
+    _curl: tokio::process::Child,
+    lines: tokio::io::Lines<BufReader<tokio::process::ChildStdout>>,
+}
+
+impl Events {
+    fn open(socket: &Path, path: &str, arguments: &[&str]) -> Events {
+        let mut curl = curl_command(socket, path, arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(curl.stdout.take().unwrap()).lines();
+        Events { _curl: curl, lines }
+    }
+
+    /// The next event's id, or its name where it has one, and its data; `None`: the stream has ended.
+    async fn next(&mut self) -> Option<(String, Value)> {
+        let mut id = None;
+        loop {
+            let line = tokio::time::timeout(PATIENCE, self.lines.next_line()).await.expect("something comes");
+            let line = line.unwrap()?;
+            if let Some(data) = line.strip_prefix("data: ") {
+                return Some((id.unwrap(), serde_json::from_str(data).unwrap()));
+            }
+            let named = line.strip_prefix("id: ").or(line.strip_prefix("event: "));
+            id = id.or(named.map(str::to_owned));
+        }
+    }
+}
+
+/// A stream goes on while a leader is killed, never skips and never repeats; behind a cut it is resumed by the last id.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_go_on_across_a_killed_leader() {
+    let mut cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let socket = cluster.members[(leader + 1) % 3].socket.clone();
+    let mut streams: Vec<_> =
+        SPOKEN.iter().map(|spoken| Events::open(&socket, "/v1/entries/stream?from=1", &[spoken])).collect();
+    for number in 1..=20 {
+        if number == 10 {
+            cluster.members[leader].kill();
+            let resumed = Events::open(&socket, "/v1/entries/stream?from=1", &["-H", "Last-Event-ID: 9"]);
+            streams.push(resumed);
+        }
+        let (header, entry) = (format!("Idempotency-Key: {number}"), format!("entry {number}"));
+        let arguments = ["-H", &header, "--data-binary", &entry];
+        let appended = until("curl appends", || async {
+            let told = curl(&socket, "/v1/entries?timeout_ms=2000", &arguments).await;
+            if told.status == 200 { Ok(told.body) } else { Err(told) }
+        })
+        .await;
+        assert_eq!(appended["first_index"], number);
+        for events in &mut streams {
+            let (id, data) = events.next().await.unwrap();
+            assert_eq!((id, data), (number.to_string(), json!({"index": number, "text": entry})));
+        }
+    }
+    // A member that goes down says so, and ends.
+    cluster.members[(leader + 1) % 3].terminate();
+    for events in &mut streams {
+        let (name, problem) = events.next().await.unwrap();
+        assert_eq!((name.as_str(), &problem["reason"]), ("failure", &json!("STOPPING")));
+        assert_eq!(events.next().await, None);
+    }
+}
