@@ -57,6 +57,7 @@ verify: rust tools ## The read-only gate: format, clippy, bans, licences, source
 fix: rust ## Format the code and write the generated files anew
 	@cargo fmt --all
 	@cargo run --quiet --locked --package synod-operator --bin crdgen
+	@SYNOD_WRITE=1 cargo test --quiet --locked --package synod-proto > /dev/null
 
 # How long `make sim` and `make torture` run, and `make fuzz` each target: 90s, 10m, 1h.
 FOR ?= 1m

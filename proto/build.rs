@@ -1,5 +1,7 @@
 //! Compiles the .proto files to Rust, without protoc.
 
+use prost::Message;
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "synod/admin/v1/admin.proto",
@@ -14,6 +16,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("cargo:rerun-if-changed=proto/{file}");
     }
     let descriptors = protox::compile(files, ["proto"])?;
+    let out = std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?;
+    std::fs::write(std::path::Path::new(&out).join("descriptors.binpb"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         .bytes(".")
         .codec_path("crate::codec::Codec")

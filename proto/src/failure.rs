@@ -88,6 +88,7 @@ impl Failure {
             ("expected_sequence", self.expected_sequence),
             ("checkpoint", self.checkpoint),
             ("next", self.next),
+            ("fencing_epoch", self.fencing_epoch),
         ];
         let numbers = numbers.into_iter().filter_map(|(name, value)| Some((name, value?.to_string())));
         let outcome = (self.outcome() != Outcome::Unspecified).then(|| self.outcome().word().to_owned());

@@ -15,6 +15,9 @@ mod times;
 pub use failure::DOMAIN;
 pub use times::{duration, span};
 
+/// The descriptors of all packages, for reflection and for tests: an encoded `google.protobuf.FileDescriptorSet`.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.binpb"));
+
 /// What applications speak, on the socket.
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 pub mod v1 {

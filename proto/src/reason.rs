@@ -21,7 +21,9 @@ impl Reason {
             R::ExpectedIndex | R::SessionExpired | R::SequenceGap | R::SequenceForgotten => {
                 Code::FailedPrecondition
             }
-            R::KeyExpired | R::NotActive | R::Superseded | R::FormatLevel => Code::FailedPrecondition,
+            R::KeyExpired | R::NotActive | R::Superseded | R::FormatLevel | R::Fenced => {
+                Code::FailedPrecondition
+            }
             R::NotEveryMember | R::VersionMoved | R::ChangePending => Code::FailedPrecondition,
             R::AlreadyVoter | R::LastVoter | R::TooManyMembers | R::NotCaughtUp => Code::FailedPrecondition,
             R::NotLeader | R::OtherCluster | R::OtherLog | R::OtherGenesis | R::NotRenewable => {

@@ -8,7 +8,9 @@ use crate::scrub::{self, Scrubber};
 use crate::server::admin::{Access, AdminService, Renewal};
 use crate::server::health::{self, Health};
 use crate::server::listen::{self, Bound, ListenError};
-use crate::server::{self, Callers, CheckpointsService, ClusterService, ConsumersService, Guard, LogService};
+use crate::server::{
+    self, Callers, CheckpointsService, ClusterService, ConsumersService, Guard, LogService, standard,
+};
 use crate::shared::Shared;
 use crate::space::{Room, Space};
 use crate::storage::{self, Opened, StorageError};
@@ -256,15 +258,22 @@ impl Member {
             let incoming = secured(listen::tcp(address).await?, shares.admin);
             self.servers.push(serve(router, incoming, stopped));
         }
+        let (reporter, health) = tonic_health::server::health_reporter();
+        self.tasks.push(tokio::spawn(standard::report(reporter, self.shared.clone()).in_current_span()));
         let clients = |callers: &Callers| {
             let log = LogService::server(self.shared.clone(), guard.clone());
             let consumers = ConsumersService::server(self.shared.clone(), guard.clone());
             let checkpoints = CheckpointsService::server(checkpoints.clone());
             let cluster = ClusterService::server(self.shared.clone());
-            Routes::new(InterceptedService::new(log, callers.clone()))
+            let routes = Routes::new(InterceptedService::new(log, callers.clone()))
                 .add_service(InterceptedService::new(consumers, callers.clone()))
                 .add_service(InterceptedService::new(checkpoints, callers.clone()))
                 .add_service(InterceptedService::new(cluster, callers.clone()))
+                .add_service(InterceptedService::new(health.clone(), callers.clone()));
+            match standard::reflection() {
+                Some(shown) => routes.add_service(InterceptedService::new(shown, callers.clone())),
+                None => routes,
+            }
         };
         // Only the sidecar's own user can open the file.
         let anyone = Callers::new(&[]);

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use synod_paxos::configuration::Configuration;
 use synod_paxos::message::Message;
 use synod_paxos::status::Status;
-use synod_paxos::value::{Operation, Value};
+use synod_paxos::value::Value;
 use synod_paxos::{MemberId, Row};
 use synod_storage::inodes;
 
@@ -279,9 +279,7 @@ fn allocate(path: &Path, size: u64) -> io::Result<()> {
 /// Whether a value carries what clients append: what trims, marks and configures is needed on a full disk, too.
 fn has_entries(value: &bytes::Bytes) -> bool {
     match Value::decode(value.clone()) {
-        Ok(Value::Batch { calls, .. }) => {
-            calls.iter().any(|call| matches!(call.operation, Operation::Append(_)))
-        }
+        Ok(Value::Batch { calls, .. }) => calls.iter().any(|call| call.operation.as_append().is_some()),
         // What cannot be read is the core's to judge.
         Ok(_) | Err(_) => false,
     }

@@ -9,7 +9,9 @@ use futures::TryStreamExt;
 use prost::Message;
 use std::time::Duration;
 use synod_client::wire::channel;
-use synod_client::{AppendError, AppendOptions, CallError, Consistency, Outcome, Reason};
+use synod_client::{
+    AppendError, AppendOptions, CallError, Consistency, IdempotencyKey, Outcome, Reason, Repeats,
+};
 use synod_proto::v1::append_stream_response::Outcome as Answer;
 use synod_proto::v1::log_client::LogClient;
 use synod_proto::v1::subscribe_request::Start;
@@ -237,13 +239,20 @@ async fn data_directories() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_without_room() {
     let mut cluster = Cluster::of(1).await;
-    cluster.members[0].client().append("before").await.unwrap();
+    let key = || {
+        let repeats = Repeats::Key(IdempotencyKey::new("once").minted_at(0));
+        AppendOptions { repeats, ..AppendOptions::default() }
+    };
+    let first = cluster.members[0].client().append_with(vec!["before".into()], key()).await.unwrap();
     assert_eq!(cluster.members[0].terminate(), Some(0));
     cluster.members[0].extra = vec!["--disk-reserve".to_owned(), u64::MAX.to_string()];
     cluster.members[0].start();
     cluster.members[0].ready().await;
     let error = refused(&cluster, vec!["after".into()]).await;
     assert_eq!(error.reason, Reason::DiskFull);
+    // Fault S15: what is in the log takes no space.
+    let again = cluster.members[0].client().append_with(vec!["before".into()], key()).await.unwrap();
+    assert_eq!((again.first_index, again.repeated), (first.first_index, true));
     assert_eq!(cluster.members[0].client().tail(Consistency::Linearizable).await.unwrap(), 1);
 }
 

@@ -27,13 +27,13 @@ fn log(member: &Member) -> LogClient<Channel> {
 fn call(session: u64, sequence: u64, text: &str) -> AppendRequest {
     let identity = SessionCall { session, sequence, acknowledged: 0 };
     let entries = vec![Bytes::from(text.to_owned())];
-    AppendRequest { entries, expected_index: None, identity: Some(Identity::Session(identity)) }
+    AppendRequest { entries, identity: Some(Identity::Session(identity)), ..AppendRequest::default() }
 }
 
 fn keyed(key: &str, minted_at: Option<u64>, text: &str) -> AppendRequest {
     let identity = v1::IdempotencyKey { key: Bytes::from(key.to_owned()), minted_at };
     let entries = vec![Bytes::from(text.to_owned())];
-    AppendRequest { entries, expected_index: None, identity: Some(Identity::Key(identity)) }
+    AppendRequest { entries, identity: Some(Identity::Key(identity)), ..AppendRequest::default() }
 }
 
 async fn append(member: &Member, request: AppendRequest) -> Result<AppendResponse, CallError> {

@@ -230,6 +230,20 @@ async fn a_role_is_watched_across_a_change() {
         }
     };
     assert!(led.fencing_epoch > first.fencing_epoch && epochs.is_sorted(), "{epochs:?}");
+    // The one that led may not know it yet: what it does as the leader is refused, and whose turn it is is not.
+    let fenced =
+        |epoch| AppendRequest { entries: vec!["led".into()], fence: Some(epoch), ..Default::default() };
+    for n in [leader, next] {
+        let refused = log(&cluster.members[n]).append(fenced(first.fencing_epoch)).await.unwrap_err();
+        let failure = Failure::from_status(&refused).unwrap();
+        assert_eq!(
+            (failure.reason(), failure.outcome()),
+            (Reason::Fenced, v1::Outcome::NotAppended),
+            "{refused}"
+        );
+        assert_eq!(failure.fencing_epoch, Some(led.fencing_epoch));
+        log(&cluster.members[n]).append(fenced(led.fencing_epoch)).await.unwrap();
+    }
     while before.message().await.unwrap().unwrap().leads {}
 }
 
@@ -246,4 +260,65 @@ async fn the_former_names_are_answered() {
             MemberState::Active
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_says_how_far_it_is_behind() {
+    use synod_proto::v1::consumers_client::ConsumersClient;
+    use synod_proto::v1::{GetConsumerRequest, RegisterConsumerRequest};
+    let cluster = Cluster::of(1).await;
+    let member = &cluster.members[0];
+    append(member, 5).await;
+    let mut consumers = ConsumersClient::new(channel(&member.socket).unwrap());
+    let get = || GetConsumerRequest { name: "one".to_owned(), consistency: None };
+    assert_eq!(reason(&consumers.get(get()).await.unwrap_err()), Reason::UnknownConsumer);
+    for created in [true, false] {
+        let request = RegisterConsumerRequest { name: "one".to_owned(), index: Some(2) };
+        let registered = consumers.register(request).await.unwrap().into_inner();
+        assert_eq!((registered.index, registered.created), (2, created));
+    }
+    let got = consumers.get(get()).await.unwrap().into_inner();
+    let consumer = got.consumer.unwrap();
+    assert_eq!((consumer.index, consumer.lag, got.first_index, got.last_index), (2, 3, 1, 5));
+}
+
+/// Tools ask which services there are, and whether they serve.
+#[tokio::test(flavor = "multi_thread")]
+async fn health_and_descriptors_are_told() {
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+    use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
+
+    let mut cluster = Cluster::of(1).await;
+    let mut empty = Member::new(cluster.dir.path(), "empty");
+    std::fs::write(&empty.peers_file, "").unwrap();
+    empty.start();
+    empty.answers().await;
+    cluster.members.push(empty);
+    for (member, wanted) in cluster.members.iter().zip([1, 2]) {
+        for service in ["", "synod.v1.Log"] {
+            let mut health = HealthClient::new(channel(&member.socket).unwrap());
+            let request = HealthCheckRequest { service: service.to_owned() };
+            until("its health is told", || {
+                let (mut health, request) = (health.clone(), request.clone());
+                async move {
+                    let status = health.check(request).await.unwrap().into_inner().status;
+                    if status == wanted { Ok(()) } else { Err(status) }
+                }
+            })
+            .await;
+            assert!(health.check(HealthCheckRequest { service: "none".to_owned() }).await.is_err());
+        }
+    }
+    let list = MessageRequest::ListServices(String::new());
+    let request = ServerReflectionRequest { host: String::new(), message_request: Some(list) };
+    let mut reflection = ServerReflectionClient::new(channel(&cluster.members[0].socket).unwrap());
+    let answers = reflection.server_reflection_info(futures::stream::iter([request])).await.unwrap();
+    let answers: Vec<ServerReflectionResponse> = answers.into_inner().try_collect().await.unwrap();
+    let Some(MessageResponse::ListServicesResponse(list)) = &answers[0].message_response else {
+        panic!("{answers:?}");
+    };
+    assert!(list.service.iter().any(|service| service.name == "synod.v1.Log"), "{list:?}");
 }

@@ -161,6 +161,12 @@ pub enum Refusal {
         /// The last index.
         tail: Index,
     },
+    /// Not appended: a later leadership than the one that the call goes by has started.
+    #[error("a later leadership has started, with the fencing epoch {epoch}: whoever leads now may append")]
+    Fenced {
+        /// The newest leadership's.
+        epoch: Slot,
+    },
     /// Not appended: too much is waiting here.
     #[error("too many appends are waiting: slow down and try again")]
     Backpressure,
@@ -247,6 +253,7 @@ impl From<CallRefused> for Refusal {
     fn from(refused: CallRefused) -> Refusal {
         match refused {
             CallRefused::UnexpectedIndex { tail } => Refusal::UnexpectedIndex { tail },
+            CallRefused::Fenced { epoch } => Refusal::Fenced { epoch },
             CallRefused::Identity(why) => Refusal::Identity(why),
             CallRefused::Call(why) => Refusal::Call(why),
             CallRefused::Settings(why) => Refusal::Settings(why),

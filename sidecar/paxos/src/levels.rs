@@ -8,6 +8,7 @@
 //! |---|---|
 //! | 1 | the first version |
 //! | 2 | stricter bounds on settings; drawn session numbers; keys that are forgotten by age only |
+//! | 3 | fenced appends |
 //!
 //! No function here has a catch-all: a new kind does not compile until it says its level.
 
@@ -28,6 +29,7 @@ impl Operation {
             | Operation::ChangeSettings { .. }
             | Operation::SaveCheckpoint(_) => 1,
             Operation::OpenSessionAs { .. } => 2,
+            Operation::FencedAppend { .. } => 3,
         }
     }
 

@@ -146,7 +146,7 @@ pub enum SettingsError {
 
 impl Settings {
     /// The newest format level that this program reads.
-    pub const FORMAT_LEVEL: u32 = 2;
+    pub const FORMAT_LEVEL: u32 = 3;
 
     /// Checks settings that are asked for. What passes is read back by every member as it was meant.
     ///

@@ -43,17 +43,20 @@ fn settings() -> impl Strategy<Value = Settings> {
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
-    let entries = prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 1..6);
-    let append =
+    let append = || {
+        let entries = prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 1..6);
         (identity(), prop::option::of(any::<u64>()), entries).prop_map(|(identity, expected, entries)| {
             Append {
                 identity,
                 expected_index: expected.map(Index),
                 entries: entries.into_iter().map(Bytes::from).collect(),
             }
-        });
+        })
+    };
     prop_oneof![
-        4 => append.prop_map(Operation::Append),
+        4 => append().prop_map(Operation::Append),
+        2 => (any::<u64>(), append())
+            .prop_map(|(fence, append)| Operation::FencedAppend { fence: Slot(fence), append }),
         1 => Just(Operation::OpenSession),
         1 => any::<u64>().prop_map(|id| Operation::CloseSession { session: SessionId(id) }),
         1 => ("[a-z0-9-]{1,40}", any::<u64>())

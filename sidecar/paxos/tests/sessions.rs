@@ -263,7 +263,7 @@ fn limits_and_settings_are_replicated() {
     assert_eq!(call(&mut state, append(Identity::None, None, "abc")), (Err(large), 0));
     assert_eq!(call(&mut state, append(Identity::None, None, "ab")), (at(1, false), 1));
     // "The format level rises only through the log", by one, and to what this program reads.
-    let higher = Settings { format_level: 3, ..settings };
+    let higher = Settings { format_level: Settings::FORMAT_LEVEL + 1, ..settings };
     let change = Operation::ChangeSettings { expected_version: 2, settings: higher };
     let origin = Origin { member: MemberId(1), incarnation: Incarnation(1), request: RequestId(1) };
     let value = Value::Batch {
@@ -385,4 +385,29 @@ fn a_void_batch_leaves_no_row_behind() {
         panic!("the new leader's batch counts");
     };
     assert_eq!(calls[0].result, at(1, false));
+}
+
+/// A fenced append is refused once a later leadership has started; one that stands already is answered first.
+#[test]
+fn a_fence_holds_back_who_leads_no_more() {
+    let mut state = state(Limits::default());
+    let start = |state: &mut SystemState, round: u64| {
+        let ballot = Ballot { round, member: MemberId(1) };
+        let slot = state.applied.next();
+        state.apply(slot, &Value::LeaderStart { ballot }.encode()).unwrap();
+        slot
+    };
+    // Rounds above the ballot that the batches here have would void them.
+    let first = start(&mut state, 0);
+    let fenced = |fence: Slot, key: &str, text: &str| match append(keyed(key, None), None, text) {
+        Operation::Append(append) => Operation::FencedAppend { fence, append },
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(call(&mut state, fenced(first, "1", "a")), (at(1, false), 1));
+    let second = start(&mut state, 0);
+    let refused = Err(CallRefused::Fenced { epoch: second });
+    assert_eq!(call(&mut state, fenced(first, "2", "b")), (refused, 0));
+    assert_eq!(call(&mut state, fenced(first, "1", "a")).0, at(1, true), "it is in the log already");
+    assert_eq!(call(&mut state, fenced(second, "2", "b")), (at(2, false), 1), "the refusal used nothing up");
+    assert_eq!(call(&mut state, append(Identity::None, None, "c")).0, at(3, false), "no fence, no bound");
 }

@@ -111,7 +111,7 @@ pub(super) async fn append(options: AppendOptions) -> anyhow::Result<()> {
                 IdempotencyKey::new(uuid::Uuid::new_v4().to_string()).minted_at(index)
             }
         };
-        let how = How { expected_index, timeout, repeats: Repeats::Key(key) };
+        let how = How { expected_index, timeout, repeats: Repeats::Key(key), ..How::default() };
         let appended = client.append_with(entries, how).await?;
         let printed = tell(&mut std::io::stdout().lock(), &appended, options.output, true);
         return printed.with_context(|| {
@@ -121,7 +121,12 @@ pub(super) async fn append(options: AppendOptions) -> anyhow::Result<()> {
     }
     // Whoever is not there is told at once, and as that.
     client.status().await.map_err(|error| options.socket.explain(error))?;
-    append_lines(&client, How { expected_index, timeout, repeats: Repeats::Session }, options.output).await
+    append_lines(
+        &client,
+        How { expected_index, timeout, repeats: Repeats::Session, ..How::default() },
+        options.output,
+    )
+    .await
 }
 
 /// Appends the lines of standard input in their order: those that are there already together, so that a file goes fast and

@@ -136,6 +136,10 @@ impl Budgets {
     }
 }
 
+/// Bytes of an answer that is in memory before its reader takes any of it: in the extensions of a response.
+#[derive(Clone, Copy, Debug)]
+pub struct Weight(pub usize);
+
 /// A request's body: what has come of a message counts until all of it is there.
 pub(super) struct Counted<B> {
     body: B,
@@ -337,11 +341,14 @@ where
 /// The transport asks for the part after the next one once a part is on its way; so that what it has not sent is never
 /// forgotten, a part is given in two pieces, the last of one byte: whoever asks for more has sent all but that.
 pub(super) struct Given<B> {
-    body: B,
+    /// None: there is no memory for it.
+    body: Option<B>,
     budgets: Budgets,
     connection: u64,
     /// Ends the call.
     cut: Arc<Cut>,
+    /// All of an answer that was whole before it was given.
+    whole: Option<Held>,
     held: Option<Held>,
     rest: Option<Bytes>,
     ended: bool,
@@ -363,10 +370,11 @@ impl<B> Given<B> {
     ) -> Given<B> {
         let budgets = budgets.clone();
         Given {
-            body,
+            body: Some(body),
             budgets,
             connection,
             cut,
+            whole: None,
             held: None,
             rest: None,
             ended: false,
@@ -374,6 +382,17 @@ impl<B> Given<B> {
             _call: call,
             _open: open,
         }
+    }
+
+    /// The same of an answer that is in memory as a whole, where it says so.
+    pub(super) fn weighing(mut self, weight: Option<&Weight>) -> Given<B> {
+        if let Some(Weight(bytes)) = weight {
+            match self.budgets.outgoing.take(self.connection, *bytes, &self.cut) {
+                Ok(held) => self.whole = Some(held),
+                Err(Full) => self.body = None,
+            }
+        }
+        self
     }
 
     /// The same of a request that is no gRPC call.
@@ -412,12 +431,13 @@ impl<B: Body<Data = Bytes, Error = Status> + Unpin> Body for Given<B> {
         if self.ended {
             return Poll::Ready(None);
         }
-        let frame = match Pin::new(&mut self.body).poll_frame(context) {
+        let Some(body) = &mut self.body else { return self.refuse() };
+        let frame = match Pin::new(body).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => frame,
             other => return other,
         };
         let mut bytes = match frame.into_data() {
-            Ok(bytes) if bytes.len() > SMALL => bytes,
+            Ok(bytes) if bytes.len() > SMALL && self.whole.is_none() => bytes,
             Ok(bytes) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
             Err(frame) => return Poll::Ready(Some(Ok(frame))),
         };
@@ -430,6 +450,6 @@ impl<B: Body<Data = Bytes, Error = Status> + Unpin> Body for Given<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_none() && (self.ended || self.body.is_end_stream())
+        self.rest.is_none() && (self.ended || self.body.as_ref().is_some_and(Body::is_end_stream))
     }
 }

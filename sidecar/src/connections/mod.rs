@@ -10,7 +10,7 @@ mod serve;
 mod stream;
 mod table;
 
-pub use bodies::{Budgets, CALLS, Explain, INCOMING, OUTGOING, PLAIN_BODY, Refused, Tally};
+pub use bodies::{Budgets, CALLS, Explain, INCOMING, OUTGOING, PLAIN_BODY, Refused, Tally, Weight};
 pub use serve::{Plain, Terms, serve};
 pub use stream::{Accept, Caller, Connection, Incoming};
 pub use table::{Crowded, Source, Table, Usage};

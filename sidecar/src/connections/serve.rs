@@ -1,6 +1,6 @@
 //! Serves the connections of a Unix socket: bounded in what their calls hold, and ended with the member.
 
-use super::bodies::{Budgets, Counted, Given, Refused};
+use super::bodies::{Budgets, Counted, Given, Refused, Weight};
 use super::fair::Cut;
 use super::table::{Activity, Open};
 use super::{Accept, Caller, Connection, Incoming};
@@ -199,8 +199,10 @@ impl hyper::service::Service<Request<hyper::body::Incoming>> for Entrance {
         let (budgets, connection) = (self.budgets.clone(), self.connection);
         Box::pin(async move {
             let answer = answering.await?;
+            let weight = answer.extensions().get::<Weight>().copied();
             Ok(answer.map(|body| {
-                Given::new(body, &budgets, connection, cut, Some(call), Some(open)).plain(is_plain)
+                let given = Given::new(body, &budgets, connection, cut, Some(call), Some(open));
+                given.plain(is_plain).weighing(weight.as_ref())
             }))
         })
     }

@@ -141,6 +141,7 @@ pub(crate) enum Command {
     Status(oneshot::Sender<Report>),
     History(oneshot::Sender<History>),
     Application(oneshot::Sender<Application>),
+    RepeatOf(Append, oneshot::Sender<Option<Reply>>),
     LinkUp(MemberId, Link),
     LinkDown(MemberId, u64),
     Disk(Done),
@@ -228,10 +229,8 @@ impl Handle {
     /// # Errors
     /// [`Refusal::Backpressure`] where too much is waiting: nothing was appended.
     pub fn call(&self, operation: Operation, reply: CallReply) -> Result<RequestId, (Refusal, CallReply)> {
-        let payload = match &operation {
-            Operation::Append(Append { entries, .. }) => entries.iter().map(|entry| entry.len() + 32).sum(),
-            _ => 0,
-        };
+        let entries = operation.as_append().map(|append| &append.entries);
+        let payload = entries.map_or(0, |entries| entries.iter().map(|entry| entry.len() + 32).sum());
         let size = u32::try_from((CALL_OVERHEAD + payload).min(APPENDS_IN_FLIGHT_BYTES)).unwrap_or(u32::MAX);
         let Ok(permit) = self.in_flight.clone().try_acquire_many_owned(size) else {
             return Err((Refusal::Backpressure, reply));
@@ -346,6 +345,13 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.tell(Command::Application(reply));
         answer.await.map_err(|_| Unanswered::Stopping)
+    }
+
+    /// What an append was answered before, where it repeats one that this member has applied and that is remembered.
+    pub async fn repeat_of(&self, append: Append) -> Option<Reply> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::RepeatOf(append, reply));
+        answer.await.ok().flatten()
     }
 
     /// The checkpoints that the log names, as far as this member has applied it, and their changes.

@@ -292,7 +292,7 @@ impl Driver {
     fn command(&mut self, command: Command) -> Result<(), Fatal> {
         match command {
             Command::Call { request, operation, reply, permit } => {
-                let appends = if let Operation::Append(append) = &operation {
+                let appends = if let Some(append) = operation.as_append() {
                     self.metrics.append_calls.inc();
                     self.metrics.append_entries.inc_by(append.entries.len() as u64);
                     true
@@ -321,6 +321,11 @@ impl Driver {
             Command::DamagedSnapshot(slot) => self.handle(Input::DamagedSnapshot(slot)),
             Command::Status(reply) => drop(reply.send(self.report())),
             Command::History(reply) => drop(reply.send(self.history())),
+            Command::RepeatOf(append, reply) => {
+                let system = self.node.system();
+                // Whoever went away does not get it.
+                let _ = reply.send(system.and_then(|system| system.repeat_of(&append)));
+            }
             Command::Application(reply) => drop(reply.send(self.application())),
             Command::LinkUp(member, link) => {
                 let links = self.links.entry(member).or_default();

@@ -1,6 +1,6 @@
 //! Many appends on one stream: answers carry the request's tag and come as they are known.
 
-use super::{Guard, convert, excluded, explained, failure};
+use super::{Guard, convert, excluded, explained, failure, repeated};
 use crate::driver::{CallOutcome, CallReply, Handle};
 use crate::shared::Shared;
 use futures::Stream;
@@ -9,7 +9,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use synod_paxos::RequestId;
-use synod_paxos::value::Operation;
 use synod_proto::v1::{
     AppendStreamRequest, AppendStreamResponse, Failure, Reason, append_stream_response::Outcome,
 };
@@ -124,13 +123,17 @@ impl Serving {
         if let Some(failure) = excluded(&self.shared) {
             return self.fail(tag, failure).await;
         }
-        if let Err(failure) = self.guard.may_append() {
-            return self.fail(tag, *failure).await;
-        }
         let Some(append) = append else {
             let failure = failure::refused(Reason::Malformed, "the request holds no append that can be read");
             return self.fail(tag, failure).await;
         };
+        let append = convert::append(append);
+        if let Err(failure) = self.guard.may_append() {
+            return match repeated(&self.handle, &append).await {
+                Some(appended) => self.answer(tag, Outcome::Appended(appended)).await,
+                None => self.fail(tag, *failure).await,
+            };
+        }
         if self.unanswered.contains_key(&tag) {
             let message = format!("tag {tag} is of a request that is not answered yet: use another");
             // The answers could not be told apart: the stream ends.
@@ -138,7 +141,7 @@ impl Serving {
             return false;
         }
         let reply = CallReply::Tagged(tag, self.outcomes.clone());
-        match self.handle.call(Operation::Append(convert::append(append)), reply) {
+        match self.handle.call(append, reply) {
             Ok(request) => {
                 let deadline =
                     (timeout_ms > 0).then(|| Instant::now() + Duration::from_millis(u64::from(timeout_ms)));

@@ -12,8 +12,9 @@ use synod_paxos::value::Operation;
 use synod_paxos::{Index, Refusal};
 use synod_proto::v1::consumers_server::{Consumers, ConsumersServer};
 use synod_proto::v1::{
-    AdvanceConsumerRequest, AdvanceConsumerResponse, Consumer, ListConsumersRequest, ListConsumersResponse,
-    RegisterConsumerRequest, RegisterConsumerResponse, RemoveConsumerRequest, RemoveConsumerResponse,
+    AdvanceConsumerRequest, AdvanceConsumerResponse, Consumer, GetConsumerRequest, GetConsumerResponse,
+    ListConsumersRequest, ListConsumersResponse, Reason, RegisterConsumerRequest, RegisterConsumerResponse,
+    RemoveConsumerRequest, RemoveConsumerResponse,
 };
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
@@ -40,9 +41,11 @@ impl ConsumersService {
         ConsumersService { shared, guard }
     }
 
-    async fn set(&self, operation: Operation, deadline: Instant) -> Result<u64, Refused> {
+    /// Where it is now, and whether the call registered it.
+    async fn set(&self, operation: Operation, deadline: Instant) -> Result<(u64, bool), Refused> {
         match self.shared.handle().call_and_wait(operation, Some(deadline)).await {
-            Ok(Reply::CursorSet(index)) => Ok(index.0),
+            Ok(Reply::CursorSet(index)) => Ok((index.0, false)),
+            Ok(Reply::CursorNew(index)) => Ok((index.0, true)),
             Ok(other) => unreachable!("the core answered a cursor with {other:?}"),
             Err(error) => Err(Refused(error)),
         }
@@ -83,7 +86,9 @@ impl Consumers for ConsumersService {
         let mut wanted = index.map_or_else(|| self.shared.handle().first_index().previous(), Index);
         loop {
             match self.set(Operation::SetCursor { name: name.clone(), index: wanted }, deadline).await {
-                Ok(index) => return Ok(Response::new(RegisterConsumerResponse { index })),
+                Ok((index, created)) => {
+                    return Ok(Response::new(RegisterConsumerResponse { index, created }));
+                }
                 // Trimmed meanwhile; the log's beginning only moves on, so that this ends.
                 Err(refused) => match refused.begins_at().filter(|_| index.is_none()) {
                     Some(first) if first.previous() > wanted => wanted = first.previous(),
@@ -100,7 +105,7 @@ impl Consumers for ConsumersService {
         let deadline = deadline::of(request.metadata());
         let AdvanceConsumerRequest { name, index } = request.into_inner();
         let advanced = self.set(Operation::AdvanceCursor { name, index: Index(index) }, deadline).await;
-        let index = advanced.map_err(|refused| refused.status())?;
+        let (index, _) = advanced.map_err(|refused| refused.status())?;
         Ok(Response::new(AdvanceConsumerResponse { index }))
     }
 
@@ -125,11 +130,36 @@ impl Consumers for ConsumersService {
         let _permit = self.guard.reader().map_err(|failure| failure::status(*failure))?;
         let (handle, _) = freshness::point(&self.shared, consistency, deadline).await?;
         let positions = self.positions(&handle).await?;
-        let consumers = positions.cursors.into_iter().map(|(name, index)| Consumer { name, index: index.0 });
+        let last = positions.last_index;
+        let consumers = positions.cursors.into_iter().map(|(name, index)| consumer(name, index, last));
         Ok(Response::new(ListConsumersResponse {
             consumers: consumers.collect(),
             first_index: positions.first_index.0,
             last_index: positions.last_index.0,
         }))
     }
+
+    async fn get(
+        &self,
+        request: Request<GetConsumerRequest>,
+    ) -> Result<Response<GetConsumerResponse>, Status> {
+        let deadline = deadline::of(request.metadata());
+        let GetConsumerRequest { name, consistency } = request.into_inner();
+        let _permit = self.guard.reader().map_err(|failure| failure::status(*failure))?;
+        let (handle, _) = freshness::point(&self.shared, consistency, deadline).await?;
+        let positions = self.positions(&handle).await?;
+        let Some(index) = positions.cursors.get(&name).copied() else {
+            let message = format!("no consumer is registered as {name:?}: register it first");
+            return Err(failure::status(failure::refused(Reason::UnknownConsumer, message)));
+        };
+        Ok(Response::new(GetConsumerResponse {
+            consumer: Some(consumer(name, index, positions.last_index)),
+            first_index: positions.first_index.0,
+            last_index: positions.last_index.0,
+        }))
+    }
+}
+
+fn consumer(name: String, index: Index, last: Index) -> Consumer {
+    Consumer { name, index: index.0, lag: last.0.saturating_sub(index.0) }
 }

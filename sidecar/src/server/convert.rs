@@ -13,7 +13,7 @@ use synod_paxos::settings::{ElectionSettings, Limits, Retention, Settings};
 use synod_paxos::status::{MemberState, Role};
 use synod_paxos::system::Reply;
 use synod_paxos::value::{self, Append, Call, Operation, Origin};
-use synod_paxos::{Genesis, Incarnation, Index, MemberId, RequestId, SessionId, Status};
+use synod_paxos::{Genesis, Incarnation, Index, MemberId, RequestId, SessionId, Slot, Status};
 use synod_proto::admin::v1 as admin;
 use synod_proto::v1::{self, append_request};
 
@@ -221,12 +221,12 @@ fn or<T: Default + PartialEq>(wanted: T, default: T) -> T {
 /// Takes bytes through what a client's request goes through on its way to the core.
 pub(crate) fn check_request(bytes: &[u8]) {
     if let Ok(request) = v1::AppendRequest::decode(bytes) {
-        check_call(Operation::Append(append(request)));
+        check_call(append(request));
     }
     if let Ok(request) = v1::AppendStreamRequest::decode(bytes)
         && let Some(request) = request.append
     {
-        check_call(Operation::Append(append(request)));
+        check_call(append(request));
     }
     if let Ok(v1::AdvanceConsumerRequest { name, index }) = v1::AdvanceConsumerRequest::decode(bytes) {
         check_call(Operation::SetCursor { name, index: Index(index) });
@@ -260,8 +260,8 @@ fn check_call(operation: Operation) {
 }
 
 /// An append as the core takes it.
-pub(super) fn append(request: v1::AppendRequest) -> Append {
-    let v1::AppendRequest { entries, expected_index, identity } = request;
+pub(super) fn append(request: v1::AppendRequest) -> Operation {
+    let v1::AppendRequest { entries, expected_index, identity, fence } = request;
     let identity = match identity {
         None => value::Identity::None,
         Some(append_request::Identity::Session(call)) => value::Identity::Session {
@@ -273,7 +273,11 @@ pub(super) fn append(request: v1::AppendRequest) -> Append {
             value::Identity::Key { key, minted_at: minted_at.map(Index) }
         }
     };
-    Append { identity, expected_index: expected_index.map(Index), entries }
+    let append = Append { identity, expected_index: expected_index.map(Index), entries };
+    match fence {
+        None => Operation::Append(append),
+        Some(fence) => Operation::FencedAppend { fence: Slot(fence), append },
+    }
 }
 
 /// What an append is answered; `None`: the core gave an answer of another kind.
@@ -285,6 +289,7 @@ pub(super) fn appended(reply: Reply) -> Option<v1::AppendResponse> {
         Reply::SessionOpened(_)
         | Reply::SessionClosed
         | Reply::CursorSet(_)
+        | Reply::CursorNew(_)
         | Reply::CursorRemoved
         | Reply::CheckpointSaved
         | Reply::SettingsChanged(_) => None,

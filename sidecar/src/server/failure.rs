@@ -101,6 +101,7 @@ pub fn refusal(refusal: &Refusal) -> Failure {
         Refusal::NotConfirmed => plain(Reason::Deadline).retry_after(RETRY_LEADER),
         Refusal::OutcomeUnknown => plain(Reason::OutcomeUnknown),
         Refusal::UnexpectedIndex { tail } => Failure { tail: Some(tail.0), ..plain(Reason::ExpectedIndex) },
+        Refusal::Fenced { epoch } => Failure { fencing_epoch: Some(epoch.0), ..plain(Reason::Fenced) },
         Refusal::Backpressure => plain(Reason::Backpressure).retry_after(RETRY_BACKPRESSURE),
         Refusal::Call(error) => call(error),
         Refusal::Identity(error) => identity(error),

@@ -1,5 +1,6 @@
 //! An answer that counts until its reader has taken it: a page that nobody reads stays in memory.
 
+use crate::connections::Weight;
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::pin::Pin;
@@ -20,9 +21,10 @@ struct Place {
     _permit: Arc<OwnedSemaphorePermit>,
 }
 
-/// The answer, whose reader has this place until it has taken it.
-pub(super) fn held<T>(answer: T, place: OwnedSemaphorePermit) -> Response<T> {
+/// The answer of so many bytes, whose reader has this place until it has taken it.
+pub(super) fn held<T>(answer: T, bytes: usize, place: OwnedSemaphorePermit) -> Response<T> {
     let mut response = Response::new(answer);
+    response.extensions_mut().insert(Weight(bytes));
     response.extensions_mut().insert(Place { _permit: Arc::new(place) });
     response
 }

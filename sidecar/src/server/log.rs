@@ -6,7 +6,7 @@ use super::following::{self, Following};
 use super::held::held;
 use super::paced::{self, paced};
 use super::reading::{PAGE, Reading};
-use super::{Guard, active, convert, deadline, failure, freshness};
+use super::{Guard, active, convert, deadline, failure, freshness, repeated};
 use crate::connections::Caller;
 use crate::shared::Shared;
 use futures::Stream;
@@ -30,6 +30,9 @@ const LARGEST_MESSAGE: usize = 4 << 20;
 const READ_MOST: (usize, usize) = (4_096, 1 << 20);
 
 pub(super) type Messages = Pin<Box<dyn Stream<Item = Result<SubscribeResponse, Status>> + Send>>;
+
+/// What an entry of a page takes in memory beside its payload, about.
+const ENTRY: usize = 48;
 
 /// The service behind one member's socket.
 #[derive(Clone)]
@@ -66,9 +69,12 @@ impl Log for LogService {
 
     async fn append(&self, request: Request<AppendRequest>) -> Result<Response<AppendResponse>, Status> {
         let deadline = deadline::of(request.metadata());
-        let append = Operation::Append(convert::append(request.into_inner()));
+        let append = convert::append(request.into_inner());
         active(&self.shared)?;
-        self.guard.may_append().map_err(|failure| failure::status(failure.of_append()))?;
+        if let Err(failure) = self.guard.may_append() {
+            let repeated = repeated(&self.shared.handle(), &append).await;
+            return repeated.map(Response::new).ok_or_else(|| failure::status(failure.of_append()));
+        }
         let outcome = self.shared.handle().call_and_wait(append, Some(deadline)).await;
         let reply = outcome.map_err(|error| failure::status(failure::unanswered_append(&error)))?;
         match convert::appended(reply) {
@@ -150,7 +156,8 @@ impl Log for LogService {
             (entries, reading.next.0)
         };
         let first_index = handle.first_index().0;
-        Ok(held(ReadResponse { entries, next, first_index, last_index: last.0 }, place))
+        let bytes = entries.iter().map(|entry| entry.payload.len() + ENTRY).sum();
+        Ok(held(ReadResponse { entries, next, first_index, last_index: last.0 }, bytes, place))
     }
 
     async fn subscribe(&self, request: Request<SubscribeRequest>) -> Result<Response<Messages>, Status> {

@@ -21,6 +21,7 @@ mod log;
 mod paced;
 mod reading;
 mod shares;
+pub(crate) mod standard;
 
 pub use checkpoints::CheckpointsService;
 pub use cluster::ClusterService;
@@ -28,11 +29,13 @@ pub use consumers::ConsumersService;
 pub use log::LogService;
 
 use crate::connections::{Caller, Crowded, Refused};
+use crate::driver::Handle;
 use crate::shared::Shared;
 use crate::space::Space;
 use shares::Shares;
 use std::sync::Arc;
-use synod_proto::v1::{Failure, Outcome, Reason};
+use synod_paxos::value::Operation;
+use synod_proto::v1::{AppendResponse, Failure, Outcome, Reason};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Status};
 
@@ -79,6 +82,12 @@ impl Guard {
             Box::new(failure::refused(Reason::Subscribers, message))
         })
     }
+}
+
+/// The answer to an append that a full disk refuses, where it repeats one that is in the log: that takes no space.
+async fn repeated(handle: &Handle, operation: &Operation) -> Option<AppendResponse> {
+    let append = operation.as_append()?.clone();
+    convert::appended(handle.repeat_of(append).await?)
 }
 
 /// A member that takes no part serves nothing of the log, however fresh: what it has may not be the log any more.

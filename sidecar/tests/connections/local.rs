@@ -125,7 +125,7 @@ async fn bodies_that_stop() {
     for (outcome, _body) in held {
         match outcome.await.unwrap() {
             Ok((Code::DeadlineExceeded, _)) => late += 1,
-            Ok((Code::ResourceExhausted, said)) if said.contains("backpressure") => busy += 1,
+            Ok((Code::ResourceExhausted, said)) if said.contains("BACKPRESSURE") => busy += 1,
             // It was ended before anything could be said.
             Err(error) => assert!(error.is_remote() || error.is_io() || error.is_reset(), "{error}"),
             other => panic!("{other:?}"),
@@ -189,7 +189,7 @@ async fn empty_entries_are_counted_before_they_are_decoded() {
         outcomes
     };
     for (code, said) in beside(member, hurt).await {
-        assert_eq!((code, said.contains("call-too-large")), (Code::ResourceExhausted, true), "{said}");
+        assert_eq!((code, said.contains("CALL_TOO_LARGE")), (Code::ResourceExhausted, true), "{said}");
     }
     let (client, connection) = (member.client(), tonic_channel(&member.socket).await);
     let mut log = LogClient::new(connection);

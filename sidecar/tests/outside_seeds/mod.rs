@@ -126,6 +126,7 @@ fn requests() -> Vec<Seed> {
     let append = v1::AppendRequest {
         entries: vec![Bytes::from_static(b"hello")],
         expected_index: Some(3),
+        fence: Some(9),
         identity: Some(v1::append_request::Identity::Session(v1::SessionCall {
             session: 5,
             sequence: 2,
@@ -135,7 +136,7 @@ fn requests() -> Vec<Seed> {
     let key = v1::IdempotencyKey { key: Bytes::from_static(b"k"), minted_at: Some(1) };
     let keyed =
         v1::AppendRequest { identity: Some(v1::append_request::Identity::Key(key)), ..append.clone() };
-    let plain = v1::AppendRequest { identity: None, expected_index: None, ..append.clone() };
+    let plain = v1::AppendRequest { identity: None, expected_index: None, fence: None, ..append.clone() };
     let stream = v1::AppendStreamRequest { tag: 1, append: Some(append.clone()), timeout_ms: 100 };
     let settings = v1::Settings {
         version: 1,

@@ -52,8 +52,9 @@ async fn check(cluster: &mut Cluster) {
     }
 }
 
-async fn raise(cluster: &Cluster) -> Result<(), String> {
-    let output = cluster.members[cluster.leader().await].admin(&["settings", "--format-level", "2"]);
+async fn raise(cluster: &Cluster, level: u32) -> Result<(), String> {
+    let level = level.to_string();
+    let output = cluster.members[cluster.leader().await].admin(&["settings", "--format-level", &level]);
     if output.status.success() { Ok(()) } else { Err(stderr(&output)) }
 }
 
@@ -102,7 +103,7 @@ async fn a_rolling_upgrade_goes_up_and_back_down_under_load() {
         Ok(())
     })
     .await;
-    let refused = raise(&cluster).await.unwrap_err();
+    let refused = raise(&cluster, 2).await.unwrap_err();
     assert!(refused.contains("run this version on every member") && refused.contains(&old), "{refused}");
     check(&mut cluster).await;
 
@@ -110,12 +111,13 @@ async fn a_rolling_upgrade_goes_up_and_back_down_under_load() {
     for n in 0..3 {
         assert_eq!(level(&cluster, n).await, Some(1));
     }
-    until("every member has said that it reads the next level", || raise(&cluster)).await;
+    until("every member has said that it reads the next level", || raise(&cluster, 2)).await;
+    until("the level rises by one at a time", || raise(&cluster, 3)).await;
     load.advance().await;
     for n in 0..3 {
         let here = || async {
             let level = level(&cluster, n).await;
-            if level == Some(2) { Ok(()) } else { Err(level) }
+            if level == Some(3) { Ok(()) } else { Err(level) }
         };
         until("the level has risen", here).await;
     }

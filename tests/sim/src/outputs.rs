@@ -140,7 +140,7 @@ impl World {
                 let outcome = match outcome {
                     Ok(Reply::Appended { first, last, .. }) => Outcome::Appended(first, last),
                     Ok(Reply::SessionOpened(session)) => Outcome::Session(session.0),
-                    Ok(Reply::CursorSet(index)) => Outcome::Cursor(index),
+                    Ok(Reply::CursorSet(index) | Reply::CursorNew(index)) => Outcome::Cursor(index),
                     Ok(Reply::CheckpointSaved) => Outcome::Checkpoint,
                     Ok(Reply::SettingsChanged(settings)) => Outcome::Settings(settings.version),
                     Ok(_) => Outcome::Unknown,

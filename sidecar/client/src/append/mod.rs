@@ -91,6 +91,9 @@ pub enum Repeats {
 pub struct AppendOptions {
     /// Append only if this is the log's last index (0: if the log is empty).
     pub expected_index: Option<u64>,
+    /// Append only if no later leadership than this fencing epoch has started: what an application does as the leader,
+    /// whose pod may have been stopped meanwhile.
+    pub fence: Option<u64>,
     /// How long to try, all attempts together. Default: 10 s. The longer it is, the longer a fault of the cluster
     /// may last without the application noticing.
     pub timeout: Duration,
@@ -100,7 +103,12 @@ pub struct AppendOptions {
 
 impl Default for AppendOptions {
     fn default() -> Self {
-        AppendOptions { expected_index: None, timeout: Duration::from_secs(10), repeats: Repeats::Session }
+        AppendOptions {
+            expected_index: None,
+            fence: None,
+            timeout: Duration::from_secs(10),
+            repeats: Repeats::Session,
+        }
     }
 }
 
@@ -134,11 +142,18 @@ enum Attempt {
     Lost(CallError),
 }
 
+/// On what a call is appended.
+#[derive(Clone, Copy, Debug, Default)]
+struct Condition {
+    expected_index: Option<u64>,
+    fence: Option<u64>,
+}
+
 /// A call of the session.
 #[derive(Debug)]
 struct Job {
     entries: Vec<Bytes>,
-    expected_index: Option<u64>,
+    condition: Condition,
     deadline: Instant,
     answer: oneshot::Sender<Result<Appended, AppendError>>,
     /// Its share of the bytes that may be under way, from when it is sent.
@@ -183,21 +198,22 @@ impl Appender {
         entries: Vec<Bytes>,
         options: AppendOptions,
     ) -> Result<Appended, AppendError> {
-        let AppendOptions { expected_index, timeout, repeats } = options;
+        let AppendOptions { expected_index, fence, timeout, repeats } = options;
+        let condition = Condition { expected_index, fence };
         let deadline = within(timeout);
         if call_bytes(&entries) > CALL_BYTES {
             return Err(AppendError::Refused(too_large(&entries)));
         }
         let outcome = match repeats {
             // Nothing is awaited before the call has its place in the queue.
-            Repeats::Session => self.ordered(entries, expected_index, deadline).await,
+            Repeats::Session => self.ordered(entries, condition, deadline).await,
             Repeats::Key(IdempotencyKey { key, minted_at }) => {
                 let identity = Some(Identity::Key(v1::IdempotencyKey { key, minted_at }));
-                let request = AppendRequest { entries, expected_index, identity };
+                let request = AppendRequest { entries, expected_index, identity, fence };
                 self.loose(request, deadline, true).await
             }
             Repeats::Untold => {
-                let request = AppendRequest { entries, expected_index, identity: None };
+                let request = AppendRequest { entries, expected_index, identity: None, fence };
                 self.loose(request, deadline, false).await
             }
         };
@@ -210,11 +226,11 @@ impl Appender {
     async fn ordered(
         &self,
         entries: Vec<Bytes>,
-        expected_index: Option<u64>,
+        condition: Condition,
         deadline: Instant,
     ) -> Result<Appended, AppendError> {
         let (answer, reply) = oneshot::channel();
-        let job = Command::Ordered(Job { entries, expected_index, deadline, answer, permit: None });
+        let job = Command::Ordered(Job { entries, condition, deadline, answer, permit: None });
         if self.commands.send(job).is_err() {
             return Err(AppendError::Refused(not_sent("the client has stopped")));
         }

@@ -21,8 +21,8 @@
 //! No I/O and no clock: [`super::pump`] does what this says.
 
 use super::{
-    Appended, Attempt, GRACE, IN_FLIGHT, IN_FLIGHT_BYTES, Job, Judged, call_bytes, ended, judge, no_answer,
-    too_slow, transport,
+    Appended, Attempt, Condition, GRACE, IN_FLIGHT, IN_FLIGHT_BYTES, Job, Judged, call_bytes, ended, judge,
+    no_answer, too_slow, transport,
 };
 use crate::error::{AppendError, CallError};
 use bytes::Bytes;
@@ -55,7 +55,7 @@ enum Stage {
 #[derive(Debug)]
 struct Call {
     entries: Vec<Bytes>,
-    expected_index: Option<u64>,
+    condition: Condition,
     /// None: a filler.
     caller: Option<Caller>,
     stage: Stage,
@@ -81,7 +81,7 @@ impl Call {
     /// The caller has its answer; the number has to be used up still.
     fn fill(&mut self) {
         self.entries = vec![Bytes::new()];
-        self.expected_index = Some(NEVER);
+        self.condition = Condition { expected_index: Some(NEVER), fence: None };
     }
 
     fn end(&mut self, outcome: Result<Appended, AppendError>) {
@@ -204,9 +204,9 @@ impl Ordered {
             Some(at) => at,
             None if self.calls.len() >= IN_FLIGHT => return None,
             None => {
-                let Job { entries, expected_index, deadline, answer, permit } = self.next_waiting()?;
+                let Job { entries, condition, deadline, answer, permit } = self.next_waiting()?;
                 let caller = Some(Caller { deadline, answer, permit });
-                let call = Call { entries, expected_index, caller, stage: Stage::Kept, maybe: false };
+                let call = Call { entries, condition, caller, stage: Stage::Kept, maybe: false };
                 self.calls.push_back(call);
                 self.calls.len() - 1
             }
@@ -219,7 +219,8 @@ impl Ordered {
         let identity = SessionCall { session, sequence, acknowledged: self.first - 1 };
         let request = AppendRequest {
             entries: call.entries.clone(),
-            expected_index: call.expected_index,
+            expected_index: call.condition.expected_index,
+            fence: call.condition.fence,
             identity: Some(Identity::Session(identity)),
         };
         let deadline = call.caller.as_ref().map_or(now + FILLER_TIMEOUT, |caller| caller.deadline);
@@ -425,8 +426,8 @@ impl Ordered {
                 call.end(Err(AppendError::Unknown(error.clone())));
             }
             if let Some(Caller { deadline, answer, permit }) = call.caller.take() {
-                let Call { entries, expected_index, .. } = call;
-                again.push_back(Job { entries, expected_index, deadline, answer, permit });
+                let Call { entries, condition, .. } = call;
+                again.push_back(Job { entries, condition, deadline, answer, permit });
             }
         }
         again.append(&mut self.waiting);

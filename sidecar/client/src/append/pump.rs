@@ -275,7 +275,7 @@ impl Pump {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::append::Job;
+    use crate::append::{Condition, Job};
     use bytes::Bytes;
     use tonic::codec::Codec;
     use tonic::transport::Endpoint;
@@ -296,7 +296,7 @@ mod tests {
         let (answer, _reply) = oneshot::channel();
         let deadline = Instant::now() + Duration::from_millis(300);
         let entries = vec![Bytes::from("x")];
-        pump.ordered.push(Job { entries, expected_index: None, deadline, answer, permit: None });
+        pump.ordered.push(Job { entries, condition: Condition::default(), deadline, answer, permit: None });
         pump.advance();
         assert!(pump.paused.is_some());
         assert_eq!(pump.next_tag, 2, "it was tried once");

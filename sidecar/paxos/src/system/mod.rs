@@ -166,7 +166,15 @@ impl SystemState {
             let result = match operation {
                 Operation::Append(append) => {
                     let before = entries.len();
-                    let result = self.apply_append(append, &mut entries);
+                    let result = self.apply_append(append, None, &mut entries);
+                    if entries.len() == before {
+                        skipped.push(place);
+                    }
+                    result
+                }
+                Operation::FencedAppend { fence, append } => {
+                    let before = entries.len();
+                    let result = self.apply_append(append, Some(fence), &mut entries);
                     if entries.len() == before {
                         skipped.push(place);
                     }
@@ -182,10 +190,15 @@ impl SystemState {
 
     /// Lookup comes before `expected_index`: a repeat is answered with what happened the first time (docs:
     /// protocol.md, "Sessions").
-    fn apply_append(&mut self, append: Append, entries: &mut Vec<Bytes>) -> Result<Reply, CallRefused> {
+    fn apply_append(
+        &mut self,
+        append: Append,
+        fence: Option<Slot>,
+        entries: &mut Vec<Bytes>,
+    ) -> Result<Reply, CallRefused> {
         let tail = self.last_index;
         if append.identity == Identity::None {
-            return match self.add_entries(append, entries)? {
+            return match self.add_entries(append, fence, entries)? {
                 Outcome::Appended { first, last } => Ok(Reply::Appended { first, last, repeat: false }),
                 Outcome::UnexpectedIndex { tail } => Err(CallRefused::UnexpectedIndex { tail }),
             };
@@ -205,7 +218,7 @@ impl SystemState {
             Lookup::New => {
                 let (identity, rules) = (append.identity.clone(), self.session_rules());
                 self.sessions.make_room(&identity, &rules)?;
-                let outcome = self.add_entries(append, entries)?;
+                let outcome = self.add_entries(append, fence, entries)?;
                 self.sessions.remember(&identity, digest, outcome, tail, &rules);
                 (outcome, false)
             }
@@ -216,8 +229,28 @@ impl SystemState {
         }
     }
 
-    fn add_entries(&mut self, append: Append, entries: &mut Vec<Bytes>) -> Result<Outcome, CallRefused> {
+    /// What an append was answered before, where it repeats one that is remembered. Nothing is changed.
+    pub fn repeat_of(&self, append: &Append) -> Option<Reply> {
+        match self.sessions.look_up(append, append.digest()) {
+            Ok(Lookup::Repeat(Outcome::Appended { first, last })) => {
+                Some(Reply::Appended { first, last, repeat: true })
+            }
+            Ok(Lookup::Repeat(Outcome::UnexpectedIndex { .. }) | Lookup::New) | Err(_) => None,
+        }
+    }
+
+    fn add_entries(
+        &mut self,
+        append: Append,
+        fence: Option<Slot>,
+        entries: &mut Vec<Bytes>,
+    ) -> Result<Outcome, CallRefused> {
         let tail = self.last_index;
+        if let (Some(fence), Some((epoch, _))) = (fence, self.newest_leader())
+            && epoch > fence
+        {
+            return Err(CallRefused::Fenced { epoch });
+        }
         if append.expected_index.is_some_and(|expected| expected != tail) {
             return Ok(Outcome::UnexpectedIndex { tail });
         }
@@ -230,7 +263,10 @@ impl SystemState {
 
     fn apply_operation(&mut self, operation: Operation) -> Result<Reply, CallRefused> {
         match operation {
-            Operation::Append(append) => self.apply_append(append, &mut Vec::new()),
+            Operation::Append(append) => self.apply_append(append, None, &mut Vec::new()),
+            Operation::FencedAppend { fence, append } => {
+                self.apply_append(append, Some(fence), &mut Vec::new())
+            }
             Operation::OpenSession => {
                 Ok(Reply::SessionOpened(self.sessions.open(None, &self.session_rules())?))
             }
@@ -281,7 +317,7 @@ impl SystemState {
             return Err(CallRefused::TooManyCursors);
         }
         self.cursors.insert(name, index);
-        Ok(Reply::CursorSet(index))
+        Ok(Reply::CursorNew(index))
     }
 
     /// "for an index it has applied; above that it is refused" (docs: protocol.md, "Snapshots").
@@ -349,7 +385,7 @@ impl SystemState {
     pub fn check_call(&self, call: &Call) -> Result<(), CallError> {
         match &call.operation {
             Operation::SetCursor { name, .. } if self.cursors.contains_key(name) => Ok(()),
-            Operation::Append(append) => {
+            Operation::Append(append) | Operation::FencedAppend { append, .. } => {
                 call.validate()?;
                 check_limits(append, &self.settings).map(|_| ())
             }

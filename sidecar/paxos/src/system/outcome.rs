@@ -6,7 +6,7 @@ use crate::limits;
 use crate::sessions::IdentityRefused;
 use crate::settings::{Settings, SettingsError};
 use crate::system::Mark;
-use crate::types::{Ballot, Index, SessionId};
+use crate::types::{Ballot, Index, SessionId, Slot};
 use crate::value::{CallError, Origin};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -28,8 +28,10 @@ pub enum Reply {
     SessionOpened(SessionId),
     /// It is closed.
     SessionClosed,
-    /// A cursor stands there.
+    /// A cursor stands there, which was registered before.
     CursorSet(Index),
+    /// A cursor is registered there, which was not before.
+    CursorNew(Index),
     /// A cursor is gone.
     CursorRemoved,
     /// The settings in force now.
@@ -46,6 +48,12 @@ pub enum CallRefused {
     UnexpectedIndex {
         /// The last index.
         tail: Index,
+    },
+    /// A later leadership than the one that it goes by has started.
+    #[error("a later leadership has started, with the fencing epoch {epoch}: whoever leads now may append")]
+    Fenced {
+        /// The newest leadership's.
+        epoch: Slot,
     },
     /// Its session or key does not let it in.
     #[error(transparent)]
@@ -132,7 +140,7 @@ pub(super) fn note_outcome(result: &Result<Reply, CallRefused>, w: &mut Writer) 
             w.u8(1);
             w.u64(session.0);
         }
-        Ok(Reply::CursorSet(index)) => {
+        Ok(Reply::CursorSet(index) | Reply::CursorNew(index)) => {
             w.u8(2);
             w.u64(index.0);
         }
@@ -156,6 +164,10 @@ pub(super) fn note_outcome(result: &Result<Reply, CallRefused>, w: &mut Writer) 
                 IdentityRefused::TooManySessions => 5,
                 IdentityRefused::TooManyKeys => 6,
             });
+        }
+        Err(CallRefused::Fenced { epoch }) => {
+            w.u8(8);
+            w.u64(epoch.0);
         }
         Err(
             CallRefused::Call(_)

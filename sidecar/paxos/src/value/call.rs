@@ -4,7 +4,7 @@ use crate::codec::{DecodeError, Reader, Writer};
 use crate::limits;
 use crate::names::{self, NameError};
 use crate::settings::{Settings, SettingsError};
-use crate::types::{Digest, Incarnation, Index, MemberId, RequestId, SessionId};
+use crate::types::{Digest, Incarnation, Index, MemberId, RequestId, SessionId, Slot};
 use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -19,6 +19,7 @@ const CHANGE_SETTINGS: u8 = 5;
 const SAVE_CHECKPOINT: u8 = 6;
 const ADVANCE_CURSOR: u8 = 7;
 const OPEN_SESSION_AS: u8 = 8;
+const FENCED_APPEND: u8 = 9;
 
 const EXPECTED_INDEX: u8 = 1;
 const WITH_SESSION: u8 = 2;
@@ -50,6 +51,13 @@ pub struct Call {
 pub enum Operation {
     /// Entries.
     Append(Append),
+    /// Entries that are refused once a later leadership than `fence` has started; since level 3.
+    FencedAppend {
+        /// The fencing epoch of the leadership that the caller goes by.
+        fence: Slot,
+        /// The entries.
+        append: Append,
+    },
     /// A new session, under an id that the log gives.
     OpenSession,
     /// A new session under a number that its member drew, so that nobody guesses it; since level 2.
@@ -137,6 +145,23 @@ pub enum Identity {
         /// refused rather than appended again.
         minted_at: Option<Index>,
     },
+}
+
+impl Operation {
+    /// The entries that it asks for, fenced or not.
+    pub fn as_append(&self) -> Option<&Append> {
+        match self {
+            Operation::Append(append) | Operation::FencedAppend { append, .. } => Some(append),
+            Operation::OpenSession
+            | Operation::OpenSessionAs { .. }
+            | Operation::CloseSession { .. }
+            | Operation::SetCursor { .. }
+            | Operation::AdvanceCursor { .. }
+            | Operation::RemoveCursor { .. }
+            | Operation::ChangeSettings { .. }
+            | Operation::SaveCheckpoint(_) => None,
+        }
+    }
 }
 
 impl Append {
@@ -248,18 +273,13 @@ impl Checkpoint {
 impl Call {
     /// Payload bytes in all.
     pub fn payload_bytes(&self) -> usize {
-        match &self.operation {
-            Operation::Append(append) => append.entries.iter().map(Bytes::len).sum(),
-            _ => 0,
-        }
+        let append = self.operation.as_append();
+        append.map_or(0, |append| append.entries.iter().map(Bytes::len).sum())
     }
 
     /// How many entries it adds if it is not refused.
     pub fn entry_count(&self) -> usize {
-        match &self.operation {
-            Operation::Append(append) => append.entries.len(),
-            _ => 0,
-        }
+        self.operation.as_append().map_or(0, |append| append.entries.len())
     }
 
     /// About how many bytes it takes in a batch.
@@ -283,6 +303,7 @@ impl Call {
             Operation::SetCursor { name, .. } => names::check(name)?,
             Operation::ChangeSettings { settings, .. } => settings.validate()?,
             Operation::Append(_)
+            | Operation::FencedAppend { .. }
             | Operation::OpenSession
             | Operation::OpenSessionAs { .. }
             | Operation::CloseSession { .. }
@@ -297,7 +318,7 @@ impl Call {
     /// the rule refuses now can still be moved on and removed.
     fn check_readable(&self) -> Result<(), CallError> {
         match &self.operation {
-            Operation::Append(append) => append.validate(),
+            Operation::Append(append) | Operation::FencedAppend { append, .. } => append.validate(),
             Operation::SetCursor { name, .. }
             | Operation::AdvanceCursor { name, .. }
             | Operation::RemoveCursor { name } => match name.len() {
@@ -345,6 +366,11 @@ impl Call {
                 w.u8(APPEND);
                 append.write(w);
             }
+            Operation::FencedAppend { fence, append } => {
+                w.u8(FENCED_APPEND);
+                w.u64(fence.0);
+                append.write(w);
+            }
             Operation::OpenSession => w.u8(OPEN_SESSION),
             Operation::OpenSessionAs { session } => {
                 w.u8(OPEN_SESSION_AS);
@@ -388,6 +414,7 @@ impl Call {
         };
         let operation = match r.u8()? {
             APPEND => Operation::Append(Append::read(r)?),
+            FENCED_APPEND => Operation::FencedAppend { fence: Slot(r.u64()?), append: Append::read(r)? },
             OPEN_SESSION => Operation::OpenSession,
             OPEN_SESSION_AS => Operation::OpenSessionAs { session: SessionId(r.u64()?) },
             CLOSE_SESSION => Operation::CloseSession { session: SessionId(r.u64()?) },

@@ -201,7 +201,7 @@ pub fn entries_added(value: Bytes, skipped: &[u32]) -> Result<Vec<Bytes>, Decode
     let Value::Batch { calls, .. } = Value::decode(value)? else { return Ok(Vec::new()) };
     let mut entries = Vec::new();
     for (place, call) in (0..).zip(calls) {
-        if let Operation::Append(append) = call.operation
+        if let Operation::Append(append) | Operation::FencedAppend { append, .. } = call.operation
             && !skipped.contains(&place)
         {
             entries.extend(append.entries);

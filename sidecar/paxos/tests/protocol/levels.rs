@@ -67,8 +67,8 @@ fn the_level_rises_when_every_member_reads_the_next() {
     beat(&mut lab);
     assert_eq!(raise(&mut lab, 2, 2), Some(Err(Refusal::NotLeader { leader: m(1) })));
     assert_eq!(
-        raise(&mut lab, 1, 3),
-        Some(Err(Refusal::Call(SettingsError::FormatLevel { actual: 2 }.into())))
+        raise(&mut lab, 1, Settings::FORMAT_LEVEL + 1),
+        Some(Err(Refusal::Call(SettingsError::FormatLevel { actual: Settings::FORMAT_LEVEL }.into())))
     );
     assert_eq!(raise(&mut lab, 1, 2), Some(Ok(2)));
     lab.input(1, append(1, None, "after"));
@@ -127,7 +127,7 @@ fn a_learner_of_an_older_version_is_not_promoted() {
     for _ in 0..10 {
         beat(&mut lab);
     }
-    let refused = Err(Refusal::NotEveryMember { member: m(4), level: 2 });
+    let refused = Err(Refusal::NotEveryMember { member: m(4), level: Settings::FORMAT_LEVEL });
     assert_eq!(change(&mut lab, 2, Change::Promote { member: m(4) }), refused);
     lab.crash(4);
     lab.restart(4);

@@ -198,7 +198,7 @@ fn settings_that_nobody_could_read_are_never_proposed() {
     bad[0].limits.entry_bytes = 0;
     bad[1].election.timeout = Duration::ZERO;
     bad[2].clock_drift_percent = 21;
-    bad[3].format_level = 3;
+    bad[3].format_level = synod_paxos::Settings::FORMAT_LEVEL + 1;
     for (request, settings) in (1..).zip(bad) {
         let operation = Operation::ChangeSettings { expected_version: 1, settings };
         lab.input(1, Input::Call { request: RequestId(request), operation });

@@ -89,7 +89,7 @@ fn a_consumers_name_is_under_the_same_rule() {
     assert_eq!(set(1, ""), refused(NameError::Empty));
     assert_eq!(set(2, "a\tb"), refused(NameError::Control { name: "a\tb".into() }));
     assert_eq!(set(3, &"x".repeat(254)), refused(NameError::TooLong { bytes: 254 }));
-    assert_eq!(set(4, &"x".repeat(253)), Some(Ok(Reply::CursorSet(Index(0)))));
+    assert_eq!(set(4, &"x".repeat(253)), Some(Ok(Reply::CursorNew(Index(0)))));
 }
 
 /// An acceptor votes for nothing that it could not apply, and says so once.

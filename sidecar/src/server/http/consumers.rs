@@ -65,8 +65,7 @@ pub(super) struct Checkpoint {
 }
 
 async fn all(api: &Api, query: &input::Query) -> Result<ListConsumersResponse, Problem> {
-    let input::Freshness { consistency, at_least, max_staleness_ms } = query.freshness()?;
-    let request = ListConsumersRequest { consistency: consistency.into(), at_least, max_staleness_ms };
+    let request = ListConsumersRequest { consistency: Some(query.freshness()?) };
     let request = super::request(request, query.timeout()?);
     Ok(api.consumers.list(request).await?.into_inner())
 }
@@ -116,8 +115,7 @@ pub(super) async fn remove(api: &Api, asked: Asked) -> Answer {
 }
 
 pub(super) async fn checkpoints(api: &Api, asked: Asked) -> Answer {
-    let input::Freshness { consistency, at_least, max_staleness_ms } = asked.query.freshness()?;
-    let request = ListCheckpointsRequest { consistency: consistency.into(), at_least, max_staleness_ms };
+    let request = ListCheckpointsRequest { consistency: Some(asked.query.freshness()?) };
     let listed = api.checkpoints.list(super::request(request, asked.query.timeout()?)).await?.into_inner();
     let checkpoints = listed.checkpoints.into_iter().filter_map(|listed| {
         let checkpoint = listed.checkpoint?;

@@ -3,31 +3,30 @@
 use super::problem::Problem;
 use super::{Answer, Api, Asked, input, json};
 use crate::server::failure;
-use crate::server::log::Pages;
+use crate::server::log::Messages;
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, header};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt};
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::convert::Infallible;
-use std::time::Duration;
 use synod_paxos::Index;
 use synod_proto::v1::append_request::Identity;
 use synod_proto::v1::log_server::Log;
+use synod_proto::v1::subscribe_request::Start;
+use synod_proto::v1::subscribe_response::Event;
 use synod_proto::v1::{
-    self, AppendRequest, Consistency, IdempotencyKey, ReadRequest, ReadResponse, Reason, SubscribeRequest,
-    TailRequest,
+    self, AppendRequest, CaughtUp, IdempotencyKey, ReadRequest, ReadResponse, Reason, SubscribeRequest,
+    SubscribeResponse, TailRequest,
 };
 
 /// Entries of one page: if it is not told, and at most.
 const PAGE: (u64, u64) = (1_024, 4_096);
 /// Bytes of payload of one page, about: if it is not told, and at most.
 const PAGE_BYTES: (u64, u64) = (256 << 10, 1 << 20);
-/// Between two signs of life on a stream of events.
-const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// One entry of the log.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -98,6 +97,7 @@ async fn try_append(api: &Api, asked: Asked) -> Answer {
         return Err(Problem::invalid("minted_at goes with the header Idempotency-Key"));
     }
     let expected_index = asked.query.number("expected_index")?;
+    let fence = asked.query.number("fence")?;
     let timeout = asked.query.timeout()?;
     let entries = match is_json {
         true => input::entries(&body)?,
@@ -109,53 +109,33 @@ async fn try_append(api: &Api, asked: Asked) -> Answer {
         false => vec![body],
     };
     let identity = key.map(|key| Identity::Key(IdempotencyKey { key, minted_at }));
-    let request = AppendRequest { entries, expected_index, identity };
+    let request = AppendRequest { entries, expected_index, identity, fence };
     let appended = api.log.append(super::request(request, timeout)).await?.into_inner();
     let v1::AppendResponse { first_index, last_index, repeated } = appended;
     json(&Appended { first_index, last_index, repeated })
 }
 
 pub(super) async fn tail(api: &Api, asked: Asked) -> Answer {
-    let last_index = last_index(api, &asked.query).await?;
-    // Asked afterwards: what is trimmed meanwhile was there.
-    let first_index = api.first_index().min(last_index + 1);
-    json(&Tail { first_index, last_index })
-}
-
-/// The last index, as fresh as the request asks.
-async fn last_index(api: &Api, query: &input::Query) -> Result<u64, Problem> {
-    let input::Freshness { consistency, at_least, max_staleness_ms } = query.freshness()?;
-    let request = TailRequest { consistency: consistency.into(), at_least, max_staleness_ms };
-    let tail = api.log.tail(super::request(request, query.timeout()?)).await?;
-    Ok(tail.into_inner().last_index)
+    let request = TailRequest { consistency: Some(asked.query.freshness()?) };
+    let tail = api.log.tail(super::request(request, asked.query.timeout()?)).await?.into_inner();
+    json(&Tail { first_index: tail.first_index, last_index: tail.last_index })
 }
 
 pub(super) async fn read(api: &Api, asked: Asked) -> Answer {
-    let limit = asked.query.bounded("limit", PAGE.0, PAGE.1)?;
-    let most = asked.query.bounded("max_bytes", PAGE_BYTES.0, PAGE_BYTES.1)?;
+    let reverse = asked.query.flag("reverse")?;
     let from = start(asked.query.number("from")?)?;
-    let last_index = last_index(api, &asked.query).await?;
-    let from = from.unwrap_or_else(|| api.first_index().min(last_index + 1));
-    let mut entries = Vec::new();
-    if from <= last_index {
-        let limit = limit.min(last_index - from + 1);
-        // The wait for what is fresh is over: it is applied here.
-        let consistency = Consistency::Sequential.into();
-        let request = ReadRequest { from, limit, consistency, ..ReadRequest::default() };
-        let mut pages = api.log.read(super::request(request, asked.query.timeout()?)).await?.into_inner();
-        let mut bytes = 0;
-        'pages: while let Some(page) = pages.try_next().await? {
-            for entry in page.entries {
-                bytes += entry.payload.len() as u64;
-                if bytes > most && !entries.is_empty() {
-                    break 'pages;
-                }
-                entries.push(Entry::from(entry));
-            }
-        }
-    }
-    let next = entries.last().map_or(from, |entry| entry.index + 1);
-    let first_index = api.first_index().min(last_index + 1);
+    let request = ReadRequest {
+        // Backwards 0 is the end of the log.
+        from: from.unwrap_or_else(|| if reverse { 0 } else { api.first_index() }),
+        limit: asked.query.bounded("limit", PAGE.0, PAGE.1)?,
+        max_bytes: u32::try_from(asked.query.bounded("max_bytes", PAGE_BYTES.0, PAGE_BYTES.1)?)
+            .unwrap_or(u32::MAX),
+        reverse,
+        consistency: Some(asked.query.freshness()?),
+    };
+    let page = api.log.read(super::request(request, asked.query.timeout()?)).await?.into_inner();
+    let ReadResponse { entries, next, first_index, last_index } = page;
+    let entries = entries.into_iter().map(Entry::from).collect();
     json(&Page { entries, next, first_index, last_index })
 }
 
@@ -182,8 +162,9 @@ pub(super) async fn follow(api: &Api, asked: Asked) -> Answer {
         let newest = api.shared.handle().newest_checkpoint();
         return Err(failure::status(failure::compacted(Index(first), newest)).into());
     }
-    let pages = api.log.subscribe(tonic::Request::new(SubscribeRequest { from })).await?.into_inner();
-    let mut response = Response::new(Body::from_stream(events(pages)));
+    let request = SubscribeRequest { start: Some(Start::From(from)), end: None };
+    let messages = api.log.subscribe(tonic::Request::new(request)).await?.into_inner();
+    let mut response = Response::new(Body::from_stream(events(messages)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -191,15 +172,11 @@ pub(super) async fn follow(api: &Api, asked: Asked) -> Answer {
 }
 
 /// The events of a stream of entries: it ends with the one that says why.
-fn events(pages: Pages) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
-    futures::stream::unfold(Some(pages), |pages| async {
-        let mut pages = pages?;
-        let next = match tokio::time::timeout(HEARTBEAT, pages.next()).await {
-            Err(_) => return Some((Ok(Bytes::from_static(b": alive\n\n")), Some(pages))),
-            Ok(next) => next?,
-        };
-        Some(match next {
-            Ok(page) => (Ok(event_text(page)), Some(pages)),
+fn events(messages: Messages) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
+    futures::stream::unfold(Some(messages), |messages| async {
+        let mut messages = messages?;
+        Some(match messages.next().await? {
+            Ok(message) => (Ok(event_text(message)), Some(messages)),
             Err(status) => {
                 let problem = Problem::from(status).line();
                 (Ok(Bytes::from(format!("event: failure\ndata: {problem}\n\n"))), None)
@@ -208,18 +185,19 @@ fn events(pages: Pages) -> impl Stream<Item = Result<Bytes, Infallible>> + Send 
     })
 }
 
-fn event_text(page: ReadResponse) -> Bytes {
+fn event_text(message: SubscribeResponse) -> Bytes {
     let mut text = String::new();
-    for entry in page.entries {
+    for entry in message.entries {
         let entry = Entry::from(entry);
         let data = serde_json::to_string(&entry).unwrap_or_default();
-        text.push_str(&format!(
-            "id: {}
-data: {data}
-
-",
-            entry.index
-        ));
+        text.push_str(&format!("id: {}\ndata: {data}\n\n", entry.index));
+    }
+    match message.event {
+        Some(Event::CaughtUp(CaughtUp { last_index })) => {
+            text.push_str(&format!("event: caught-up\ndata: {{\"last_index\":{last_index}}}\n\n"));
+        }
+        Some(Event::Heartbeat(_)) => text.push_str(": alive\n\n"),
+        None => {}
     }
     Bytes::from(text)
 }

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
-use synod_proto::v1::{Consistency, Reason};
+use synod_proto::v1::consistency::Kind;
+use synod_proto::v1::{Consistency, Linearizable, Reason, Sequential, StaleBounded};
 
 /// Entries of one append.
 pub(super) const ENTRIES: usize = 4_096;
@@ -73,38 +74,44 @@ impl Query {
         Ok(Duration::from_millis(self.bounded("timeout_ms", default, LONGEST)?))
     }
 
+    /// Yes or no; no where nothing is said.
+    pub(super) fn flag(&self, name: &str) -> Result<bool, Problem> {
+        match self.0.get(name).map(String::as_str) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(Problem::invalid(format!("{name} is true or false"))),
+        }
+    }
+
     /// How fresh the answer must be.
-    pub(super) fn freshness(&self) -> Result<Freshness, Problem> {
-        let consistency = match self.0.get("consistency").map(String::as_str) {
-            None | Some("linearizable") => Consistency::Linearizable,
-            Some("sequential") => Consistency::Sequential,
-            Some("stale-bounded") => Consistency::StaleBounded,
+    pub(super) fn freshness(&self) -> Result<Consistency, Problem> {
+        let (at_least, bound) = (self.number("at_least")?, self.number("max_staleness_ms")?);
+        let kind = match self.0.get("consistency").map(String::as_str) {
+            None | Some("linearizable") => Kind::Linearizable(Linearizable {}),
+            Some("sequential") => Kind::Sequential(Sequential { at_least: at_least.unwrap_or_default() }),
+            Some("stale-bounded") => {
+                let max = bound.map(|bound| {
+                    let bound = u32::try_from(bound)
+                        .map_err(|_| Problem::invalid("max_staleness_ms goes up to 4294967295"))?;
+                    Ok::<_, Problem>(synod_proto::duration(Duration::from_millis(bound.into())))
+                });
+                Kind::StaleBounded(StaleBounded { max: max.transpose()? })
+            }
             Some(_) => {
                 let message =
                     "this consistency is not known here: ask for linearizable, sequential or stale-bounded";
                 return Err(Problem::new(Reason::Consistency, message));
             }
         };
-        let (at_least, bound) = (self.number("at_least")?, self.number("max_staleness_ms")?);
-        if at_least.is_some() && consistency != Consistency::Sequential {
+        if at_least.is_some() && !matches!(kind, Kind::Sequential(_)) {
             return Err(Problem::invalid("at_least goes with consistency=sequential only"));
         }
-        if bound.is_some() != (consistency == Consistency::StaleBounded) {
+        if bound.is_some() != matches!(kind, Kind::StaleBounded(_)) {
             let message = "max_staleness_ms goes with consistency=stale-bounded, which needs it";
             return Err(Problem::invalid(message));
         }
-        let max_staleness_ms = u32::try_from(bound.unwrap_or_default())
-            .map_err(|_| Problem::invalid("max_staleness_ms goes up to 4294967295"))?;
-        Ok(Freshness { consistency, at_least: at_least.unwrap_or_default(), max_staleness_ms })
+        Ok(Consistency { kind: Some(kind) })
     }
-}
-
-/// How fresh an answer must be.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Freshness {
-    pub(super) consistency: Consistency,
-    pub(super) at_least: u64,
-    pub(super) max_staleness_ms: u32,
 }
 
 /// Undoes percent-encoding.

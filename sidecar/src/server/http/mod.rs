@@ -11,6 +11,7 @@ mod routes;
 use super::{CheckpointsService, ConsumersService, Guard, LogService, cluster};
 use crate::checkpoints::Checkpoints;
 use crate::cli::views;
+use crate::connections::Weight;
 use crate::connections::{PLAIN_BODY, Plain};
 use crate::shared::Shared;
 use axum::Router;
@@ -120,7 +121,9 @@ fn request<T>(message: T, timeout: Duration) -> tonic::Request<T> {
 
 fn json(answer: &impl Serialize) -> Answer {
     let text = serde_json::to_vec(answer).map_err(|error| Problem::new(Reason::Internal, error))?;
+    let weight = Weight(text.len());
     let mut response = Response::new(Body::from(text));
+    response.extensions_mut().insert(weight);
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
     Ok(response)

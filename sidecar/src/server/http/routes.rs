@@ -66,6 +66,7 @@ const APPEND: &[Parameter] = &[
         true,
         "The last index before this call; refused as EXPECTED_INDEX where it is another.",
     ),
+    ("fence", true, "A fencing epoch; refused as FENCED where a later leadership has begun."),
     ("minted_at", true, "An index that was in the log when the idempotency key was made."),
 ];
 const FROM: &[Parameter] =
@@ -78,6 +79,8 @@ const PAGE: &[Parameter] = &[
         "About so many bytes of payload, one entry at least: 1 to 1048576; otherwise 262144.",
     ),
 ];
+const REVERSE: &[Parameter] =
+    &[("reverse", false, "true: the newest first, from `from` back; otherwise from the end of the log.")];
 const INDEX: &[Parameter] = &[("index", true, "The consumer is done with every entry up to it.")];
 const KEY: &[Parameter] =
     &[("Idempotency-Key", false, "1 to 64 bytes: a repeat with the same key is appended once.")];
@@ -108,7 +111,7 @@ pub(super) const ROUTES: &[Route] = &[
         ..route("POST", ENTRIES, Call::Append, "Append one entry or many, all or none.", APPENDED)
     },
     Route {
-        query: &[FROM, PAGE, FRESH, TIMEOUT],
+        query: &[FROM, REVERSE, PAGE, FRESH, TIMEOUT],
         ..route("GET", ENTRIES, Call::Read, "Read a page of entries.", Gives::Json(of::<Page>))
     },
     Route {

@@ -141,7 +141,13 @@ impl World {
                 let payload = Bytes::from(format!("call {}", self.told.len()));
                 let deadline = self.now + Duration::from_millis(u64::from(*span));
                 let entries = vec![payload.clone()];
-                self.ordered.push(Job { entries, expected_index: None, deadline, answer, permit: None });
+                self.ordered.push(Job {
+                    entries,
+                    condition: Condition::default(),
+                    deadline,
+                    answer,
+                    permit: None,
+                });
                 self.told.push(Told { payload, answer: Some(told) });
             }
             Action::Send => self.send(),
