@@ -437,14 +437,18 @@ impl<B: Body<Data = Bytes, Error = Status> + Unpin> Body for Given<B> {
             other => return other,
         };
         let mut bytes = match frame.into_data() {
-            Ok(bytes) if bytes.len() > SMALL && self.whole.is_none() => bytes,
+            Ok(bytes) if bytes.len() > SMALL => bytes,
             Ok(bytes) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
             Err(frame) => return Poll::Ready(Some(Ok(frame))),
         };
-        let Ok(held) = self.budgets.outgoing.take(self.connection, bytes.len(), &self.cut) else {
-            return self.refuse();
-        };
-        self.held = Some(held);
+        // What is counted as a whole is given in two pieces, too: an answer without trailers is forgotten otherwise as soon
+        // as the transport has it.
+        if self.whole.is_none() {
+            let Ok(held) = self.budgets.outgoing.take(self.connection, bytes.len(), &self.cut) else {
+                return self.refuse();
+            };
+            self.held = Some(held);
+        }
         self.rest = Some(bytes.split_off(bytes.len() - 1));
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
