@@ -13,6 +13,8 @@ use tokio::net::UnixStream;
 use tokio::process::Command;
 
 mod bad_input;
+mod described;
+mod positions;
 
 /// How curl speaks.
 const SPOKEN: [&str; 2] = ["--http1.1", "--http2-prior-knowledge"];
@@ -153,14 +155,18 @@ impl Events {
         Events { _curl: curl, lines }
     }
 
-    /// The next event's id, or its name where it has one, and its data; `None`: the stream has ended.
+    /// The next event's id, or its name where it is no entry, and its data; `None`: the stream has ended.
     async fn next(&mut self) -> Option<(String, Value)> {
         let mut id = None;
         loop {
             let line = tokio::time::timeout(PATIENCE, self.lines.next_line()).await.expect("something comes");
             let line = line.unwrap()?;
             if let Some(data) = line.strip_prefix("data: ") {
-                return Some((id.unwrap(), serde_json::from_str(data).unwrap()));
+                // Said whenever everything that was there has been given.
+                match id.take().unwrap() {
+                    id if id == "caught-up" => continue,
+                    id => return Some((id, serde_json::from_str(data).unwrap())),
+                }
             }
             let named = line.strip_prefix("id: ").or(line.strip_prefix("event: "));
             id = id.or(named.map(str::to_owned));

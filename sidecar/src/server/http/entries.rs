@@ -123,17 +123,25 @@ pub(super) async fn tail(api: &Api, asked: Asked) -> Answer {
 
 pub(super) async fn read(api: &Api, asked: Asked) -> Answer {
     let reverse = asked.query.flag("reverse")?;
-    let from = start(asked.query.number("from")?)?;
-    let request = ReadRequest {
-        // Backwards 0 is the end of the log.
-        from: from.unwrap_or_else(|| if reverse { 0 } else { api.first_index() }),
+    let told = start(asked.query.number("from")?)?;
+    let mut request = ReadRequest {
+        from: 0,
         limit: asked.query.bounded("limit", PAGE.0, PAGE.1)?,
         max_bytes: u32::try_from(asked.query.bounded("max_bytes", PAGE_BYTES.0, PAGE_BYTES.1)?)
             .unwrap_or(u32::MAX),
         reverse,
         consistency: Some(asked.query.freshness()?),
     };
-    let page = api.log.read(super::request(request, asked.query.timeout()?)).await?.into_inner();
+    let page = loop {
+        // Backwards 0 is the end of the log.
+        request.from = told.unwrap_or_else(|| if reverse { 0 } else { api.first_index() });
+        let page = api.log.read(super::request(request, asked.query.timeout()?)).await.map_err(Problem::from);
+        match page {
+            // Trimmed meanwhile; the log's beginning only moves on, so that this ends.
+            Err(problem) if told.is_none() && !reverse && problem.is_compacted() => {}
+            page => break page?.into_inner(),
+        }
+    };
     let ReadResponse { entries, next, first_index, last_index } = page;
     let entries = entries.into_iter().map(Entry::from).collect();
     json(&Page { entries, next, first_index, last_index })

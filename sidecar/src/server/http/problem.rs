@@ -121,6 +121,11 @@ impl Problem {
         Problem::new(Reason::Malformed, format!("the body cannot be read: {error}"))
     }
 
+    /// Whether what was asked for is trimmed.
+    pub(super) fn is_compacted(&self) -> bool {
+        self.failure.reason() == Reason::Compacted
+    }
+
     /// The same problem of an append: it says what came of it.
     pub(super) fn of_append(mut self) -> Problem {
         if self.failure.outcome() == Outcome::Unspecified {
