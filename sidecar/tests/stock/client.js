@@ -34,7 +34,8 @@ function refused(done) {
 
 function subscribe(begin) {
   const pages = log.Subscribe({ from: begin });
-  pages.on("data", ({ entries }) => {
+  // What carries no entries says something else of the stream.
+  pages.on("data", ({ entries = [] }) => {
     for (const { index, payload } of entries) console.log("entry", index, payload.toString());
   });
   pages.on("error", (error) => console.log("failed", name(error.code), error.details));
