@@ -161,8 +161,8 @@ pub enum Refusal {
         /// The last index.
         tail: Index,
     },
-    /// Not appended: a later leadership than the one that the call goes by has started.
-    #[error("a later leadership has started, with the fencing epoch {epoch}: whoever leads now may append")]
+    /// Not appended: the newest leadership is not the one that the call goes by.
+    #[error("another leadership is the newest, with the fencing epoch {epoch}: whoever leads now may append")]
     Fenced {
         /// The newest leadership's.
         epoch: Slot,

@@ -404,6 +404,9 @@ fn a_fence_holds_back_who_leads_no_more() {
         other => panic!("{other:?}"),
     };
     assert_eq!(call(&mut state, fenced(first, "1", "a")), (at(1, false), 1));
+    // A fence of a leadership that a recovery has taken away, or a wrong number, lets nobody pass.
+    let later = Slot(first.0 + 1_000);
+    assert_eq!(call(&mut state, fenced(later, "3", "z")), (Err(CallRefused::Fenced { epoch: first }), 0));
     let second = start(&mut state, 0);
     let refused = Err(CallRefused::Fenced { epoch: second });
     assert_eq!(call(&mut state, fenced(first, "2", "b")), (refused, 0));

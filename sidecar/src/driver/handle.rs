@@ -83,6 +83,8 @@ pub struct Facts {
     pub role: Role,
     /// The fencing epoch of the newest leadership that it has applied.
     pub epoch: Slot,
+    /// It leads, and the newest leadership that it has applied is its own: `epoch` names it.
+    pub leads: bool,
     /// Who leads, where that is known.
     pub leader: Option<MemberId>,
     /// How often the log was recovered from the loss of a quorum.
@@ -92,10 +94,13 @@ pub struct Facts {
 impl Facts {
     pub(super) fn of(node: &Node) -> Facts {
         let system = node.system();
+        let newest = system.and_then(|system| system.newest_leader());
         Facts {
             state: node.member_state().clone(),
             role: node.role(),
-            epoch: system.and_then(|system| system.newest_leader()).map_or(Slot(0), |(slot, _)| slot),
+            epoch: newest.map_or(Slot(0), |(slot, _)| slot),
+            // A leader may learn of the next one's first entry before it learns that it leads no more.
+            leads: node.role() == Role::Leader && newest.map(|(_, ballot)| ballot) == node.leader(),
             leader: node.leader().map(|ballot| ballot.member),
             recoveries: system.map_or(0, |system| system.recoveries),
         }

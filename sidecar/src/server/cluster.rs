@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use synod_paxos::limits;
 use synod_paxos::settings::Settings;
-use synod_paxos::status::Role;
 use synod_proto::v1::cluster_server::{Cluster, ClusterServer};
 use synod_proto::v1::{
     self, HistoryRequest, HistoryResponse, Member, MembersRequest, MembersResponse, ServerInfoRequest,
@@ -20,7 +19,8 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 /// What a client may rely on beside the calls themselves: names are added, and never taken away.
-const FEATURES: [&str; 5] = ["consumers", "checkpoints", "log-name", "read-reverse", "watch-role"];
+const FEATURES: [&str; 7] =
+    ["consumers", "checkpoints", "fence", "http", "log-name", "read-reverse", "watch-role"];
 /// The largest message that is read: questions have nothing in them.
 const LARGEST_MESSAGE: usize = 4 << 10;
 /// A stream on which nothing changed for so long says again what it said last.
@@ -55,10 +55,9 @@ pub(super) async fn history(shared: &Shared) -> Result<HistoryResponse, Status> 
 
 /// A member's role as an application goes by it.
 fn role(facts: &Facts) -> WatchRoleResponse {
-    let leads = facts.role == Role::Leader;
     WatchRoleResponse {
         role: convert::role(facts.role).into(),
-        leads,
+        leads: facts.leads,
         fencing_epoch: facts.epoch.0,
         leader: facts.leader.map(|leader| leader.0),
     }

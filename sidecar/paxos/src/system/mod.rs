@@ -246,9 +246,10 @@ impl SystemState {
         entries: &mut Vec<Bytes>,
     ) -> Result<Outcome, CallRefused> {
         let tail = self.last_index;
-        if let (Some(fence), Some((epoch, _))) = (fence, self.newest_leader())
-            && epoch > fence
-        {
+        // A fence above the newest leadership is of a log that was lost, or never was one: it must not let every
+        // leadership pass until the log has come so far.
+        let epoch = self.newest_leader().map_or(Slot(0), |(epoch, _)| epoch);
+        if fence.is_some_and(|fence| fence != epoch) {
             return Err(CallRefused::Fenced { epoch });
         }
         if append.expected_index.is_some_and(|expected| expected != tail) {

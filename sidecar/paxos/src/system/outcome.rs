@@ -49,8 +49,8 @@ pub enum CallRefused {
         /// The last index.
         tail: Index,
     },
-    /// A later leadership than the one that it goes by has started.
-    #[error("a later leadership has started, with the fencing epoch {epoch}: whoever leads now may append")]
+    /// The newest leadership is not the one that it goes by.
+    #[error("another leadership is the newest, with the fencing epoch {epoch}: whoever leads now may append")]
     Fenced {
         /// The newest leadership's.
         epoch: Slot,
