@@ -88,7 +88,8 @@ impl CallError {
     /// Whether a stream that was cut by this may be resumed, and a call that does no harm twice be tried again.
     pub(crate) fn is_resumable(&self) -> bool {
         match self.reason {
-            Reason::Backpressure => true,
+            // Whoever was let go for taking nothing goes on where it stopped.
+            Reason::Backpressure | Reason::SlowReader => true,
             Reason::Transport => matches!(
                 self.code,
                 Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal | Code::DeadlineExceeded

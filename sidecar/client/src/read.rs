@@ -15,6 +15,7 @@ use synod_proto::v1::consistency::Kind;
 use synod_proto::v1::log_client::LogClient;
 use synod_proto::v1::subscribe_response::Event;
 use synod_proto::v1::{self, ReadRequest, Reason, SubscribeRequest, SubscribeResponse, subscribe_request};
+use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Channel;
 use tonic::{Request, Streaming};
 
@@ -253,6 +254,9 @@ impl Source for Reading {
     }
 }
 
+/// The header that names the log.
+const LOG: &str = "synod-log";
+
 /// A subscription that resumes.
 struct Following {
     channel: Channel,
@@ -261,11 +265,13 @@ struct Following {
     end: End,
     page: Page,
     stream: Option<Streaming<SubscribeResponse>>,
+    /// The log that the first answer named: after a recovery its indexes would be another's.
+    log: Option<AsciiMetadataValue>,
     pause: Duration,
 }
 
 impl Following {
-    async fn open(&self) -> Result<Streaming<SubscribeResponse>, CallError> {
+    async fn open(&mut self) -> Result<Streaming<SubscribeResponse>, CallError> {
         use subscribe_request::{End as Until, Start as From};
         let start = match (self.page.next, &self.start) {
             (Some(next), _) => From::From(next),
@@ -282,7 +288,14 @@ impl Following {
         let mut request = Request::new(SubscribeRequest { start: Some(start), end });
         // For the answer's beginning; the stream itself has no end.
         request.set_timeout(TRY);
-        Ok(log(self.channel.clone()).subscribe(request).await?.into_inner())
+        if let Some(log) = &self.log {
+            request.metadata_mut().insert(LOG, log.clone());
+        }
+        let answer = log(self.channel.clone()).subscribe(request).await?;
+        if self.log.is_none() {
+            self.log = answer.metadata().get(LOG).cloned();
+        }
+        Ok(answer.into_inner())
     }
 
     async fn message(&mut self) -> Result<Option<SubscribeResponse>, CallError> {
@@ -340,5 +353,14 @@ pub(crate) fn subscribe(channel: Channel, seen: Arc<AtomicU64>, start: Start, en
     let next = if let Start::Index(index) = start { Some(index.max(1)) } else { None };
     let page = Page { next, ..Page::default() };
     let stream = None;
-    Subscription(entries(Following { channel, seen, start, end, page, stream, pause: FIRST_PAUSE }))
+    Subscription(entries(Following {
+        channel,
+        seen,
+        start,
+        end,
+        page,
+        stream,
+        log: None,
+        pause: FIRST_PAUSE,
+    }))
 }

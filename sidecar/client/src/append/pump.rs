@@ -103,8 +103,9 @@ async fn open_session(channel: Channel) -> Result<u64, CallError> {
     request.set_timeout(SESSION_TIMEOUT);
     let opened = log(channel).open_session(request).await.map_err(|status| {
         let error = CallError::from_status(&status);
-        // Nothing was appended, of course; where the connection failed, the next try may come through.
-        let outcome = if error.reason == Reason::Transport { Known::Unknown } else { Known::NotAppended };
+        // Nothing was appended, of course; where the connection failed or time ran out, the next try may come through.
+        let again = matches!(error.reason, Reason::Transport | Reason::Deadline);
+        let outcome = if again { Known::Unknown } else { Known::NotAppended };
         error.of_append(outcome)
     });
     Ok(opened?.into_inner().session)
