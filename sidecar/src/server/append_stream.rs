@@ -120,6 +120,13 @@ impl Serving {
 
     async fn take(&mut self, request: AppendStreamRequest) -> bool {
         let AppendStreamRequest { tag, append, timeout_ms } = request;
+        // First of all: whatever is answered for a tag must be the answer to its one request.
+        if self.unanswered.contains_key(&tag) {
+            let message = format!("tag {tag} is of a request that is not answered yet: use another");
+            // The answers could not be told apart: the stream ends.
+            self.last_word = Some(failure::status(failure::refused(Reason::Tag, message)));
+            return false;
+        }
         if let Some(failure) = excluded(&self.shared) {
             return self.fail(tag, failure).await;
         }
@@ -133,12 +140,6 @@ impl Serving {
                 Some(appended) => self.answer(tag, Outcome::Appended(appended)).await,
                 None => self.fail(tag, *failure).await,
             };
-        }
-        if self.unanswered.contains_key(&tag) {
-            let message = format!("tag {tag} is of a request that is not answered yet: use another");
-            // The answers could not be told apart: the stream ends.
-            self.last_word = Some(failure::status(failure::refused(Reason::Tag, message)));
-            return false;
         }
         let reply = CallReply::Tagged(tag, self.outcomes.clone());
         match self.handle.call(append, reply) {

@@ -34,7 +34,7 @@ use crate::shared::Shared;
 use crate::space::Space;
 use shares::Shares;
 use std::sync::Arc;
-use synod_paxos::value::Operation;
+use synod_paxos::value::{Identity, Operation};
 use synod_proto::v1::{AppendResponse, Failure, Outcome, Reason};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Status};
@@ -86,7 +86,12 @@ impl Guard {
 
 /// The answer to an append that a full disk refuses, where it repeats one that is in the log: that takes no space.
 async fn repeated(handle: &Handle, operation: &Operation) -> Option<AppendResponse> {
-    let append = operation.as_append()?.clone();
+    let append = operation.as_append()?;
+    if append.identity == Identity::None {
+        // Nothing tells a repeat of it.
+        return None;
+    }
+    let append = append.clone();
     convert::appended(handle.repeat_of(append).await?)
 }
 

@@ -101,6 +101,31 @@ async fn entries_go_in_and_come_out() {
     assert_eq!((&info["call_entries"], &info["entry_bytes"]), (&json!(4096), &json!(1 << 20)));
 }
 
+/// docs: socket.md, "Which log": every answer names it, a refusal too, and a call that wants another is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_log_is_refused() {
+    let cluster = Cluster::of(1).await;
+    let socket = &cluster.members[0].socket;
+    let named = async |path: &str| {
+        let show = ["-o", "/dev/null", "-w", "%header{synod-log}"];
+        let output = curl_command(socket, path, &show).output().await.unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let log = named("/v1/tail").await;
+    assert!(log.ends_with(".0") && log.len() == 34, "{log:?}");
+    assert_eq!(named("/v1/nothing").await, log);
+    for spoken in SPOKEN {
+        let wants = |log: &str| format!("synod-log: {log}");
+        let other = curl(socket, "/v1/entries", &[spoken, "-H", &wants("00.0"), "-d", "x"]).await;
+        assert_eq!(other.reason().1, "OTHER_LOG", "{other:?}");
+        assert_eq!(other.body["outcome"], "NOT_APPENDED", "{other:?}");
+        let other = curl(socket, "/v1/tail", &[spoken, "-H", &wants("00.0")]).await;
+        assert_eq!(other.reason().1, "OTHER_LOG", "{other:?}");
+        let tail = done(socket, "/v1/tail", &[spoken, "-H", &wants(&log)]).await;
+        assert_eq!(tail["last_index"], 0);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_makes_many_tries_one_append() {
     let cluster = Cluster::of(1).await;

@@ -8,7 +8,8 @@ mod openapi;
 mod problem;
 mod routes;
 
-use super::{CheckpointsService, ConsumersService, Guard, LogService, cluster};
+use super::identity::LogName;
+use super::{CheckpointsService, ConsumersService, Guard, LogService, cluster, failure};
 use crate::checkpoints::Checkpoints;
 use crate::cli::views;
 use crate::connections::Weight;
@@ -67,15 +68,22 @@ fn refusal(status: &Status) -> Response<tonic::body::Body> {
 }
 
 async fn serve(State(api): State<Api>, request: Request) -> Response<Body> {
-    answer(&api, request).await.unwrap_or_else(Problem::into_response)
+    let log = LogName::new(api.shared.clone());
+    let mut response = answer(&api, &log, request).await.unwrap_or_else(Problem::into_response);
+    log.put(response.headers_mut());
+    response
 }
 
-async fn answer(api: &Api, request: Request) -> Answer {
+async fn answer(api: &Api, log: &LogName, request: Request) -> Answer {
     let (parts, body) = request.into_parts();
     let found = understood(&parts);
     let takes_body = found.as_ref().is_ok_and(|(route, ..)| route.call == Call::Append);
     let body = if takes_body { body } else { input::discarded(body).await };
     let (route, name, query) = found?;
+    if let Some(failure) = log.refuses(&parts.headers) {
+        let problem = Problem::from(failure::status(failure));
+        return Err(if takes_body { problem.of_append() } else { problem });
+    }
     let asked = Asked { name, query, headers: parts.headers, body };
     match route.call {
         Call::Append => entries::append(api, asked).await,
