@@ -208,6 +208,9 @@ pub fn describe(desired: &Desired, step: &Step) -> String {
     match step {
         Step::Scale { from, to } => format!("StatefulSet from {from} to {to} pods"),
         Step::Adopt { cluster } => format!("adopts the log {cluster} that the disks hold"),
+        Step::RecordBootstrap { members, .. } if members.is_empty() => {
+            "a first member is lost before the log was formed: the others start over".to_owned()
+        }
         Step::RecordBootstrap { cluster, members } => {
             format!("log {cluster} will be formed by {} members", members.len())
         }

@@ -10,7 +10,7 @@ use crate::names::{ClusterId, MemberId};
 use crate::observed::MemberState;
 use crate::validate::Part;
 
-use super::{Gate, GateKind, Step, Verdict, View};
+use super::{Gate, GateKind, Step, Verdict, View, majority};
 
 /// What forming the cluster needs next.
 pub(super) fn verdict(view: &View<'_>) -> Verdict {
@@ -205,6 +205,9 @@ fn formed(view: &View<'_>, cluster: ClusterId) -> Verdict {
     if view.leader.is_some() {
         return Verdict::step(Step::ConfirmBootstrap, OperationType::Bootstrap, None);
     }
+    if bootstrap.members.is_empty() {
+        return anew(view);
+    }
     match start_over(view, &members) {
         Verdict::Idle => {}
         other => return other,
@@ -249,7 +252,8 @@ fn formed(view: &View<'_>, cluster: ClusterId) -> Verdict {
 
 /// A founder is lost before all of them agreed: its ordinal answers with a new disk, and nobody can ever
 /// confirm the list. Where no listed member has confirmed it nothing can have been chosen (a member promises
-/// nothing before): those that were told start over, and a new list is recorded under a new id.
+/// nothing before): the list is given up, which an empty one records, before anyone starts over. A majority that
+/// is lost may have chosen among themselves, and nobody is left to say so: a person decides.
 /// docs: operator.md, rule 5.
 fn start_over(view: &View<'_>, members: &[(u32, MemberId)]) -> Verdict {
     let o = view.observed;
@@ -262,22 +266,35 @@ fn start_over(view: &View<'_>, members: &[(u32, MemberId)]) -> Verdict {
     if gone.is_empty() || !gone.iter().all(|(ordinal, _)| is_new(ordinal)) {
         return Verdict::Idle;
     }
-    let told = |state| matches!(state, MemberState::Joining);
-    let state = |id: MemberId| o.reports.iter().find(|(_, r)| r.member == id).map(|(o, r)| (*o, r.state));
-    let states: Vec<(u32, MemberState, MemberId)> =
-        here.iter().filter_map(|(_, id)| state(*id).map(|(o, s)| (o, s, *id))).collect();
-    if !states.iter().all(|(_, s, _)| told(*s) || *s == MemberState::Uninitialized) {
+    let confirmed = |id: MemberId| {
+        let mut own = o.reports.values().filter(|r| r.member == id);
+        own.any(|r| !matches!(r.state, MemberState::Joining | MemberState::Uninitialized))
+    };
+    if here.iter().any(|(_, id)| confirmed(*id)) {
         return Verdict::Idle;
     }
-    if let Some((ordinal, _, member)) = states.iter().find(|(_, s, _)| told(*s)) {
-        return Verdict::step(
-            Step::Renew { ordinal: *ordinal, member: *member },
-            OperationType::Bootstrap,
-            *ordinal,
+    if gone.len() >= majority(members.len()) {
+        let why = format!(
+            "{} of {} first members answer with new disks, and nobody is left who knows whether they held entries: \
+             bring their volumes back; if nothing was appended, delete the PaxosCluster and its claims, and make it again",
+            gone.len(),
+            members.len()
         );
+        return Verdict::wait(GateKind::BootstrapAgreement, why, OperationType::Bootstrap, None);
     }
-    let first = u32::try_from(members.len()).unwrap_or(u32::MAX);
-    match first_members(view, first.min(view.size())) {
+    let cluster = ClusterId(o.fresh_id);
+    Verdict::step(Step::RecordBootstrap { cluster, members: Vec::new() }, OperationType::Bootstrap, None)
+}
+
+/// A list was given up: whoever was told of it starts over under a new id, then a new list is recorded.
+fn anew(view: &View<'_>) -> Verdict {
+    let o = view.observed;
+    let mut told = o.reports.iter().filter(|(_, r)| r.state == MemberState::Joining);
+    if let Some((ordinal, r)) = told.next() {
+        let step = Step::Renew { ordinal: *ordinal, member: r.member };
+        return Verdict::step(step, OperationType::Bootstrap, *ordinal);
+    }
+    match first_members(view, view.desired.voters().min(view.size())) {
         Ok(members) => {
             let cluster = ClusterId(o.fresh_id);
             Verdict::step(Step::RecordBootstrap { cluster, members }, OperationType::Bootstrap, None)

@@ -2,7 +2,7 @@
 //! docs: operator.md, rules 8 and 9.
 
 use crate::crd::OperationType;
-use crate::observed::PodFacts;
+use crate::observed::{MemberState, PodFacts};
 
 use super::{Step, Verdict, View};
 
@@ -14,8 +14,7 @@ pub(super) fn verdict(view: &View<'_>) -> Verdict {
         if view.claim_goes(*ordinal) {
             continue;
         }
-        let takes_part = view.observed.reports.get(ordinal).is_some_and(|r| view.live.contains(&r.member));
-        let broken = pod.trouble.is_some() && !takes_part && !pod.deleting;
+        let broken = pod.trouble.is_some() && !takes_part(view, *ordinal) && !pod.deleting;
         let outdated = broken && view.outdated(*ordinal) == Some(true);
         let abandoned = abandoned(view, *ordinal, pod);
         if outdated || abandoned {
@@ -24,6 +23,12 @@ pub(super) fn verdict(view: &View<'_>) -> Verdict {
         }
     }
     Verdict::Idle
+}
+
+/// Whether the member of an ordinal says so, or the leader hears it: either is enough to keep its pod.
+fn takes_part(view: &View<'_>, ordinal: u32) -> bool {
+    let says_so = view.observed.reports.get(&ordinal).is_some_and(|r| r.state == MemberState::Active);
+    says_so || view.members_at(ordinal).iter().any(|m| view.live.contains(m))
 }
 
 /// Whether nothing is heard of the pod, its Node object is gone or was declared out of service, and its

@@ -38,7 +38,8 @@ fn awaits_removal(view: &View<'_>, ordinal: u32) -> bool {
 /// The next member to take out.
 pub(super) fn begin(view: &View<'_>) -> Verdict {
     let Some((cause, member, ordinal)) = lost(view) else { return Verdict::Idle };
-    if cause != Cause::Gone {
+    // One that takes no part, whoever says that it is lost, waits for nobody else.
+    if cause != Cause::Gone && view.live.contains(&member) {
         // It still takes part: an empty disk that is to go goes first,
         let size = view.size();
         if size > view.desired.replicas && view.members_at(size - 1).is_empty() {
@@ -119,7 +120,8 @@ fn cause(view: &View<'_>, member: MemberId, ordinal: u32) -> Option<Cause> {
     // The ordinal answers with another disk, one without a life or another member's: the old one is gone.
     let emptied = !answers
         && report.is_some_and(|r| {
-            matches!(r.state, MemberState::Uninitialized | MemberState::Joining) || view.configured(r.member)
+            matches!(r.state, MemberState::Uninitialized | MemberState::Joining)
+                || (view.configured(r.member) && is_nowhere(view, member))
         });
     if fenced || emptied || stranded(view, member, ordinal) {
         return Some(Cause::Gone);
@@ -131,6 +133,12 @@ fn cause(view: &View<'_>, member: MemberId, ordinal: u32) -> Option<Cause> {
     let stays = ordinal < view.desired.replicas;
     let claim = o.claims.get(&ordinal).filter(|_| stays);
     claim.is_some_and(|c| c.deleting && c.retired.is_none()).then_some(Cause::Going)
+}
+
+/// Whether every pod answers and none of them is the member. Where one is silent the member may be there: volumes
+/// can have changed places.
+fn is_nowhere(view: &View<'_>, member: MemberId) -> bool {
+    (0..view.size()).all(|ordinal| view.observed.reports.contains_key(&ordinal)) && view.silent(member)
 }
 
 /// Whether the member's volume has been unusable anywhere for longer than `replaceLost.after`.

@@ -59,7 +59,7 @@ fn labels(view: &View<'_>, leaving: Option<MemberId>) -> Vec<RoleLabel> {
             (None, Some(_)) => continue,
         };
         let heard = match view.leader {
-            Some(_) => view.members_at(*ordinal).iter().any(|m| view.caught_up(*m)),
+            Some(_) => view.members_at(*ordinal).iter().any(|m| view.serves(*m)),
             None => pod.counted,
         };
         // A voter that is Ready but cut off must not count: a drain would take the quorum.

@@ -99,13 +99,13 @@ impl<'a> View<'a> {
     pub fn quorum_without(&self, without: MemberId) -> bool {
         let mut rest = self.voters();
         rest.remove(&without);
-        !rest.is_empty() && rest.intersection(&self.live).count() >= majority(rest.len())
+        !rest.is_empty() && rest.iter().filter(|m| self.serves(**m)).count() >= majority(rest.len())
     }
 
     /// Whether a live quorum of the voters would remain while `down` restarts.
     pub fn quorum_while_down(&self, down: MemberId) -> bool {
         let voters = self.voters();
-        let up = voters.intersection(&self.live).filter(|m| **m != down).count();
+        let up = voters.iter().filter(|m| **m != down && self.serves(**m)).count();
         up >= majority(voters.len())
     }
 
@@ -113,6 +113,13 @@ impl<'a> View<'a> {
     pub fn caught_up(&self, member: MemberId) -> bool {
         let keeps_up = |p: &Peer| p.member == member && p.connected && p.caught_up;
         self.leader.is_some_and(|(_, r)| r.member == member || r.peers.iter().any(keeps_up))
+    }
+
+    /// Whether appends can count on the member: the leader hears it and says that it keeps up, and the
+    /// member itself, if it answers, says that it takes part. A stream stands also where a disk hangs.
+    pub fn serves(&self, member: MemberId) -> bool {
+        let mut own = self.observed.reports.values().filter(|r| r.member == member);
+        self.live.contains(&member) && self.caught_up(member) && own.all(|r| r.state == MemberState::Active)
     }
 
     /// Whether the disk of an ordinal goes with its pod: its claim is being deleted.
@@ -221,10 +228,10 @@ impl<'a> View<'a> {
             > self.desired.deadline_seconds
     }
 
-    /// The voter that should take leadership from the member at `from`: alive, caught up, and if it can
+    /// The voter that should take leadership from the member at `from`: one that serves, and if it can
     /// be one of the newest revision and one that stays; the lowest ordinal of those.
     pub fn successor(&self, from: u32) -> Option<(u32, MemberId)> {
-        let fit = self.voters().into_iter().filter(|m| self.live.contains(m) && self.caught_up(*m));
+        let fit = self.voters().into_iter().filter(|m| self.serves(*m));
         let mut placed: Vec<(bool, bool, u32, MemberId)> = fit
             .filter_map(|m| self.homes.get(&m).map(|o| (*o, m)))
             .filter(|(o, _)| *o != from)

@@ -6,7 +6,7 @@ use k8s_openapi::jiff::SignedDuration;
 use super::world::{World, desired};
 use crate::crd::{ReplacePolicy, WhenDeleted};
 use crate::names::MemberId;
-use crate::observed::MemberState;
+use crate::observed::{MemberState, Trouble, TroubleKind};
 use crate::plan::{ClaimChange, GateKind, Plan, Step};
 use crate::status;
 
@@ -295,6 +295,83 @@ fn o18_live_is_what_the_leader_hears() {
     assert_eq!((gate(&mut world), world.next().step), (Some(GateKind::MembersNotReady), None));
 }
 
+/// A voter whose stream stands and whose disk hangs is no part of a quorum: appends would need it.
+#[test]
+fn a_voter_that_hangs_is_no_part_of_a_live_quorum() {
+    let hangs: [fn(&mut World); 3] =
+        [|w| w.lag(1), |w| w.stick(1, MemberState::Recovering), |w| w.stick(1, MemberState::Halted)];
+    for hang in hangs {
+        let mut world = World::formed(3);
+        hang(&mut world);
+        world.want(2);
+        assert_eq!((gate(&mut world), world.next().step), (Some(GateKind::QuorumAtRisk), None));
+        assert!(!world.o.pods[&1].counted, "nor does the budget count it");
+        world.keep_up();
+        world.settle();
+        assert_eq!(world.config().voters().count(), 2, "{:?}", world.taken);
+    }
+    // A fenced one is replaced itself, and never by taking out one that works.
+    let mut world = World::formed(3);
+    world.stick(1, MemberState::Fenced);
+    world.want(2);
+    let plan = world.next();
+    assert!(matches!(&plan.step, Some(Step::RemoveMember(c)) if c.ordinal == 1), "{plan:?}");
+}
+
+/// F6: two volumes changed places, and one of the two pods is not up yet: its disk is whole.
+#[test]
+fn a_member_whose_disk_may_be_at_a_silent_pod_is_not_gone() {
+    let mut world = World::formed(5);
+    let second = world.o.reports[&2].clone();
+    let first = world.o.reports.insert(1, second).unwrap();
+    world.silence(2);
+    let plan = world.next();
+    assert!(!matches!(plan.step, Some(Step::RemoveMember(_))), "{plan:?}");
+    world.o.silent.remove(&2);
+    world.o.reports.insert(2, first);
+    world.lead(0);
+    let plan = world.next();
+    assert!(!matches!(plan.step, Some(Step::RemoveMember(_))), "both are there: {plan:?}");
+    assert_eq!(world.config().voters().count(), 5);
+}
+
+/// A person declares a dead member lost while another pod finds no node.
+#[test]
+fn a_dead_member_that_is_declared_lost_waits_for_no_other_pod() {
+    let mut world = World::formed(3);
+    world.want(4);
+    while !world.o.pods.contains_key(&3) {
+        world.steps(1);
+    }
+    world.silence(3);
+    world.o.replace = Some(world.corrupt(2));
+    world.settle();
+    assert!(world.course().contains(&"remove 2"), "{:?}", world.taken);
+    assert!(world.course().contains(&"promote 2"), "{:?}", world.taken);
+}
+
+/// A pod in trouble is kept for as long as its member takes part, whoever says so.
+#[test]
+fn a_pod_whose_member_takes_part_is_not_deleted() {
+    let trouble = || Some(Trouble { kind: TroubleKind::Crash, message: "CrashLoopBackOff".into() });
+    let deletes = |plan: &Plan| matches!(plan.step, Some(Step::DeletePod { .. }));
+    // It answers, and the leader does not hear it.
+    let mut world = World::formed(3);
+    world.cut(1);
+    world.new_revision("r2");
+    world.o.pods.get_mut(&1).unwrap().trouble = trouble();
+    assert!(!deletes(&world.next()), "{:?}", world.next());
+    // The leader hears it, and it does not answer.
+    let mut world = World::formed(3);
+    let report = world.o.reports.remove(&1).unwrap();
+    world.new_revision("r2");
+    world.o.pods.get_mut(&1).unwrap().trouble = trouble();
+    assert!(!deletes(&world.next()), "{:?}", world.next());
+    world.o.reports.insert(1, report);
+    world.silence(1);
+    assert!(deletes(&world.next()), "nobody hears it: {:?}", world.next());
+}
+
 /// O9: what the budget counts are voters that the leader hears and that keep up.
 #[test]
 fn o9_a_voter_that_is_cut_off_does_not_count_in_the_budget() {
@@ -338,6 +415,29 @@ fn o6_a_founder_lost_before_the_forming_is_noticed() {
         assert!(world.config().get(lost).is_none() && world.config().get(MemberId(777)).is_some());
         assert_ne!(world.o.status.cluster_id.clone().unwrap(), first, "a new list has a new id");
         assert_eq!(world.config().voters().count(), 3);
+    }
+}
+
+/// Most founders are lost before the one that is left confirmed the list: they may have chosen entries without it.
+#[test]
+fn o6_most_founders_lost_is_for_a_person_to_decide() {
+    for (n, lost) in [(3, 1..3), (5, 2..5), (1, 0..1)] {
+        let mut world = World::new(desired(n, |_| {}));
+        while world.o.status.bootstrap.is_none() {
+            world.steps(1);
+        }
+        for ordinal in lost.clone() {
+            let fresh = super::world::report(MemberId(777 + u64::from(ordinal)), None);
+            world.o.reports.insert(ordinal, fresh);
+        }
+        world.o.fresh_id = uuid::Uuid::from_u128(99);
+        world.settle();
+        let course = world.course();
+        assert!(course.iter().all(|s| !s.starts_with("renew")), "{course:?}");
+        assert_eq!(course.iter().filter(|s| **s == "record").count(), 1, "{course:?}");
+        let gate = world.next().gate.unwrap();
+        assert_eq!(gate.kind, GateKind::BootstrapAgreement);
+        assert!(gate.message.contains("bring their volumes back"), "{}", gate.message);
     }
 }
 

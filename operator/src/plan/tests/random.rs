@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::world::World;
+use crate::observed::MemberState;
 
 /// What happens between steps.
 #[derive(Clone, Debug)]
@@ -17,6 +18,12 @@ enum Act {
     Empty(u32),
     /// Somebody deletes a claim.
     DeleteClaim(u32),
+    /// A member falls behind.
+    Lag(u32),
+    /// A member says that it does not take part.
+    Stick(u32, MemberState),
+    /// All of them keep up again.
+    KeepUp,
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -29,15 +36,22 @@ fn act() -> impl Strategy<Value = Act> {
         any::<bool>().prop_map(Act::Leases),
         (0u32..9).prop_map(Act::Empty),
         (0u32..9).prop_map(Act::DeleteClaim),
+        (0u32..9).prop_map(Act::Lag),
+        (0u32..9, state()).prop_map(|(o, state)| Act::Stick(o, state)),
+        Just(Act::KeepUp),
     ]
+}
+
+fn state() -> impl Strategy<Value = MemberState> {
+    prop_oneof![Just(MemberState::Recovering), Just(MemberState::Halted), Just(MemberState::Fenced)]
 }
 
 proptest! {
     /// Whatever is edited, restarted or re-elected in the middle of whatever, the plan arrives at what is
     /// wanted, and on the way no configured member is without a pod, no two members are unstarted, no
     /// leader is removed, no change is planned from a stale version and no eviction asks for more than the
-    /// budget gives. A lost disk and claims that somebody deletes are replaced on the way. docs: operator.md,
-    /// rules 2 to 4, 8 and 9, F20.
+    /// budget gives. A lost disk and claims that somebody deletes are replaced on the way; while members hang, no
+    /// voter is taken out at the price of appends. docs: operator.md, rules 2 to 4, 8 and 9, F20.
     #[test]
     fn every_course_of_edits_converges(acts in prop::collection::vec(act(), 1..20)) {
         let mut world = World::formed(3);
@@ -52,15 +66,20 @@ proptest! {
                 }
                 Act::Restart(o) if world.o.pods.contains_key(&o) && !world.goes(o) => world.restart(o),
                 // Never so many that the log itself is lost: the others are a quorum and have whole disks.
-                Act::Empty(o) if world.votes(o) && world.is_whole() => world.empty(o),
+                Act::Empty(o) if world.votes(o) && world.is_whole() && world.spares(o) => world.empty(o),
+                Act::Lag(o) if world.o.reports.contains_key(&o) => world.lag(o),
+                Act::Stick(o, state) if world.votes(o) && world.is_whole() && world.spares(o) => world.stick(o, state),
+                Act::KeepUp => world.keep_up(),
                 Act::DeleteClaim(o) if world.votes(o) && world.config().voters().count() > 1 => {
                     world.o.claims.get_mut(&o).unwrap().deleting = true;
                 }
-                Act::Lead(o) if world.votes(o) => world.lead(o),
+                Act::Lead(o) if world.can_lead(o) => world.lead(o),
                 Act::Leases(on) => world.desired.settings.leases = on,
                 Act::Restart(_) | Act::Lead(_) | Act::Empty(_) | Act::DeleteClaim(_) => {}
+                Act::Lag(_) | Act::Stick(..) => {}
             }
         }
+        world.keep_up();
         let end = world.settle();
         prop_assert_eq!(end.gate, None);
         let wanted = world.desired.replicas;

@@ -1,7 +1,7 @@
 //! A small world for plan tests: observations with a few words, and a fake that carries steps out, so
 //! that a whole course of steps can be played through.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
@@ -14,7 +14,7 @@ use crate::observed::{
     Ballot, ClaimFacts, Config, ConfigMember, MemberState, NodeFacts, Observed, Peer, PodFacts, Removed,
     Report, Room, SetFacts, Trust,
 };
-use crate::plan::{ClaimChange, Plan, Step, plan};
+use crate::plan::{ClaimChange, Plan, Step, majority, plan};
 use crate::settings::InForce;
 use crate::validate::{Desired, validate};
 
@@ -67,6 +67,10 @@ pub(crate) struct World {
     leader: Option<MemberId>,
     /// Members whose peer ports are cut: they answer the operator, and the leader does not hear them.
     cut: BTreeSet<MemberId>,
+    /// Members that do not keep up: their streams stand.
+    lagging: BTreeSet<MemberId>,
+    /// Members that say of themselves that they do not take part: their streams stand, too.
+    stuck: BTreeMap<MemberId, MemberState>,
     /// Ordinals whose pods cannot run on the disk they have.
     broken: BTreeSet<u32>,
     pub(crate) settings: InForce,
@@ -85,6 +89,8 @@ impl World {
             removed: Vec::new(),
             leader: None,
             cut: BTreeSet::new(),
+            lagging: BTreeSet::new(),
+            stuck: BTreeMap::new(),
             broken: BTreeSet::new(),
         }
     }
@@ -243,6 +249,7 @@ impl World {
             }
             Step::RemoveMember(c) => {
                 assert_ne!(Some(c.member), self.leader, "a leader hands over first");
+                self.check_removal(c.member);
                 self.config.members.retain(|m| m.member != c.member);
                 self.config.version += 1;
                 let version = self.config.version;
@@ -252,7 +259,10 @@ impl World {
                 assert_eq!(*version, self.settings.version);
                 self.settings = InForce { version: version + 1, values: *settings };
             }
-            Step::TransferLeader { member, .. } => self.leader = Some(*member),
+            Step::TransferLeader { member, .. } => {
+                assert!(self.works(*member), "{member} cannot lead: {:?}", self.taken);
+                self.leader = Some(*member);
+            }
             Step::Renew { ordinal, .. } => {
                 let member = self.mint();
                 let report = self.o.reports.get_mut(ordinal).unwrap();
@@ -290,6 +300,59 @@ impl World {
             self.o.budget,
             self.taken
         );
+    }
+
+    /// Appends go on when a voter is taken out: those that stay need nobody who hangs. docs: operator.md, rule 3.
+    fn check_removal(&self, leaves: MemberId) {
+        if self.config.get(leaves).is_some_and(|m| m.voter) {
+            let rest: Vec<MemberId> =
+                self.config.voters().map(|m| m.member).filter(|m| *m != leaves).collect();
+            let working = rest.iter().filter(|m| self.works(**m)).count();
+            assert!(working >= majority(rest.len()), "{working} of {}: {:?}", rest.len(), self.taken);
+        }
+    }
+
+    /// Whether a member runs, takes part, keeps up and hears the others.
+    fn works(&self, member: MemberId) -> bool {
+        let active = |r: &Report| r.member == member && r.state == MemberState::Active;
+        self.o.reports.values().any(active) && !self.cut.contains(&member) && !self.lagging.contains(&member)
+    }
+
+    /// Whether the log goes on without the member at an ordinal.
+    pub(crate) fn spares(&self, ordinal: u32) -> bool {
+        let member = self.o.reports.get(&ordinal).map(|r| r.member);
+        let others = self.config.voters().map(|m| m.member).filter(|m| Some(*m) != member);
+        others.filter(|m| self.works(*m)).count() >= majority(self.config.voters().count())
+    }
+
+    /// Whether the member at an ordinal works and is a voter: whoever leads is.
+    pub(crate) fn can_lead(&self, ordinal: u32) -> bool {
+        self.votes(ordinal) && self.o.reports.get(&ordinal).is_some_and(|r| self.works(r.member))
+    }
+
+    /// A member falls behind; its stream stands.
+    pub(crate) fn lag(&mut self, ordinal: u32) {
+        let member = self.o.reports[&ordinal].member;
+        if self.leader != Some(member) {
+            self.lagging.insert(member);
+        }
+        self.refresh();
+    }
+
+    /// A member says of itself that it does not take part; its stream stands.
+    pub(crate) fn stick(&mut self, ordinal: u32, state: MemberState) {
+        let member = self.o.reports[&ordinal].member;
+        if self.leader != Some(member) {
+            self.stuck.insert(member, state);
+        }
+        self.refresh();
+    }
+
+    /// Everybody keeps up and takes part again.
+    pub(crate) fn keep_up(&mut self) {
+        self.lagging.clear();
+        self.stuck.clear();
+        self.refresh();
     }
 
     fn mint(&mut self) -> MemberId {
@@ -373,8 +436,7 @@ impl World {
         }
         if self.leader == member && member.is_some() {
             // The only voter elects itself again.
-            let running: BTreeSet<MemberId> = self.o.reports.values().map(|r| r.member).collect();
-            let mut others = self.config.voters().map(|m| m.member).filter(|m| running.contains(m));
+            let mut others = self.config.voters().map(|m| m.member).filter(|m| self.works(*m));
             self.leader = others.find(|m| Some(*m) != member).or(member);
         }
         self.refresh();
@@ -413,11 +475,16 @@ impl World {
         self.o.claims.get(&ordinal).is_some_and(|c| c.deleting)
     }
 
-    /// Whether at least three vote, everybody who runs is a member, and no claim is being deleted.
+    /// Whether at least three vote, everybody who runs is a member and takes part, and no claim is being deleted.
     pub(crate) fn is_whole(&self) -> bool {
         let members = self.o.reports.values().all(|r| self.config.get(r.member).is_some());
         let homes = self.config.members.len() == self.o.reports.len();
-        members && homes && self.config.voters().count() > 2 && self.o.claims.values().all(|c| !c.deleting)
+        let free = self.stuck.keys().all(|m| self.config.get(*m).is_none());
+        members
+            && homes
+            && free
+            && self.config.voters().count() > 2
+            && self.o.claims.values().all(|c| !c.deleting)
     }
 
     /// An ordinal's disk is lost, and its pod starts on an empty one.
@@ -469,18 +536,22 @@ impl World {
             .members
             .iter()
             .map(|m| (m.member, running.contains(&m.member) && !self.cut.contains(&m.member)))
-            .map(|(member, heard)| Peer { member, connected: heard, caught_up: true })
+            .map(|(member, heard)| {
+                let caught_up = !self.lagging.contains(&member);
+                Peer { member, connected: heard, caught_up }
+            })
             .collect();
         for report in self.o.reports.values_mut() {
             if removed.iter().any(|r| r.member == report.member) {
                 report.state = MemberState::Removed;
             } else if config.get(report.member).is_some() {
-                (report.state, report.cluster) = (MemberState::Active, Some(LOG));
+                let state = self.stuck.get(&report.member).copied().unwrap_or(MemberState::Active);
+                (report.state, report.cluster) = (state, Some(LOG));
                 report.config = Some(config.clone());
                 report.settings = Some(settings);
                 report.removed = removed.clone();
                 report.peers = peers.clone();
-                report.ready = true;
+                report.ready = state == MemberState::Active;
             }
             report.leads = leader == Some(report.member);
             report.leader = leader;
