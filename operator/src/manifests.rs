@@ -226,6 +226,30 @@ mod tests {
         }
     }
 
+    /// `helm upgrade --reuse-values` keeps the values of the chart before: what that one did not have is nil.
+    #[test]
+    fn values_that_the_first_chart_lacked_have_defaults() {
+        let chart = include_str!("../../charts/synod/templates/deployment.yaml");
+        for (value, safe) in [
+            ("rollouts", "(.Values.rollouts).maxConcurrent | default 1 "),
+            ("podSecurity", ".Values.podSecurity | default \"Restricted\""),
+        ] {
+            assert!(chart.contains(safe), "{value}");
+            assert_eq!(chart.matches(&format!(".Values.{value}")).count(), 1, "{value}");
+        }
+    }
+
+    /// Pods that still stop speak the old way, and those that start the new one.
+    #[test]
+    fn tls_mode_changes_only_when_no_pod_is_left() {
+        let rules = serde_json::to_value(PaxosCluster::crd()).unwrap();
+        let rules = &rules["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["x-kubernetes-validations"];
+        let rules = rules.as_array().unwrap().iter().filter_map(|r| r["rule"].as_str());
+        let tls: Vec<&str> = rules.filter(|r| r.contains("tls.mode")).collect();
+        let left = "(!has(self.status) || !has(self.status.replicas) || self.status.replicas == 0)";
+        assert!(tls.len() == 1 && tls[0].contains(left), "{tls:?}");
+    }
+
     #[test]
     fn no_rule_has_a_wildcard_and_secrets_are_not_listed() {
         for rule in [rules(), node_rules(), lease_rules()].iter().flat_map(|r| r.as_array().unwrap().clone())

@@ -12,6 +12,7 @@
 
 mod raw;
 mod status;
+mod stored;
 
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -58,8 +59,8 @@ pub use status::{
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$')").message(
         "the name must start with a letter, use only a-z, 0-9 and '-', not end in '-', and have at most 40 characters: pod and DNS names derive from it"
     ),
-    validation = Rule::new("self.spec.tls.mode == oldSelf.spec.tls.mode || (self.spec.replicas == 0 && oldSelf.spec.replicas == 0)").message(
-        "tls.mode can be changed only while the cluster is hibernated: set replicas to 0 first, then tls.mode, then replicas"
+    validation = Rule::new("self.spec.tls.mode == oldSelf.spec.tls.mode || (self.spec.replicas == 0 && oldSelf.spec.replicas == 0 && (!has(self.status) || !has(self.status.replicas) || self.status.replicas == 0))").message(
+        "tls.mode can be changed only while the cluster is hibernated: set replicas to 0 first, wait until its pods are gone, then tls.mode, then replicas"
     )
 )]
 #[serde(rename_all = "camelCase")]
@@ -223,7 +224,7 @@ pub struct Storage {
     pub when_deleted: WhenDeleted,
 
     /// When a member whose volume can be used nowhere any more is replaced.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "stored::replace_lost")]
     pub replace_lost: ReplaceLost,
 }
 

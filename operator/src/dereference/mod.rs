@@ -138,7 +138,7 @@ pub async fn dereference(ctx: &Context, cluster: &PaxosCluster, desired: &Desire
     let mut claims = facts::claims(name, &claims, now);
     let silent_somewhere =
         (0..set_facts.as_ref().map_or(0, |s| s.replicas)).any(|o| !reports.contains_key(&o));
-    let nodes = if silent_somewhere { nodes(ctx).await } else { None };
+    let nodes = if silent_somewhere { nodes(ctx, &pods).await } else { None };
     if let Some(nodes) = &nodes {
         for (_, claim) in claims.iter_mut().filter(|(ordinal, _)| !reports.contains_key(ordinal)) {
             claim.stranded = stranded(ctx, claim.volume.as_deref(), nodes).await;
@@ -282,10 +282,16 @@ async fn stranded(ctx: &Context, volume: Option<&str>, there: &BTreeMap<String, 
 }
 
 /// The nodes, read once for all clusters that ask within some seconds; `None` where the operator may not read
-/// them: the loss of a node is then declared by hand. docs: operator.md, "Rights".
-async fn nodes(ctx: &Context) -> Option<Arc<BTreeMap<String, NodeFacts>>> {
+/// them: the loss of a node is then declared by hand. A node that a pod is on and that is not among them may be
+/// younger than what was read: it is gone only if it is not there now. docs: operator.md, "Rights".
+async fn nodes(ctx: &Context, pods: &BTreeMap<u32, PodFacts>) -> Option<Arc<BTreeMap<String, NodeFacts>>> {
     if let Some(known) = ctx.nodes() {
-        return known;
+        let lacks = |nodes: &BTreeMap<String, NodeFacts>| {
+            pods.values().filter_map(|p| p.node.as_ref()).any(|node| !nodes.contains_key(node))
+        };
+        if !known.as_deref().is_some_and(lacks) {
+            return known;
+        }
     }
     let api: Api<Node> = Api::all(ctx.client.clone());
     let read = match api.list(&ListParams::default()).await {
