@@ -389,8 +389,8 @@ pub(crate) fn places(skipped: &[u32]) -> Vec<u8> {
 mod tests {
     use super::{name, seal_snapshot, unseal_snapshot};
 
-    /// Property: whatever bit of a sealed snapshot is flipped, it is not shown (docs: decisions/0016). The simulator found
-    /// that a flipped bit of the seal's own mark made it a bare one of an earlier version (seed 5880).
+    /// Property: whatever bit of a sealed snapshot is flipped, it is not shown (docs: decisions/0016). A flipped bit
+    /// of the seal's own mark once made it a bare one of an earlier version.
     #[test]
     fn a_flipped_bit_anywhere_breaks_the_seal() {
         let sealed = seal_snapshot(7, b"\x03the state");

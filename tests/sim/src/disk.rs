@@ -8,6 +8,7 @@
 
 use crate::oracle::{Violation, violation};
 use crate::real::{RealDisk, Scrubbed, Unusable, settle};
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use synod_paxos::message::ViewId;
@@ -29,6 +30,8 @@ pub struct Image {
     pub rows: Rows,
     /// Slots whose row does not fit its checksum, or is gone.
     pub damaged: BTreeSet<Slot>,
+    /// Snapshots that a start could not read. Another start may: what was flipped may have been a checksum.
+    pub unread: BTreeMap<Slot, Bytes>,
 }
 
 impl Image {
@@ -101,6 +104,7 @@ impl SimDisk {
                 state: DurableState::empty(member),
                 rows: Rc::default(),
                 damaged: BTreeSet::new(),
+                unread: BTreeMap::new(),
             },
             pending: VecDeque::new(),
             syncing: Vec::new(),

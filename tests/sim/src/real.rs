@@ -360,10 +360,13 @@ pub fn settle(model: &mut Model, shown: &Shown, cluster: ClusterId) -> Result<()
     if same != *held {
         return violation("a start finds what was acknowledged", differences(held, &same));
     }
-    let other = state.snapshots.iter().find(|(slot, bytes)| held.snapshots.get(slot) != Some(*bytes));
+    let mut written = std::mem::take(&mut model.unread);
+    written.extend(held.snapshots.clone());
+    let other = state.snapshots.iter().find(|(slot, bytes)| written.remove(slot).as_ref() != Some(*bytes));
     if let Some((slot, _)) = other {
         return violation("a snapshot is shown as it was written", format!("that of {slot:?}"));
     }
+    model.unread = written;
     model.state.snapshots = state.snapshots.clone();
     model.state.fetched = state.fetched.clone();
     let trim = model.state.trim_through;
