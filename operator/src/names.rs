@@ -30,6 +30,8 @@ pub const ANNOTATION_ROTATE: &str = "synod.dev/rotate-ca";
 pub const ANNOTATION_ISSUER: &str = "synod.dev/issuer";
 /// Annotation of an applied object: the hash of what was applied.
 pub const ANNOTATION_APPLIED: &str = "synod.dev/applied";
+/// On the disruption budget: the pods that it counts.
+pub const ANNOTATION_COUNTED: &str = "synod.dev/counted";
 /// Annotation of the StatefulSet: the replicas that the operator wrote last.
 pub const ANNOTATION_SIZE: &str = "synod.dev/size";
 /// Annotation of the StatefulSet: the generation of the PaxosCluster that its pods were made from.

@@ -1,7 +1,11 @@
 //! Carries out one step.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Api;
+use kube::api::ResourceExt as _;
 use kube::api::{DeleteParams, EvictParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::{Value, json};
 
@@ -11,7 +15,8 @@ use crate::dereference::{Dereferenced, target};
 use crate::error::{Error, code, gone_is_fine};
 use crate::members::{Ask, MemberError};
 use crate::names::{
-    ANNOTATION_CLUSTER, ANNOTATION_MEMBER, FIELD_MANAGER, LABEL_COUNTED, LABEL_RETIRED, LABEL_ROLE, MemberId,
+    ANNOTATION_CLUSTER, ANNOTATION_COUNTED, ANNOTATION_MEMBER, FIELD_MANAGER, LABEL_COUNTED, LABEL_RETIRED,
+    LABEL_ROLE, MemberId,
 };
 use crate::plan::{ClaimMark, Plan, RoleLabel, Step};
 use crate::validate::Desired;
@@ -42,6 +47,7 @@ pub(super) async fn take(
             for label in labels {
                 hand.label(label).await?;
             }
+            hand.recount(labels).await?;
             for mark in marks {
                 hand.mark(mark).await?;
             }
@@ -117,6 +123,38 @@ impl Hand<'_> {
         let patch = json!({ "metadata": { "uid": label.uid, "labels": labels } });
         let patched = self.pods().patch(&pod, &merging(), &Patch::Merge(&patch)).await;
         gone_is_fine(patched).map_err(Error::api(format!("labelling pod {pod}")))?;
+        Ok(())
+    }
+
+    /// Has the budget counted anew. Kubernetes looks at a budget when a pod that it selects changes, not when one stops
+    /// being selected: until then it would allow a disruption too many. A written annotation makes it look.
+    async fn recount(&self, labels: &[RoleLabel]) -> Result<(), Error> {
+        let (name, uid) = (&self.desired.name.name, &self.desired.name.uid);
+        let pods = self.read.observed.pods.iter().filter(|(_, pod)| pod.counted);
+        let before: BTreeSet<u32> = pods.map(|(ordinal, _)| *ordinal).collect();
+        let mut counted = before.clone();
+        for label in labels {
+            match label.counted {
+                true => counted.insert(label.ordinal),
+                false => counted.remove(&label.ordinal),
+            };
+        }
+        if counted == before {
+            return Ok(());
+        }
+        let budgets: Api<PodDisruptionBudget> =
+            Api::namespaced(self.ctx.client.clone(), &self.desired.name.namespace);
+        let failed = || Error::api(format!("having the disruption budget {name} counted anew"));
+        let live = budgets.get_opt(name).await.map_err(failed())?;
+        // There may be none yet, or somebody else's.
+        let Some(live) = live.filter(|live| live.owner_references().iter().any(|o| o.uid == *uid)) else {
+            return Ok(());
+        };
+        let names: Vec<String> = counted.iter().map(|ordinal| self.desired.name.pod(*ordinal)).collect();
+        let annotations = json!({ ANNOTATION_COUNTED: names.join(",") });
+        let patch = json!({ "metadata": { "uid": live.uid(), "annotations": annotations } });
+        let patched = budgets.patch(name, &merging(), &Patch::Merge(&patch)).await;
+        gone_is_fine(patched).map_err(failed())?;
         Ok(())
     }
 

@@ -157,6 +157,21 @@ async fn o12_a_budget_of_somebody_else_is_no_hot_loop() {
     }
 }
 
+/// O9: whatever pod is counted anew or no more, the budget is written: Kubernetes does not look at a budget when a pod
+/// stops being selected (seen on a real one), and would allow a disruption too many.
+#[tokio::test]
+async fn o9_the_budget_is_written_whenever_other_pods_are_counted() {
+    let cluster = Cluster::formed(json!({})).await;
+    let counted = || {
+        let budget = cluster.with(|s| s.server.get(BUDGET).unwrap().clone());
+        budget["metadata"]["annotations"]["synod.dev/counted"].as_str().unwrap_or("none").to_owned()
+    };
+    assert_eq!(counted(), "demo-0,demo-1,demo-2");
+    cluster.edit(json!({ "replicas": 2 }));
+    cluster.settle().await;
+    assert_eq!(counted(), "demo-0,demo-1");
+}
+
 /// O14, O30: whoever changes the set by hand restarts nobody, and it is put back at the next look.
 #[tokio::test]
 async fn o14_a_set_changed_by_hand_is_put_back_and_nobody_is_restarted() {
