@@ -14,7 +14,9 @@ use std::time::Duration;
 use synod_proto::v1::consistency::Kind;
 use synod_proto::v1::log_client::LogClient;
 use synod_proto::v1::subscribe_response::Event;
-use synod_proto::v1::{self, ReadRequest, Reason, SubscribeRequest, SubscribeResponse, subscribe_request};
+use synod_proto::v1::{
+    self, ReadRequest, Reason, SubscribeRequest, SubscribeResponse, TailRequest, subscribe_request,
+};
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Channel;
 use tonic::{Request, Streaming};
@@ -220,6 +222,18 @@ struct Reading {
     through: Option<u64>,
 }
 
+impl Reading {
+    /// The last index, as fresh as can be.
+    async fn tail(&self) -> Result<u64, CallError> {
+        let log = log(self.channel.clone());
+        let call = |request| {
+            let mut log = log.clone();
+            async move { log.tail(request).await }
+        };
+        Ok(until_answered(self.timeout, TailRequest { consistency: None }, call).await?.last_index)
+    }
+}
+
 impl Source for Reading {
     async fn advance(&mut self) -> Result<Option<Entry>, CallError> {
         loop {
@@ -245,7 +259,11 @@ impl Source for Reading {
                 async move { log.read(request).await }
             };
             let read = until_answered(self.timeout, request, call).await?;
-            self.through.get_or_insert(read.last_index);
+            if self.through.is_none() {
+                // A member of the version before says nothing of where the log ends, and gives the first of its pages.
+                let is_before = read.last_index == 0 && !read.entries.is_empty();
+                self.through = Some(if is_before { self.tail().await? } else { read.last_index });
+            }
             if read.entries.is_empty() {
                 return Ok(None);
             }
