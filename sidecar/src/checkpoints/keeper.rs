@@ -134,7 +134,8 @@ async fn scrub(checkpoints: &Checkpoints) {
     let pace = Pace::new(SCRUB_RATE);
     let mut read: HashMap<Name, Instant> = HashMap::new();
     loop {
-        let named = checkpoints.0.shared.handle().checkpoints().borrow().clone();
+        let mut changes = checkpoints.0.shared.handle().checkpoints();
+        let named = changes.borrow_and_update().clone();
         read.retain(|name, _| named.iter().any(|checkpoint| Name::of(checkpoint) == *name));
         for checkpoint in &named {
             let name = Name::of(checkpoint);
@@ -152,6 +153,12 @@ async fn scrub(checkpoints: &Checkpoints) {
                 read.insert(name, Instant::now());
             }
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::select! {
+            // A member that has just started learns what the log names, and has not read any of it yet.
+            changed = changes.changed() => if changed.is_err() {
+                tokio::time::sleep(FIRST_PAUSE).await;
+            },
+            () = tokio::time::sleep(LOOK) => {}
+        }
     }
 }
