@@ -32,6 +32,7 @@ pub mod random;
 pub mod real;
 pub mod replay;
 pub mod run;
+pub mod seen;
 pub mod setup;
 pub mod shrink;
 pub mod sweep;

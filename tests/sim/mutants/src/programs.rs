@@ -5,52 +5,10 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
+use synod_sim::seen::{SEEDS, SEEN};
 
 /// The test programs of the core that plant what `SYNOD_PLANTED` names.
 const TESTS: &[&str] = &["protocol", "sessions", "configurations", "papers", "scripts"];
-/// Bugs that the simulator must see by itself, within [`SEEDS`].
-const SIMULATED: &[&str] = &[
-    "ballot-reused-after-restart",
-    "inference-with-at-least-for-equal",
-    "quorum-minus-one",
-    "lowest-ballot-adopted",
-    "promise-forgotten-on-restart",
-    "self-vote-before-sync",
-    "learners-accepted-counted",
-    "acknowledged-before-chosen",
-    "read-before-leader-start",
-    "read-joins-an-older-round",
-    "alpha-unchecked-during-recovery",
-    "configuration-governs-from-one-slot-early",
-    "duplicate-delivery-applied-twice",
-    "re-forwarded-keyless-append",
-    "stale-view-in-a-promise",
-    "prepare-before-own-sync",
-    "last-promise-chunk-optional",
-    "install-keeps-accepted-at-or-below-its-slot",
-    "install-lowers-promised",
-    "dedup-only-when-proposing",
-    "expected-index-before-dedup",
-    "snapshot-without-sessions",
-    "session-row-lost-on-snapshot",
-    "incarnation-check-dropped",
-    "trim-past-a-cursor",
-    "accepted-of-an-older-ballot-counted",
-    "late-report-adopted-behind-leader-start",
-    "rows-marked-chosen-by-a-watermark-not-durable",
-    "request-names-reused-after-restart",
-    "removed-voter-retires-before-a-quorum-holds-its-prefix",
-    "reports-of-a-new-configuration-ignored",
-    "removed-voter-stops-on-applying-its-removal",
-    "configuration-with-an-invalid-base-takes-effect",
-    "damaged-entry-read-as-empty",
-    "tombstone-ignored",
-    "trim-during-a-transfer",
-    "chain-not-compared",
-    "call-given-up-holds-up-those-behind-it",
-];
-/// With any change of the core or the simulator a bug that takes a rare chance is met in other seeds.
-const SEEDS: &str = "2000";
 /// Seeds that must pass without a bug.
 const SOUND_SEEDS: &str = "200";
 
@@ -129,7 +87,11 @@ impl Programs {
 
     /// What must see the bug: the simulator, where it is known to; else the core's tests.
     pub(crate) fn demand(&self, bug: &str) -> anyhow::Result<Option<Seen>> {
-        if SIMULATED.contains(&bug) { self.simulate(bug, &["--seeds", SEEDS]) } else { self.test(bug) }
+        if SEEN.contains(&bug) {
+            self.simulate(bug, &["--seeds", &SEEDS.to_string()])
+        } else {
+            self.test(bug)
+        }
     }
 
     fn simulate(&self, bug: &str, limit: &[&str]) -> anyhow::Result<Option<Seen>> {
