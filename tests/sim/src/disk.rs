@@ -244,8 +244,10 @@ impl SimDisk {
         let found = self.real.as_ref()?.scrub();
         if let Ok((rows, _)) = &found {
             for slot in rows {
-                self.image.damaged.insert(*slot);
-                if let Some(row) = Rc::make_mut(&mut self.image.rows).get_mut(slot) {
+                // One that was found before is not to become whole again.
+                if self.image.damaged.insert(*slot)
+                    && let Some(row) = Rc::make_mut(&mut self.image.rows).get_mut(slot)
+                {
                     // Not as it was written, whichever way.
                     row.checksum = !row.checksum;
                 }

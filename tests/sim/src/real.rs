@@ -10,9 +10,10 @@ use crate::oracle::{Violation, violation};
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use synod_paxos::message::ViewId;
 use synod_paxos::{Applied, ClusterId, DurableState, MemberId, Row, Slot, Storage, Write, WriteCounter};
-use synod_storage::{Mark, Opened, Options, Place, StorageError, View, create_on, open_on};
+use synod_storage::{Files, Mark, Opened, Options, Place, StorageError, View, create_on, open_on};
 
 /// Segments that are left every few dozen commits.
 const OPTIONS: Options = Options { most_bytes: 48 << 10, least_bytes: 6 << 10, background: false };
@@ -81,6 +82,15 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, StorageError>) -> Result<T, Unusa
     }
 }
 
+/// Opens files, and reads all rows that they show.
+fn look(files: Arc<dyn Files>) -> Result<(Opened, Vec<Row>), Unusable> {
+    guarded(|| {
+        let opened = open_on(files, None, OPTIONS)?;
+        let (rows, _) = opened.reader.view()?.read(Slot(0), usize::MAX)?;
+        Ok((opened, rows))
+    })
+}
+
 /// Some number that follows from another.
 fn mixed(number: u64) -> u64 {
     let number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -116,11 +126,7 @@ impl RealDisk {
     pub fn boot(&mut self) -> Result<Shown, Unusable> {
         self.disk.medium().recorded = Some(Vec::new());
         let files = self.disk.files();
-        let (opened, rows) = guarded(|| {
-            let opened = open_on(files, None, OPTIONS)?;
-            let (rows, _) = opened.reader.view()?.read(Slot(0), usize::MAX)?;
-            Ok((opened, rows))
-        })?;
+        let (opened, rows) = look(files)?;
         let state = opened.state.clone();
         self.opened = Some(opened);
         self.follow();
@@ -215,13 +221,8 @@ impl RealDisk {
         writes: &[&Write],
     ) -> Result<bool, Violation> {
         let scratch = Disk::with(self.power.synced.clone());
-        let look = guarded(|| {
-            let opened = open_on(scratch.files(), None, OPTIONS)?;
-            let (rows, _) = opened.reader.view()?.read(Slot(0), usize::MAX)?;
-            Ok((opened.state, rows))
-        });
-        let (shown, rows) = match look {
-            Ok(shown) => shown,
+        let (shown, rows) = match look(scratch.files()) {
+            Ok((opened, rows)) => (opened.state, rows),
             Err(_) if self.flipped > 0 => return Ok(false),
             Err(why) => return violation("a disk that only lost power opens", format!("{why:?}")),
         };
@@ -229,14 +230,8 @@ impl RealDisk {
         writes.iter().for_each(|write| after.apply(write));
         after.written = written;
         let is = |state: &DurableState| {
-            let same = DurableState {
-                incarnation: state.incarnation,
-                rows: state.rows.clone(),
-                snapshots: state.snapshots.clone(),
-                fetched: state.fetched.clone(),
-                ..shown.clone()
-            };
-            same == *state
+            let held = DurableState { incarnation: shown.incarnation, ..state.clone() };
+            with_lists_of(&held, &shown) == held
         };
         match (is(&after), is(before)) {
             // Writes of a handshake are not counted: where they are rows alone, the rows tell.
@@ -350,13 +345,7 @@ impl RealDisk {
 /// Where something is shown that was never written, or is missing and nothing says so.
 pub fn settle(model: &mut Model, shown: &Shown, cluster: ClusterId) -> Result<(), Violation> {
     let (state, held) = (&shown.state, &model.state);
-    let same = DurableState {
-        rows: held.rows.clone(),
-        // Those that cannot be read are not listed, and parts of one that is fetched are fetched again.
-        snapshots: held.snapshots.clone(),
-        fetched: held.fetched.clone(),
-        ..state.clone()
-    };
+    let same = with_lists_of(held, state);
     if same != *held {
         return violation("a start finds what was acknowledged", differences(held, &same));
     }
@@ -384,6 +373,17 @@ pub fn settle(model: &mut Model, shown: &Shown, cluster: ClusterId) -> Result<()
         model.show(row, cluster)?;
     }
     Ok(())
+}
+
+/// What is shown, with the rows and snapshots that are held: those are judged apart. A snapshot that cannot be read is
+/// not listed, and parts of one that is fetched are fetched again.
+fn with_lists_of(held: &DurableState, shown: &DurableState) -> DurableState {
+    DurableState {
+        rows: held.rows.clone(),
+        snapshots: held.snapshots.clone(),
+        fetched: held.fetched.clone(),
+        ..shown.clone()
+    }
 }
 
 fn differences(held: &DurableState, shown: &DurableState) -> String {
