@@ -83,7 +83,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use synod_proto::v1::TailRequest;
 
 /// A connection to one member's socket. Cheap to clone; clones share the connection.
 #[derive(Clone, Debug)]
@@ -191,13 +190,8 @@ impl Client {
     /// # Errors
     /// See [`CallError`].
     pub async fn bounds(&self, consistency: Consistency) -> Result<Tail, CallError> {
-        let request = TailRequest { consistency: consistency.to_wire(&self.seen) };
-        let log = read::log(self.channels.calls.clone());
-        let call = |request| {
-            let mut log = log.clone();
-            async move { log.tail(request).await }
-        };
-        let answer = retry::until_answered(self.timeout, request, call).await?;
+        let consistency = consistency.to_wire(&self.seen);
+        let answer = read::tail(&self.channels.calls, self.timeout, consistency).await?;
         self.seen.fetch_max(answer.last_index, Ordering::Relaxed);
         Ok(Tail { first_index: answer.first_index, last_index: answer.last_index })
     }

@@ -15,7 +15,8 @@ use synod_proto::v1::consistency::Kind;
 use synod_proto::v1::log_client::LogClient;
 use synod_proto::v1::subscribe_response::Event;
 use synod_proto::v1::{
-    self, ReadRequest, Reason, SubscribeRequest, SubscribeResponse, TailRequest, subscribe_request,
+    self, ReadRequest, Reason, SubscribeRequest, SubscribeResponse, TailRequest, TailResponse,
+    subscribe_request,
 };
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Channel;
@@ -124,6 +125,20 @@ impl From<v1::Entry> for Entry {
     }
 }
 
+/// Where the log begins and ends, linearizable where nothing is said.
+pub(crate) async fn tail(
+    channel: &Channel,
+    timeout: Duration,
+    consistency: Option<v1::Consistency>,
+) -> Result<TailResponse, CallError> {
+    let log = log(channel.clone());
+    let call = |request| {
+        let mut log = log.clone();
+        async move { log.tail(request).await }
+    };
+    until_answered(timeout, TailRequest { consistency }, call).await
+}
+
 pub(crate) fn log(channel: Channel) -> LogClient<Channel> {
     LogClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE)
 }
@@ -222,18 +237,6 @@ struct Reading {
     through: Option<u64>,
 }
 
-impl Reading {
-    /// The last index, as fresh as can be.
-    async fn tail(&self) -> Result<u64, CallError> {
-        let log = log(self.channel.clone());
-        let call = |request| {
-            let mut log = log.clone();
-            async move { log.tail(request).await }
-        };
-        Ok(until_answered(self.timeout, TailRequest { consistency: None }, call).await?.last_index)
-    }
-}
-
 impl Source for Reading {
     async fn advance(&mut self) -> Result<Option<Entry>, CallError> {
         loop {
@@ -262,7 +265,11 @@ impl Source for Reading {
             if self.through.is_none() {
                 // A member of the version before says nothing of where the log ends, and gives the first of its pages.
                 let is_before = read.last_index == 0 && !read.entries.is_empty();
-                self.through = Some(if is_before { self.tail().await? } else { read.last_index });
+                self.through = Some(if is_before {
+                    tail(&self.channel, self.timeout, None).await?.last_index
+                } else {
+                    read.last_index
+                });
             }
             if read.entries.is_empty() {
                 return Ok(None);
