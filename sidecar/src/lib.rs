@@ -17,6 +17,7 @@ pub mod space;
 pub mod telemetry;
 pub mod tls;
 pub mod transport;
+mod views;
 
 /// The disk.
 pub use synod_storage as storage;

@@ -1,14 +1,14 @@
-//! What the commands print, as data: the shape of `-o json`. Ids are text, as people copy them.
+//! What is shown of a member and its log, as data: the shape of `-o json` and of HTTP. Ids are text, as people copy them.
 
 use serde::Serialize;
 use synod_paxos::{ClusterId, MemberId};
 use synod_proto::v1;
 
-pub(super) fn member(id: u64) -> String {
+pub(crate) fn member(id: u64) -> String {
     MemberId(id).to_string()
 }
 
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -46,36 +46,36 @@ fn role(role: v1::Role) -> &'static str {
 
 /// One member of a configuration, with what the answering member knows of it.
 #[derive(Debug, Serialize)]
-pub(super) struct Member {
-    pub(super) member: String,
-    pub(super) name: String,
-    pub(super) voter: bool,
-    pub(super) leader: bool,
+pub(crate) struct Member {
+    pub(crate) member: String,
+    pub(crate) name: String,
+    pub(crate) voter: bool,
+    pub(crate) leader: bool,
     /// The answering member itself.
-    pub(super) this: bool,
-    pub(super) connected: bool,
-    pub(super) incarnation: u64,
+    pub(crate) this: bool,
+    pub(crate) connected: bool,
+    pub(crate) incarnation: u64,
     /// Known at the leader, and of the answering member itself.
-    pub(super) durable_through: Option<u64>,
-    pub(super) caught_up: Option<bool>,
+    pub(crate) durable_through: Option<u64>,
+    pub(crate) caught_up: Option<bool>,
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct Configuration {
-    pub(super) version: u64,
-    pub(super) slot: u64,
-    pub(super) effective_from: u64,
-    pub(super) voters: Vec<String>,
-    pub(super) learners: Vec<String>,
-    pub(super) names: Vec<Named>,
+pub(crate) struct Configuration {
+    pub(crate) version: u64,
+    pub(crate) slot: u64,
+    pub(crate) effective_from: u64,
+    pub(crate) voters: Vec<String>,
+    pub(crate) learners: Vec<String>,
+    pub(crate) names: Vec<Named>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) operation_id: Option<String>,
+    pub(crate) operation_id: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct Named {
-    pub(super) member: String,
-    pub(super) name: String,
+pub(crate) struct Named {
+    pub(crate) member: String,
+    pub(crate) name: String,
 }
 
 impl From<&v1::Configuration> for Configuration {
@@ -99,20 +99,20 @@ impl From<&v1::Configuration> for Configuration {
 
 /// The settings that all members go by.
 #[derive(Debug, Serialize)]
-pub(super) struct Settings {
-    pub(super) version: u64,
-    pub(super) heartbeat_ms: u32,
-    pub(super) election_timeout_ms: u32,
-    pub(super) leases: bool,
-    pub(super) clock_drift_percent: u32,
-    pub(super) entry_bytes: u32,
-    pub(super) call_bytes: u32,
-    pub(super) session_rows: u32,
-    pub(super) session_idle_ms: u64,
-    pub(super) retain_entries: Option<u64>,
-    pub(super) retain_bytes: Option<u64>,
-    pub(super) retain_age_ms: Option<u64>,
-    pub(super) format_level: Option<u32>,
+pub(crate) struct Settings {
+    pub(crate) version: u64,
+    pub(crate) heartbeat_ms: u32,
+    pub(crate) election_timeout_ms: u32,
+    pub(crate) leases: bool,
+    pub(crate) clock_drift_percent: u32,
+    pub(crate) entry_bytes: u32,
+    pub(crate) call_bytes: u32,
+    pub(crate) session_rows: u32,
+    pub(crate) session_idle_ms: u64,
+    pub(crate) retain_entries: Option<u64>,
+    pub(crate) retain_bytes: Option<u64>,
+    pub(crate) retain_age_ms: Option<u64>,
+    pub(crate) format_level: Option<u32>,
 }
 
 impl From<&v1::Settings> for Settings {
@@ -140,52 +140,52 @@ impl From<&v1::Settings> for Settings {
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct Removed {
-    pub(super) member: String,
-    pub(super) name: String,
-    pub(super) version: u64,
-    pub(super) retired: bool,
+pub(crate) struct Removed {
+    pub(crate) member: String,
+    pub(crate) name: String,
+    pub(crate) version: u64,
+    pub(crate) retired: bool,
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct Status {
-    pub(super) member: String,
-    pub(super) name: String,
-    pub(super) incarnation: u64,
-    pub(super) state: &'static str,
-    pub(super) ready: bool,
-    pub(super) reason: String,
-    pub(super) cluster_id: Option<String>,
-    pub(super) genesis_digest: Option<String>,
-    pub(super) role: &'static str,
-    pub(super) leader: Option<String>,
-    pub(super) leader_name: Option<String>,
-    pub(super) leader_ballot: Option<String>,
-    pub(super) promised: Option<String>,
-    pub(super) fencing_epoch: u64,
-    pub(super) trim_through: u64,
-    pub(super) chosen_through: u64,
-    pub(super) durable_through: u64,
-    pub(super) applied_slot: u64,
-    pub(super) last_index: u64,
-    pub(super) configuration: Option<Configuration>,
-    pub(super) configuration_in_force: bool,
-    pub(super) members: Vec<Member>,
-    pub(super) removed: Vec<Removed>,
-    pub(super) settings: Option<Settings>,
-    pub(super) lease: bool,
-    pub(super) reads_under_lease: u64,
-    pub(super) disk: Option<Disk>,
-    pub(super) version: String,
+pub(crate) struct Status {
+    pub(crate) member: String,
+    pub(crate) name: String,
+    pub(crate) incarnation: u64,
+    pub(crate) state: &'static str,
+    pub(crate) ready: bool,
+    pub(crate) reason: String,
+    pub(crate) cluster_id: Option<String>,
+    pub(crate) genesis_digest: Option<String>,
+    pub(crate) role: &'static str,
+    pub(crate) leader: Option<String>,
+    pub(crate) leader_name: Option<String>,
+    pub(crate) leader_ballot: Option<String>,
+    pub(crate) promised: Option<String>,
+    pub(crate) fencing_epoch: u64,
+    pub(crate) trim_through: u64,
+    pub(crate) chosen_through: u64,
+    pub(crate) durable_through: u64,
+    pub(crate) applied_slot: u64,
+    pub(crate) last_index: u64,
+    pub(crate) configuration: Option<Configuration>,
+    pub(crate) configuration_in_force: bool,
+    pub(crate) members: Vec<Member>,
+    pub(crate) removed: Vec<Removed>,
+    pub(crate) settings: Option<Settings>,
+    pub(crate) lease: bool,
+    pub(crate) reads_under_lease: u64,
+    pub(crate) disk: Option<Disk>,
+    pub(crate) version: String,
 }
 
 /// The space on the member's disk.
 #[derive(Debug, Serialize)]
-pub(super) struct Disk {
-    pub(super) free_bytes: u64,
-    pub(super) reserve_bytes: u64,
+pub(crate) struct Disk {
+    pub(crate) free_bytes: u64,
+    pub(crate) reserve_bytes: u64,
     /// `plenty`, `low`, `full` or `spent`.
-    pub(super) room: &'static str,
+    pub(crate) room: &'static str,
 }
 
 impl From<&v1::Disk> for Disk {
@@ -252,7 +252,7 @@ pub(crate) fn status(wire: &v1::StatusResponse) -> serde_json::Result<serde_json
     serde_json::to_value(Status::from(wire))
 }
 
-pub(super) fn members(wire: &v1::StatusResponse) -> Vec<Member> {
+pub(crate) fn members(wire: &v1::StatusResponse) -> Vec<Member> {
     let leads = wire.leader == Some(wire.member);
     let of = |configured: &v1::ConfiguredMember| {
         let this = configured.member == wire.member;
@@ -281,16 +281,16 @@ pub(super) fn members(wire: &v1::StatusResponse) -> Vec<Member> {
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct Leadership {
-    pub(super) fencing_epoch: u64,
-    pub(super) ballot: Option<String>,
-    pub(super) member: String,
+pub(crate) struct Leadership {
+    pub(crate) fencing_epoch: u64,
+    pub(crate) ballot: Option<String>,
+    pub(crate) member: String,
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct History {
-    pub(super) configurations: Vec<Configuration>,
-    pub(super) leaders: Vec<Leadership>,
+pub(crate) struct History {
+    pub(crate) configurations: Vec<Configuration>,
+    pub(crate) leaders: Vec<Leadership>,
 }
 
 impl From<&v1::HistoryResponse> for History {

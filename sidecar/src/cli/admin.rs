@@ -1,7 +1,7 @@
 //! `admin`: membership without an operator, through the socket in a member's data directory.
 
 use super::connect::{DataDir, parse_cluster, parse_digest, parse_member, print_json};
-use super::views;
+use crate::views;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use clap::{Args, Subcommand};

@@ -3,7 +3,7 @@
 use super::Format;
 use super::connect::{Socket, print_json};
 use super::show::{bytes_bar, print, table};
-use super::views::hex;
+use crate::views::hex;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use comfy_table::presets;

@@ -10,7 +10,6 @@ mod offline;
 mod recover;
 mod run;
 mod show;
-pub(crate) mod views;
 mod wait;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};

@@ -2,7 +2,7 @@
 
 use super::Format;
 use super::connect::{Socket, print_json};
-use super::views::{self, History, Status};
+use crate::views::{self, History, Status};
 use clap::Args;
 use comfy_table::{ContentArrangement, Table, TableStyle, presets};
 use indicatif::{ProgressBar, ProgressStyle};

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 use tonic::codegen::http::HeaderMap;
 
@@ -136,9 +137,15 @@ impl Budgets {
     }
 }
 
-/// Bytes of an answer that is in memory before its reader takes any of it: in the extensions of a response.
-#[derive(Clone, Copy, Debug)]
-pub struct Weight(pub usize);
+/// What an answer takes that is in memory before its reader takes any of it, and until all is taken: in the extensions of
+/// a response.
+#[derive(Clone, Debug)]
+pub struct Weight {
+    /// Bytes.
+    pub bytes: usize,
+    /// A place among the readers.
+    pub place: Option<Arc<OwnedSemaphorePermit>>,
+}
 
 /// A request's body: what has come of a message counts until all of it is there.
 pub(super) struct Counted<B> {
@@ -348,7 +355,7 @@ pub(super) struct Given<B> {
     /// Ends the call.
     cut: Arc<Cut>,
     /// All of an answer that was whole before it was given.
-    whole: Option<Held>,
+    whole: Option<(Held, Weight)>,
     held: Option<Held>,
     rest: Option<Bytes>,
     ended: bool,
@@ -385,10 +392,10 @@ impl<B> Given<B> {
     }
 
     /// The same of an answer that is in memory as a whole, where it says so.
-    pub(super) fn weighing(mut self, weight: Option<&Weight>) -> Given<B> {
-        if let Some(Weight(bytes)) = weight {
-            match self.budgets.outgoing.take(self.connection, *bytes, &self.cut) {
-                Ok(held) => self.whole = Some(held),
+    pub(super) fn weighing(mut self, weight: Option<Weight>) -> Given<B> {
+        if let Some(weight) = weight {
+            match self.budgets.outgoing.take(self.connection, weight.bytes, &self.cut) {
+                Ok(held) => self.whole = Some((held, weight)),
                 Err(Full) => self.body = None,
             }
         }

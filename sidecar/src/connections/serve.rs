@@ -198,11 +198,11 @@ impl hyper::service::Service<Request<hyper::body::Incoming>> for Entrance {
         let answering = routes.call(Request::from_parts(parts, body));
         let (budgets, connection) = (self.budgets.clone(), self.connection);
         Box::pin(async move {
-            let answer = answering.await?;
-            let weight = answer.extensions().get::<Weight>().copied();
+            let mut answer = answering.await?;
+            let weight = answer.extensions_mut().remove::<Weight>();
             Ok(answer.map(|body| {
                 let given = Given::new(body, &budgets, connection, cut, Some(call), Some(open));
-                given.plain(is_plain).weighing(weight.as_ref())
+                given.plain(is_plain).weighing(weight)
             }))
         })
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 use tokio::time::Instant;
+use tonic::codegen::http::HeaderMap;
 use tonic::metadata::MetadataMap;
 
 /// How long a call without a deadline may wait.
@@ -10,7 +11,7 @@ const DEFAULT: Duration = Duration::from_secs(30);
 /// When to answer a call. The caller's own deadline, told by `grpc-timeout`, less a little: an answer that says
 /// what is known is worth more than the transport's bare "deadline exceeded".
 pub(super) fn of(metadata: &MetadataMap) -> Instant {
-    let span = match told(metadata) {
+    let span = match told(metadata.as_ref()) {
         Some(span) => span - (span / 10).min(Duration::from_millis(20)),
         None => DEFAULT,
     };
@@ -18,12 +19,12 @@ pub(super) fn of(metadata: &MetadataMap) -> Instant {
 }
 
 /// When any answer must be given, or else the transport ends the call without a word; `None`: it does not.
-pub(super) fn last(metadata: &MetadataMap) -> Option<Instant> {
-    told(metadata).map(|span| Instant::now() + span - (span / 40).min(Duration::from_millis(5)))
+pub(super) fn last(headers: &HeaderMap) -> Option<Instant> {
+    told(headers).map(|span| Instant::now() + span - (span / 40).min(Duration::from_millis(5)))
 }
 
-fn told(metadata: &MetadataMap) -> Option<Duration> {
-    metadata.get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(parse)
+fn told(headers: &HeaderMap) -> Option<Duration> {
+    headers.get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(parse)
 }
 
 /// The wire format of gRPC: up to eight digits and a unit.

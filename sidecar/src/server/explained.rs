@@ -3,7 +3,6 @@
 //! The transport looks at a message's length before it reads the message, so that a large one costs no memory, and
 //! ends a call whose deadline has passed; but its own answers carry no reason that a program could tell from others.
 
-use super::held::in_pieces;
 use super::identity::LogName;
 use super::{deadline, failure};
 use crate::shared::Shared;
@@ -13,10 +12,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use synod_proto::v1::{Failure, Outcome, Reason};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
-use tonic::metadata::MetadataMap;
 use tonic::server::NamedService;
 use tonic::{Code, Status};
 
@@ -89,12 +87,10 @@ impl<F: Future<Output = Answer>> Answering<F> {
         answer: Option<F>,
         refused: Option<Failure>,
         log: LogName,
-        path: &str,
-        headers: http::HeaderMap,
+        deadline: Option<Instant>,
+        is_append: bool,
     ) -> Answering<F> {
-        let last = deadline::last(&MetadataMap::from_headers(headers));
-        let deadline = last.map(|at| Box::pin(tokio::time::sleep_until(at)));
-        let is_append = path.ends_with("Log/Append");
+        let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
         Answering { answer: answer.map(Box::pin), refused, log, deadline, is_append }
     }
 
@@ -128,7 +124,7 @@ impl<F: Future<Output = Answer>> Future for Answering<F> {
         answer.map(|answer| {
             answer.map(|mut response| {
                 self.log.put(response.headers_mut());
-                in_pieces(response)
+                response
             })
         })
     }
@@ -147,10 +143,11 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let (path, headers) = (request.uri().path().to_owned(), request.headers().clone());
-        let refused = self.log.refuses(&headers);
+        let is_append = request.uri().path().ends_with("Log/Append");
+        let deadline = deadline::last(request.headers());
+        let refused = self.log.refuses(request.headers());
         let answer = refused.is_none().then(|| self.service.call(request));
-        Answering::new(answer, refused, self.log.clone(), &path, headers)
+        Answering::new(answer, refused, self.log.clone(), deadline, is_append)
     }
 }
 
@@ -163,7 +160,8 @@ mod tests {
         let mut headers = http::HeaderMap::new();
         headers.insert("grpc-timeout", http::HeaderValue::from_static("1m"));
         let never = std::future::pending::<Answer>();
-        let response = Answering::new(Some(never), None, LogName::none(), path, headers).await.unwrap();
+        let (last, is_append) = (deadline::last(&headers), path.ends_with("Log/Append"));
+        let response = Answering::new(Some(never), None, LogName::none(), last, is_append).await.unwrap();
         Failure::from_status(&Status::from_header_map(response.headers()).unwrap()).unwrap()
     }
 

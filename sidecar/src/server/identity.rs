@@ -6,7 +6,6 @@
 
 use super::failure;
 use crate::shared::Shared;
-use std::fmt::Write as _;
 use std::sync::Arc;
 use synod_proto::v1::{Failure, Reason};
 use tonic::codegen::http::{HeaderMap, HeaderValue};
@@ -18,13 +17,7 @@ pub(crate) const HEADER: &str = "synod-log";
 pub(crate) fn name(shared: &Shared) -> Option<String> {
     let (cluster, _) = shared.identity().borrow().cluster?;
     let recoveries = shared.handle().facts().borrow().recoveries;
-    let mut name = String::with_capacity(48);
-    for byte in cluster.0 {
-        // A string takes everything.
-        let _ = write!(name, "{byte:02x}");
-    }
-    let _ = write!(name, ".{recoveries}");
-    Some(name)
+    Some(format!("{:032x}.{recoveries}", u128::from_be_bytes(cluster.0)))
 }
 
 /// Names the log in every answer of a service, and refuses calls that demand another.

@@ -3,11 +3,11 @@
 use super::append_stream;
 use super::explained::Explained;
 use super::following::{self, Following};
-use super::held::held;
 use super::paced::{self, paced};
 use super::reading::{PAGE, Reading};
 use super::{Guard, active, convert, deadline, failure, freshness, repeated};
 use crate::connections::Caller;
+use crate::connections::Weight;
 use crate::shared::Shared;
 use futures::Stream;
 use std::pin::Pin;
@@ -157,7 +157,10 @@ impl Log for LogService {
         };
         let first_index = handle.first_index().0;
         let bytes = entries.iter().map(|entry| entry.payload.len() + ENTRY).sum();
-        Ok(held(ReadResponse { entries, next, first_index, last_index: last.0 }, bytes, place))
+        let mut response = Response::new(ReadResponse { entries, next, first_index, last_index: last.0 });
+        // A page that its reader does not take stays in memory.
+        response.extensions_mut().insert(Weight { bytes, place: Some(Arc::new(place)) });
+        Ok(response)
     }
 
     async fn subscribe(&self, request: Request<SubscribeRequest>) -> Result<Response<Messages>, Status> {

@@ -13,7 +13,6 @@ pub mod failure;
 mod following;
 mod freshness;
 pub mod health;
-mod held;
 pub mod http;
 mod identity;
 pub mod listen;

@@ -2,6 +2,7 @@
 
 use super::problem::Problem;
 use super::{Answer, Api, Asked, input, json};
+use crate::views;
 use schemars::JsonSchema;
 use serde::Serialize;
 use synod_proto::v1::checkpoints_server::Checkpoints as _;
@@ -119,7 +120,7 @@ pub(super) async fn checkpoints(api: &Api, asked: Asked) -> Answer {
     let listed = api.checkpoints.list(super::request(request, asked.query.timeout()?)).await?.into_inner();
     let checkpoints = listed.checkpoints.into_iter().filter_map(|listed| {
         let checkpoint = listed.checkpoint?;
-        let digest = checkpoint.digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = views::hex(&checkpoint.digest);
         let (index, length) = (checkpoint.index, checkpoint.length);
         Some(Checkpoint { index, length, digest, here: listed.here })
     });

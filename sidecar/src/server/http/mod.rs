@@ -11,10 +11,9 @@ mod routes;
 use super::identity::LogName;
 use super::{CheckpointsService, ConsumersService, Guard, LogService, cluster, failure};
 use crate::checkpoints::Checkpoints;
-use crate::cli::views;
-use crate::connections::Weight;
-use crate::connections::{PLAIN_BODY, Plain};
+use crate::connections::{PLAIN_BODY, Plain, Weight};
 use crate::shared::Shared;
+use crate::views;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -129,7 +128,7 @@ fn request<T>(message: T, timeout: Duration) -> tonic::Request<T> {
 
 fn json(answer: &impl Serialize) -> Answer {
     let text = serde_json::to_vec(answer).map_err(|error| Problem::new(Reason::Internal, error))?;
-    let weight = Weight(text.len());
+    let weight = Weight { bytes: text.len(), place: None };
     let mut response = Response::new(Body::from(text));
     response.extensions_mut().insert(weight);
     let json = HeaderValue::from_static("application/json");
