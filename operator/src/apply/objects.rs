@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::build::{self, Kind, Object};
 use crate::context::Context;
-use crate::dereference::Dereferenced;
+use crate::dereference::{Dereferenced, owned};
 use crate::error::{Error, check_owner, code, gone_is_fine};
 use crate::names::{ANNOTATION_GENERATION, ANNOTATION_SIZE, ANNOTATION_TEMPLATE, FIELD_MANAGER};
 use crate::observed::SetFacts;
@@ -82,7 +82,7 @@ pub(super) async fn remove(ctx: &Context, desired: &Desired, kind: Kind, name: &
     let doing = || format!("removing {kind:?} {name}");
     let live = api.get_metadata_opt(name).await.map_err(Error::api(doing()))?;
     let left = match live {
-        Some(live) if live.owner_references().iter().any(|o| o.uid == *uid) => {
+        Some(live) if owned(&live.metadata, uid) => {
             let exactly = DeleteParams::default()
                 .preconditions(Preconditions { uid: live.uid(), resource_version: None });
             gone_is_fine(api.delete(name, &exactly).await).map_err(Error::api(doing()))?;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::build;
 use crate::context::Context;
-use crate::dereference::{Dereferenced, target};
+use crate::dereference::{Dereferenced, owned, target};
 use crate::error::{Error, code, gone_is_fine};
 use crate::members::{Ask, MemberError};
 use crate::names::{
@@ -147,7 +147,7 @@ impl Hand<'_> {
         let failed = || Error::api(format!("having the disruption budget {name} counted anew"));
         let live = budgets.get_opt(name).await.map_err(failed())?;
         // There may be none yet, or somebody else's.
-        let Some(live) = live.filter(|live| live.owner_references().iter().any(|o| o.uid == *uid)) else {
+        let Some(live) = live.filter(|live| owned(&live.metadata, uid)) else {
             return Ok(());
         };
         let names: Vec<String> = counted.iter().map(|ordinal| self.desired.name.pod(*ordinal)).collect();

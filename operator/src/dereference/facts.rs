@@ -170,7 +170,7 @@ fn claim(name: &ClusterName, claim: &PersistentVolumeClaim, now: Timestamp) -> C
         member: annotation(ANNOTATION_MEMBER).and_then(|m| m.parse().ok()),
         cluster: annotation(ANNOTATION_CLUSTER).and_then(|c| c.parse().ok()),
         requested: requests.and_then(|r| r.get("storage")).and_then(|q| parse_quantity(&q.0)).unwrap_or(0),
-        owned: meta.owner_references.iter().flatten().any(|o| o.uid == name.uid),
+        owned: super::owned(meta, &name.uid),
         volume: claim.spec.as_ref().and_then(|s| s.volume_name.clone()).filter(|v| !v.is_empty()),
         stranded: false,
     }

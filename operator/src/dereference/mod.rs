@@ -168,7 +168,8 @@ pub async fn dereference(ctx: &Context, cluster: &PaxosCluster, desired: &Desire
     Dereferenced { observed, set_hash, access, refusals }
 }
 
-fn owned(meta: &ObjectMeta, uid: &str) -> bool {
+/// Whether an object is this cluster's.
+pub(crate) fn owned(meta: &ObjectMeta, uid: &str) -> bool {
     meta.owner_references.iter().flatten().any(|o| o.uid == uid)
 }
 
