@@ -437,7 +437,7 @@ pub struct ClientService {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AppNetworkPolicy {
-    /// NetworkPolicy ingress rules for the application; empty: nobody but the members and the operator gets in.
+    /// NetworkPolicy ingress rules for the application; empty: only the members and the operator get in.
     #[serde(default)]
     #[schemars(schema_with = "raw::ingress_schema")]
     pub app_ingress: Vec<RawObject>,

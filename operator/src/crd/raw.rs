@@ -144,7 +144,7 @@ pub(super) fn service_ports_schema(_: &mut SchemaGenerator) -> Schema {
 pub(super) fn ingress_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
-        "description": "NetworkPolicy ingress rules for the application; empty: nobody but the members and the operator gets in.",
+        "description": "NetworkPolicy ingress rules for the application; empty: only the members and the operator get in.",
         "maxItems": 64,
         "items": { "type": "object", "x-kubernetes-preserve-unknown-fields": true },
     })
