@@ -41,7 +41,7 @@ pub enum Input {
     SnapshotRead {
         /// Of which slot.
         slot: Slot,
-        /// Its bytes; none: they cannot be read.
+        /// Its bytes; none: they cannot be read now. Damage is told apart, by [`Input::DamagedSnapshot`].
         state: Option<Bytes>,
     },
     /// The row of a slot was found damaged on the disk, or is missing there though it is known to be chosen.

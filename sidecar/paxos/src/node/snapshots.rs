@@ -54,7 +54,10 @@ struct Healing {
     slot: Slot,
     bytes: Vec<u8>,
     asked: Instant,
+    /// Asked since a part last came.
     tries: usize,
+    /// Came whole, and were not the bytes that stood here.
+    wrong: usize,
 }
 
 /// Of one snapshot, from its first byte on; all but the last part is on disk or on its way there.
@@ -139,7 +142,8 @@ impl Node {
             return self.write(Write::Snapshot { slot, state });
         }
         if self.snapshots.healing.is_none() {
-            self.snapshots.healing = Some(Healing { slot, bytes: Vec::new(), asked: now, tries: 0 });
+            self.snapshots.healing =
+                Some(Healing { slot, bytes: Vec::new(), asked: now, tries: 0, wrong: 0 });
             self.ask_to_heal(now);
         }
     }
@@ -147,10 +151,11 @@ impl Node {
     /// Asks one peer after the other for what is missing of a damaged snapshot.
     fn ask_to_heal(&mut self, now: Instant) {
         let Some(healing) = &mut self.snapshots.healing else { return };
-        let (slot, offset, turn) = (healing.slot, healing.bytes.len() as u64, healing.tries);
-        (healing.asked, healing.tries) = (now, turn + 1);
+        let (slot, offset, turn) = (healing.slot, healing.bytes.len() as u64, healing.tries + healing.wrong);
         let peers = self.connected.len();
-        if turn >= peers * ROUNDS || slot < self.trim_through {
+        let in_vain = healing.tries >= peers * ROUNDS || healing.wrong >= peers * ROUNDS;
+        (healing.asked, healing.tries) = (now, healing.tries + 1);
+        if in_vain || slot < self.trim_through {
             self.snapshots.healing = None;
             return self.notice(Notice::DamagedSnapshot { slot, healed: false });
         }
@@ -178,6 +183,7 @@ impl Node {
         let right = known.is_none_or(|known| known == digest)
             && SystemState::decode(state.clone()).is_ok_and(|system| system.applied == slot);
         if !right {
+            healing.wrong += 1;
             return self.ask_to_heal(now);
         }
         self.snapshots.healing = None;

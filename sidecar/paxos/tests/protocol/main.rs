@@ -2,6 +2,7 @@
 
 mod catch_up;
 mod chains;
+mod damaged_snapshots;
 #[allow(dead_code, reason = "shared with the scripts; each uses a part")]
 mod lab;
 mod leaderless;

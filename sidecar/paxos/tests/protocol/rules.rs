@@ -4,7 +4,7 @@ use crate::lab::{CLUSTER, Lab, accepted, ballot, m, tell};
 use crate::{append, batch, texts};
 use bytes::Bytes;
 use std::time::Duration;
-use synod_paxos::configuration::Change;
+use synod_paxos::configuration::{Change, ConfigurationEntry};
 use synod_paxos::message::ViewId;
 use synod_paxos::status::{MemberState, Role};
 use synod_paxos::value::{Operation, Value};
@@ -90,6 +90,48 @@ fn a_leader_that_learns_another_batch_in_its_slot_steps_down() {
         assert_eq!(lab.status(1).role == Role::Leader, leads);
         assert_eq!(lab.status(1).chosen_through, slot);
         assert_eq!(texts(&mut lab, 1), [text]);
+    }
+}
+
+/// "Configurations": a change from a base that has passed is chosen and has no effect. Two leaders' changes from one base
+/// are both chosen where the second leader's quorum did not hear of the first one's, and a third leader's does.
+#[test]
+fn of_two_changes_from_one_base_that_are_chosen_the_second_is_void() {
+    let add = |member: u64, operation: u8| {
+        let change = Change::AddLearner { member: m(member), name: format!("log-{member}") };
+        Value::Configuration(ConfigurationEntry { expected_version: 1, operation: [operation; 16], change })
+    };
+    let (first, second) = (ballot(1, 2), ballot(2, 1));
+    let mut lab = Lab::new(3, |member, disk| {
+        let rows = match member.0 {
+            // It led, was cut off with a change in slot 3, and no other disk has that.
+            2 => vec![
+                accepted(1, first, &Value::LeaderStart { ballot: first }),
+                accepted(3, first, &add(8, 8)),
+            ],
+            // The next leader started in slot 2; what it put into slot 3 reached nobody, its change in slot 4 did.
+            _ => vec![
+                accepted(1, first, &Value::LeaderStart { ballot: first }),
+                accepted(2, second, &Value::LeaderStart { ballot: second }),
+                accepted(4, second, &add(9, 9)),
+            ],
+        };
+        disk.promised = if member == m(2) { first } else { second };
+        disk.rows = rows.into_iter().map(|row| (row.slot, row)).collect();
+    });
+    lab.crash(1);
+    lab.mail.clear();
+    lab.campaign(3);
+    lab.settle_without(1);
+    assert_eq!(lab.status(3).role, Role::Leader);
+    for n in [2, 3] {
+        assert!(lab.status(n).applied > Slot(4), "both changes are chosen and applied at {n}");
+        let configurations = &lab.seat(n).node.system().unwrap().configurations;
+        assert!(configurations.made_by(&[8; 16]).is_some_and(|c| c.slot == Slot(3)), "the first took effect");
+        assert!(configurations.made_by(&[9; 16]).is_none(), "the second is void");
+        let latest = configurations.latest();
+        assert_eq!(latest.version, 2);
+        assert!(latest.members.contains_key(&m(8)) && !latest.members.contains_key(&m(9)));
     }
 }
 

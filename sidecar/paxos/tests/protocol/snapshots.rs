@@ -10,7 +10,7 @@ use synod_paxos::{Digest, Index, Input, Message, Output, Refusal, Reply, Request
 const BEAT: Duration = Duration::from_millis(100);
 
 /// Three members that keep 4 entries; the first leads.
-fn trimming() -> Lab {
+pub(crate) fn trimming() -> Lab {
     let mut lab = Lab::new(3, |_, disk| {
         if let Some(genesis) = &mut disk.genesis {
             genesis.settings.retention.entries = Some(4);
@@ -21,7 +21,7 @@ fn trimming() -> Lab {
     lab
 }
 
-fn beat(lab: &mut Lab, without: Option<u64>) {
+pub(crate) fn beat(lab: &mut Lab, without: Option<u64>) {
     lab.pass(BEAT);
     match without {
         Some(n) => lab.settle_without(n),
@@ -30,7 +30,7 @@ fn beat(lab: &mut Lab, without: Option<u64>) {
 }
 
 /// Appends `count` entries, each in a slot of its own, with a heartbeat behind each.
-fn fill(lab: &mut Lab, requests: std::ops::Range<u64>, without: Option<u64>) {
+pub(crate) fn fill(lab: &mut Lab, requests: std::ops::Range<u64>, without: Option<u64>) {
     for request in requests {
         lab.input(1, append(request, None, "entry"));
         match without {
@@ -125,27 +125,6 @@ fn a_log_without_a_retention_has_marks_to_trim_to() {
     for n in 1..=3 {
         assert_eq!(lab.status(n).first_index.0, marks[0] + 1, "{n} has trimmed to the mark");
     }
-}
-
-/// docs: storage.md, "The scrubber": a snapshot that is found damaged is written again from memory.
-#[test]
-fn a_damaged_snapshot_is_written_again() {
-    let mut lab = trimming();
-    fill(&mut lab, 1..20, None);
-    let trim = lab.status(2).trim_through;
-    let whole = lab.seats.get_mut(&m(2)).unwrap().disk.0.snapshots.insert(trim, "damaged".into());
-    let told = |lab: &mut Lab, slot| {
-        lab.input(2, Input::DamagedSnapshot(slot));
-        lab.settle();
-        lab.seat(2).other.iter().any(|output| {
-            matches!(output, Output::Notice(synod_paxos::Notice::DamagedSnapshot { slot: of, healed: true }) if *of == slot)
-        })
-    };
-    assert!(told(&mut lab, trim));
-    assert_eq!(lab.seat(2).disk.0.snapshots.get(&trim), whole.as_ref());
-    // One that was trimmed in the meantime stays away.
-    assert!(!told(&mut lab, Slot(1)));
-    assert!(!lab.seat(2).disk.0.snapshots.contains_key(&Slot(1)));
 }
 
 /// docs: socket.md, "Consumers": a late advance does not bring back what was removed, which would hold the log back for
@@ -493,21 +472,4 @@ fn snapshots_are_on_the_disk_and_not_in_memory() {
     lab.settle();
     (0..30).for_each(|_| beat(&mut lab, None));
     assert_eq!(lab.seat(1).node.snapshot_bytes(), 0);
-}
-
-/// One that is damaged and in nobody's memory comes from a peer's disk, whichever of them it is.
-#[test]
-fn a_damaged_snapshot_that_is_not_served_heals_from_a_peer() {
-    let mut lab = trimming();
-    fill(&mut lab, 1..10, None);
-    let cursor = Operation::SetCursor { name: "forgotten".into(), index: lab.status(1).first_index };
-    lab.input(1, Input::Call { request: RequestId(90), operation: cursor });
-    lab.settle();
-    fill(&mut lab, 100..140, None);
-    let last = *lab.seat(2).disk.0.snapshots.keys().next_back().unwrap();
-    assert!(last > lab.status(2).trim_through);
-    let whole = lab.seat(2).disk.0.snapshots.insert(last, "damaged".into());
-    lab.input(2, Input::DamagedSnapshot(last));
-    lab.settle();
-    assert_eq!(lab.seat(2).disk.0.snapshots.get(&last), whole.as_ref());
 }
