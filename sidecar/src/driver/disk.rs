@@ -41,10 +41,11 @@ pub(crate) enum Done {
         rows: Vec<Row>,
         end: bool,
     },
-    /// A snapshot that was to be read; none: it cannot be.
+    /// A snapshot that was to be read; none: it cannot be, and whether damage is why.
     Snapshot {
         slot: Slot,
         state: Option<Bytes>,
+        damaged: bool,
     },
     Failed(StorageError),
 }
@@ -116,7 +117,8 @@ pub(super) fn start_viewer(
                     if let Err(error) = &read {
                         tracing::error!(%error, slot = slot.0, "a peer wants a snapshot that cannot be read now");
                     }
-                    answer(Done::Snapshot { slot, state: read.ok() });
+                    let damaged = read.as_ref().is_err_and(StorageError::is_damage);
+                    answer(Done::Snapshot { slot, state: read.ok(), damaged });
                 }
                 ViewJob::Read { view: id, from, bytes } => {
                     // Damaged rows are shown as such. What cannot be looked at now is asked for again, here or elsewhere:

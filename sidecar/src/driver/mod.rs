@@ -346,8 +346,11 @@ impl Driver {
             Command::Disk(Done::ViewRows { view, rows, end }) => {
                 self.handle(Input::ViewRows { view, rows, end });
             }
-            Command::Disk(Done::Snapshot { slot, state }) => {
+            Command::Disk(Done::Snapshot { slot, state, damaged }) => {
                 self.handle(Input::SnapshotRead { slot, state });
+                if damaged {
+                    self.handle(Input::DamagedSnapshot(slot));
+                }
             }
             Command::Disk(Done::Failed(error)) => return Err(error.into()),
             Command::Stop => self.stopping = true,
