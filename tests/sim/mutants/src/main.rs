@@ -102,10 +102,12 @@ fn try_all(programs: &Programs, bugs: &[String], options: &Options) -> anyhow::R
                     };
                     let line = seen.map(|seen| line(name, seen));
                     if let Ok(line) = &line {
-                        progress.println(format!(
-                            "{:<58} {:>6.1} s  {}",
-                            line.name, line.seconds, line.caught_by
-                        ));
+                        let said = format!("{:<58} {:>6.1} s  {}", line.name, line.seconds, line.caught_by);
+                        // A bar that nobody sees prints nothing either.
+                        match progress.is_hidden() {
+                            true => eprintln!("{said}"),
+                            false => progress.println(said),
+                        }
                     }
                     progress.inc(1);
                     lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((at, line));
