@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 pub mod mounts;
+pub mod narrow;
 
 use std::fs::File;
 use std::future::Future;
@@ -90,6 +91,8 @@ pub struct Member {
     pub data_dir: PathBuf,
     pub socket: PathBuf,
     pub peer: SocketAddr,
+    /// Where peers reach it, if not where it listens.
+    pub reached: Option<SocketAddr>,
     pub health: SocketAddr,
     pub peers_file: PathBuf,
     pub extra: Vec<String>,
@@ -111,6 +114,7 @@ impl Member {
             data_dir: dir.join(name),
             socket: dir.join(format!("{name}.sock")),
             peer: free_address(),
+            reached: None,
             health: free_address(),
             peers_file: dir.join("peers"),
             extra: Vec::new(),
@@ -145,6 +149,7 @@ impl Member {
             .arg(&self.peers_file)
             .args(["--name", &self.name, "--log", "warn"])
             .env("SYNOD_DISK_RESERVE", "0")
+            .args(self.reached.iter().flat_map(|address| ["--advertise".to_owned(), address.to_string()]))
             .args(&self.extra);
         command
     }
@@ -317,7 +322,8 @@ impl Cluster {
         prepare(&mut member);
         self.members.push(Member::new(self.dir.path(), "unused"));
         std::mem::swap(&mut self.members[number], &mut member);
-        let addresses: String = self.members.iter().map(|m| format!("{}\n", m.peer)).collect();
+        let addresses: String =
+            self.members.iter().map(|m| format!("{}\n", m.reached.unwrap_or(m.peer))).collect();
         std::fs::write(self.dir.path().join("peers"), addresses).unwrap();
         self.members[number].start();
         self.members[number].answers().await;

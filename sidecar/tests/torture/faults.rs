@@ -1,8 +1,10 @@
 //! What is done to the processes and their disks.
 
 use crate::common::mounts::{Filler, Mounts, free, stand_still};
-use crate::common::{Cluster, Member, is_ready, until};
+use crate::common::narrow::Narrow;
+use crate::common::{Cluster, Member, free_address, is_ready, until};
 use crate::load::{Load, Report};
+use crate::syncs::Syncs;
 use rustix::process::{Pid, Signal, kill_process};
 use std::any::Any;
 use std::io::Write;
@@ -17,6 +19,9 @@ const DISK: u64 = 4_096;
 /// Kept in reserve on each.
 const RESERVE: u64 = 8 << 20;
 
+/// The slowest link, in bytes a second each way; six writers make some hundred kilobytes.
+const SLOWEST_LINK: u64 = 20_000;
+
 /// Connections at a time to each of a member's ports and its socket, of strangers: they and the rest fit in the 1,024
 /// files that a process may usually have open.
 const STRANGERS: usize = 260;
@@ -28,6 +33,12 @@ pub(crate) struct Torture {
     /// Before the mounts, so that the processes end first.
     pub(crate) cluster: Cluster,
     mounts: Mounts,
+    /// To each member from its peers.
+    links: Vec<Narrow>,
+    /// Of the last member.
+    syncs: Syncs,
+    /// Where the library for them is.
+    _dir: tempfile::TempDir,
     seed: u64,
     /// Where leases are on: how much was acknowledged when they were switched on.
     leases_since: Option<u64>,
@@ -58,9 +69,20 @@ pub(crate) async fn set_leases(members: &[Member], on: bool) {
 impl Torture {
     pub(crate) async fn start(seed: u64) -> Torture {
         let mounts = Mounts::new();
+        let dir = tempfile::tempdir().unwrap();
+        let syncs = Syncs::new(dir.path());
+        let listens: Vec<_> = (0..MEMBERS).map(|_| free_address()).collect();
+        let mut links = Vec::new();
+        for member in &listens {
+            links.push(Narrow::to(*member, 0).await);
+        }
         let mut number = 0;
         let cluster = Cluster::prepared(MEMBERS, |member| {
             let at = member.data_dir.clone();
+            (member.peer, member.reached) = (listens[number], Some(links[number].address));
+            if number + 1 == MEMBERS {
+                member.wrapper = syncs.wrapper.clone();
+            }
             member.said = Some(at.with_extension("said"));
             member.extra = vec!["--disk-reserve".to_owned(), RESERVE.to_string()];
             if number == 0 {
@@ -72,7 +94,8 @@ impl Torture {
         })
         .await;
         cluster.form().await;
-        Torture { cluster, mounts, seed, leases_since: None, report: Report::default() }
+        let report = Report::default();
+        Torture { cluster, mounts, links, syncs, _dir: dir, seed, leases_since: None, report }
     }
 
     /// Whether disks can stand still here, and be filled other than in memory.
@@ -98,6 +121,8 @@ impl Torture {
             7..=8 if self.has_disks() => self.stall(1 + victim % 2).await,
             9 => self.fill_one(if self.has_disks() { victim } else { 0 }, load).await,
             15..=16 => self.strangers(victim, load).await,
+            17..=18 => self.slow_link(victim, load).await,
+            19..=20 => self.slow_disk(load).await,
             10 if self.has_disks() => self.fill_all(load).await,
             // Killed again while it recovers (docs: reliability.md, fault 13).
             11..=14 => {
@@ -147,6 +172,36 @@ impl Torture {
             self.kill(victim);
         }
         self.report.stalls += 1;
+    }
+
+    /// A link that carries less than the load, both ways, for a while (docs: reliability.md, "Slow links"); the others go on, and
+    /// now and then the member is killed meanwhile.
+    pub(crate) async fn slow_link(&mut self, victim: usize, load: &Load) {
+        let (pause, dies) = (self.pause(500, 3_000), self.pick(3) == 0);
+        let rate = [SLOWEST_LINK, SLOWEST_LINK * 10][usize::try_from(self.pick(2)).unwrap()];
+        self.links[victim].set_rate(rate);
+        tokio::time::sleep(pause).await;
+        if dies {
+            self.kill(victim);
+        }
+        load.advance().await;
+        self.links[victim].set_rate(0);
+        self.report.slow_links += 1;
+    }
+
+    /// A disk whose syncs take long, for a while (docs: reliability.md, fault 12), and now and then its member is killed
+    /// meanwhile.
+    pub(crate) async fn slow_disk(&mut self, load: &Load) {
+        let (pause, dies) = (self.pause(500, 3_000), self.pick(3) == 0);
+        let sync = self.pause(20, 400);
+        self.syncs.take(u64::try_from(sync.as_millis()).unwrap());
+        tokio::time::sleep(pause).await;
+        if dies {
+            self.kill(MEMBERS - 1);
+        }
+        load.advance().await;
+        self.syncs.take(0);
+        self.report.slow_disks += 1;
     }
 
     /// A disk without a byte left: whatever its member does, the others go on, and it is back when there is space

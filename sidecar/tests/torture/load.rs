@@ -26,6 +26,10 @@ pub(crate) struct Report {
     pub(crate) pauses: u64,
     /// Disks that stood still under a running member.
     pub(crate) stalls: u64,
+    /// Links to a member that carried less than the load, for a while.
+    pub(crate) slow_links: u64,
+    /// Disks whose syncs took long, for a while.
+    pub(crate) slow_disks: u64,
     /// Disks that were filled under a running member.
     pub(crate) full_disks: u64,
     /// Silent connections to sockets and ports.

@@ -1,5 +1,5 @@
-//! Real processes killed and paused under load, on disks that stand still, fill up and lose their power, among strangers'
-//! connections (docs: reliability.md, layers of testing, 5; faults 1, 10 to 13, 22, 39).
+//! Real processes killed and paused under load, on disks that are slow, stand still, fill up and lose their power, over slow
+//! links, among strangers' connections (docs: reliability.md, layers of testing, 5; faults 1, 10 to 13, 22, 39).
 //!
 //! In `make test` for a few of each; `make torture` sets `SYNOD_TORTURE` to how long it goes on and has the report
 //! written to `target/torture/report.json`. `make powercut` sets `SYNOD_POWERCUT` to a number of cuts.
@@ -11,6 +11,7 @@ mod faults;
 mod load;
 mod powercut;
 mod readers;
+mod syncs;
 mod volumes;
 
 use common::until;
@@ -21,6 +22,7 @@ use readers::Readers;
 use serde::Serialize;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use syncs::Syncs;
 use volumes::{Kind, Outcome};
 
 const WRITERS: usize = 6;
@@ -79,6 +81,8 @@ async fn nothing_acknowledged_is_lost_when_processes_die() {
         let leader = torture.cluster.leader().await;
         torture.freeze(leader).await;
         torture.strangers(0, &load).await;
+        torture.slow_link(1, &load).await;
+        torture.slow_disk(&load).await;
         if torture.has_disks() {
             torture.stall(2).await;
             torture.fill_all(&load).await;
@@ -108,11 +112,14 @@ async fn nothing_acknowledged_is_lost_when_processes_die() {
             told = Instant::now();
             let (report, free) = (&torture.report, torture.space() >> 20);
             println!(
-                "{:>5} s: {} kills, {} pauses, {} stalls, {} full disks, {} acknowledged, {free} MiB free",
+                "{:>5} s: {} kills, {} pauses, {} stalls, {} slow links, {} slow disks, {} full disks, \
+                 {} acknowledged, {free} MiB free",
                 began.elapsed().as_secs(),
                 report.kills,
                 report.pauses,
                 report.stalls,
+                report.slow_links,
+                report.slow_disks,
                 report.full_disks,
                 load.acknowledged()
             );
@@ -209,14 +216,13 @@ async fn power_cuts_take_nothing_acknowledged() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_power_cut_finds_a_sync_that_does_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let forget = dir.path().join("forget");
-    let wrapper = powercut::without_sync(dir.path(), &forget);
-    let Some(mut power) = PowerCut::start(&wrapper).await else { return };
+    let syncs = Syncs::new(dir.path());
+    let Some(mut power) = PowerCut::start(&syncs.wrapper).await else { return };
     let load = Load::start(&power.cluster.members, WRITERS);
     let known = load.known.clone();
     let _readers = Readers::start(&power.cluster.members, &known);
     load.advance().await;
-    std::fs::write(&forget, "").unwrap();
+    syncs.forget();
     load.advance().await;
     let ended = load.end().await;
     power.cut();

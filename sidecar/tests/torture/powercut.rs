@@ -7,24 +7,13 @@ use crate::faults::set_leases;
 use crate::load::{Ended, Load, Report};
 use serde::Serialize;
 use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Each member's disk, in MiB; what is not written takes nothing.
 const DISK: u64 = 2_048;
 /// The longest pause before a cut, in milliseconds.
 const PAUSE: u64 = 300;
-
-/// A sync that does nothing once the file `FORGET` is there, to be loaded before the C library.
-const NO_SYNC: &str = r"
-#include <sys/syscall.h>
-#include <unistd.h>
-static int call(long number, int fd) { return access(FORGET, F_OK) ? (int)syscall(number, fd) : 0; }
-int fsync(int fd) { return call(SYS_fsync, fd); }
-int fdatasync(int fd) { return call(SYS_fdatasync, fd); }
-";
 
 /// `target/powercut/report.json`.
 #[derive(Debug, Default, Serialize)]
@@ -136,16 +125,4 @@ impl PowerCut {
         ended.judge(&self.cluster.members, &mut report.load).await;
         report
     }
-}
-
-/// What runs a member whose syncs do nothing while the file `forget` is there.
-pub(crate) fn without_sync(dir: &Path, forget: &Path) -> Vec<String> {
-    let library = dir.join("no_sync.so");
-    let define = format!("-DFORGET=\"{}\"", forget.display());
-    let mut command = Command::new("cc");
-    command.args(["-shared", "-fPIC", &define, "-x", "c", "-", "-o"]).arg(&library);
-    let mut compiler = command.stdin(Stdio::piped()).spawn().unwrap();
-    compiler.stdin.take().unwrap().write_all(NO_SYNC.as_bytes()).unwrap();
-    assert!(compiler.wait().unwrap().success(), "cc failed");
-    vec!["env".to_owned(), format!("LD_PRELOAD={}", library.display())]
 }
