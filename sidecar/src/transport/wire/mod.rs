@@ -1,11 +1,11 @@
 //! The mapping between the core's messages and the wire's. Both directions are complete: a new kind of
 //! message does not compile until it is here.
 
+mod decode;
+
 use std::time::Duration;
-use synod_paxos::message::{ChainPoint, Counters, ForwardOutcome, Incoming, Message, Outgoing, ViewId};
-use synod_paxos::{
-    Ballot, ClusterId, Digest, Incarnation, Index, MemberId, RequestId, Row, SessionId, Slot, WriteCounter,
-};
+use synod_paxos::message::{ChainPoint, Counters, ForwardOutcome, Message, Outgoing};
+use synod_paxos::{Ballot, Digest, MemberId, Row};
 use synod_proto::peer::v1 as peer;
 use synod_proto::peer::v1::{envelope::Message as Wire, forward_reply};
 use synod_proto::v1;
@@ -18,24 +18,11 @@ pub struct Malformed(pub &'static str);
 /// A message of a kind that this version does not know.
 pub(crate) const UNKNOWN: Malformed = Malformed("kind");
 
+pub use decode::decode;
+pub(crate) use decode::{cluster, digest};
+
 pub(crate) fn ballot_out(ballot: Ballot) -> v1::Ballot {
     v1::Ballot { round: ballot.round, member: ballot.member.0 }
-}
-
-fn ballot(wire: Option<v1::Ballot>) -> Result<Ballot, Malformed> {
-    maybe_ballot(wire).ok_or(Malformed("ballot"))
-}
-
-fn maybe_ballot(wire: Option<v1::Ballot>) -> Option<Ballot> {
-    wire.map(|b| Ballot { round: b.round, member: MemberId(b.member) })
-}
-
-pub(crate) fn cluster(bytes: &[u8]) -> Result<ClusterId, Malformed> {
-    bytes.try_into().map(ClusterId).map_err(|_| Malformed("cluster id"))
-}
-
-pub(crate) fn digest(bytes: &[u8]) -> Result<Digest, Malformed> {
-    bytes.try_into().map(Digest).map_err(|_| Malformed("genesis digest"))
 }
 
 fn digest_out(digest: Digest) -> bytes::Bytes {
@@ -52,46 +39,16 @@ fn row_out(row: &Row) -> peer::Row {
     }
 }
 
-fn row(wire: peer::Row) -> Result<Row, Malformed> {
-    Ok(Row {
-        slot: Slot(wire.slot),
-        ballot: ballot(wire.ballot)?,
-        chosen: wire.chosen,
-        value: wire.value,
-        checksum: wire.checksum,
-    })
-}
-
-fn rows(wire: Vec<peer::Row>) -> Result<Vec<Row>, Malformed> {
-    wire.into_iter().map(row).collect()
-}
-
 fn counters_out(member: MemberId, counters: Counters) -> peer::PeerCounter {
     peer::PeerCounter { member: member.0, incarnation: counters.incarnation.0, written: counters.written.0 }
-}
-
-fn counters(wire: peer::PeerCounter) -> Counters {
-    Counters { incarnation: Incarnation(wire.incarnation), written: WriteCounter(wire.written) }
 }
 
 fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn number(bytes: &[u8]) -> Result<u128, Malformed> {
-    bytes.try_into().map(u128::from_le_bytes).map_err(|_| Malformed("hash of 16 bytes"))
-}
-
 fn chain_out(point: ChainPoint) -> peer::ChainPoint {
     peer::ChainPoint { slot: point.slot.0, chain: bytes::Bytes::copy_from_slice(&point.chain.to_le_bytes()) }
-}
-
-fn chain(wire: &peer::ChainPoint) -> Result<ChainPoint, Malformed> {
-    Ok(ChainPoint { slot: Slot(wire.slot), chain: number(&wire.chain)? })
-}
-
-fn maybe_chain(wire: Option<&peer::ChainPoint>) -> Result<Option<ChainPoint>, Malformed> {
-    wire.map(chain).transpose()
 }
 
 /// The envelope of a message that may leave.
@@ -287,165 +244,10 @@ fn outcome_out(outcome: &ForwardOutcome) -> forward_reply::Outcome {
     }
 }
 
-/// A message as it arrived.
-///
-/// # Errors
-/// Where a part is missing or has the wrong length, or the kind is unknown.
-pub fn decode(envelope: peer::Envelope) -> Result<Incoming, Malformed> {
-    Ok(Incoming {
-        cluster: cluster(&envelope.cluster_id)?,
-        from: MemberId(envelope.from),
-        counters: Counters {
-            incarnation: Incarnation(envelope.incarnation),
-            written: WriteCounter(envelope.written),
-        },
-        to: MemberId(envelope.to),
-        message: decode_message(envelope.message.ok_or(UNKNOWN)?)?,
-    })
-}
-
-fn decode_message(wire: Wire) -> Result<Message, Malformed> {
-    Ok(match wire {
-        Wire::Hello(m) => Message::Hello {
-            nonce: m.nonce,
-            genesis: digest(&m.genesis_digest)?,
-            needs_genesis: m.needs_genesis,
-        },
-        Wire::Welcome(m) => Message::Welcome {
-            nonce: m.nonce,
-            remembered: m.remembered.map(counters).unwrap_or_default(),
-            gossip: m.gossip.into_iter().map(|peer| (MemberId(peer.member), counters(peer))).collect(),
-            genesis: digest(&m.genesis_digest)?,
-            full_genesis: Some(m.genesis).filter(|genesis| !genesis.is_empty()),
-            chosen_through: Slot(m.chosen_through),
-        },
-        Wire::Canvass(m) => Message::Canvass {
-            id: m.id,
-            ballot: ballot(m.ballot)?,
-            from: Slot(m.from),
-            hand_over: maybe_ballot(m.hand_over),
-        },
-        Wire::CanvassReply(m) => Message::CanvassReply {
-            id: m.id,
-            willing: m.willing,
-            promised: ballot(m.promised)?,
-            chosen_through: Slot(m.chosen_through),
-        },
-        Wire::Prepare(m) => Message::Prepare {
-            ballot: ballot(m.ballot)?,
-            from: Slot(m.from),
-            hand_over: maybe_ballot(m.hand_over),
-        },
-        Wire::Promise(m) => Message::Promise {
-            ballot: ballot(m.ballot)?,
-            from: Slot(m.from),
-            view: ViewId(m.view),
-            chunk: m.chunk,
-            last: m.last,
-            trim_through: Slot(m.trim_through),
-            chosen_through: Slot(m.chosen_through),
-            rows: rows(m.rows)?,
-        },
-        Wire::PromiseMore(m) => {
-            Message::PromiseMore { ballot: ballot(m.ballot)?, view: ViewId(m.view), chunk: m.chunk }
-        }
-        Wire::Nack(m) => Message::Nack { ballot: ballot(m.ballot)?, promised: ballot(m.promised)? },
-        Wire::Accept(m) => Message::Accept {
-            ballot: ballot(m.ballot)?,
-            slot: Slot(m.slot),
-            value: m.value,
-            checksum: m.checksum,
-            chosen_through: Slot(m.chosen_through),
-            has_quorum: m.has_quorum,
-        },
-        Wire::Accepted(m) => {
-            Message::Accepted { ballot: ballot(m.ballot)?, slots: m.slots.into_iter().map(Slot).collect() }
-        }
-        Wire::AlreadyChosen(m) => {
-            Message::AlreadyChosen { ballot: ballot(m.ballot)?, trim_through: Slot(m.trim_through) }
-        }
-        Wire::Heartbeat(m) => Message::Heartbeat {
-            ballot: ballot(m.ballot)?,
-            sequence: m.sequence,
-            chosen_through: Slot(m.chosen_through),
-            has_quorum: m.has_quorum,
-            lease: Duration::from_nanos(m.lease_nanos),
-            chain: maybe_chain(m.chain.as_ref())?,
-            source: m.source.map(MemberId),
-            taken: m.taken.map(|taken| (Incarnation(taken.incarnation), taken.through)),
-        },
-        Wire::HeartbeatReply(m) => Message::HeartbeatReply {
-            ballot: ballot(m.ballot)?,
-            sequence: m.sequence,
-            chosen_through: Slot(m.chosen_through),
-            durable_through: Slot(m.durable_through),
-            granted: m.granted,
-            snapshot_through: Slot(m.snapshot_through),
-            chain: maybe_chain(m.chain.as_ref())?,
-            format_level: m.format_level,
-            load: m.load,
-        },
-        Wire::Busy(m) => {
-            Message::Busy { ballot: ballot(m.ballot)?, wait: Duration::from_nanos(m.wait_nanos) }
-        }
-        Wire::SnapshotRequest(m) => Message::SnapshotRequest { slot: Slot(m.slot), offset: m.offset },
-        Wire::SnapshotChunk(m) => Message::SnapshotChunk {
-            slot: Slot(m.slot),
-            total: m.total,
-            digest: number(&m.digest)?,
-            offset: m.offset,
-            bytes: m.bytes,
-        },
-        Wire::Diverged(m) => Message::Diverged {
-            at: chain(&m.at.ok_or(Malformed("chain point"))?)?,
-            agreed: m.agreed.into_iter().map(MemberId).collect(),
-        },
-        Wire::LearnRequest(m) => {
-            Message::LearnRequest { from: Slot(m.from), through: Slot(m.through), retries: m.retries }
-        }
-        Wire::Learned(m) => Message::Learned {
-            from: Slot(m.from),
-            trim_through: Slot(m.trim_through),
-            chosen_through: Slot(m.chosen_through),
-            rows: rows(m.rows)?,
-        },
-        Wire::Forward(m) => Message::Forward {
-            request: RequestId(m.request),
-            ballot: ballot(m.ballot)?,
-            sequence: m.sequence,
-            call: m.call,
-        },
-        Wire::ForwardReply(m) => Message::ForwardReply {
-            request: RequestId(m.request),
-            incarnation: Incarnation(m.incarnation),
-            ballot: ballot(m.ballot)?,
-            outcome: outcome(m.outcome.ok_or(Malformed("outcome"))?),
-        },
-        Wire::ReadPointRequest(m) => {
-            Message::ReadPointRequest { request: RequestId(m.request), ballot: ballot(m.ballot)? }
-        }
-        Wire::ReadPoint(m) => Message::ReadPoint { request: RequestId(m.request), slot: m.slot.map(Slot) },
-        Wire::HandOver(m) => Message::HandOver { ballot: ballot(m.ballot)? },
-        Wire::Retire(m) => Message::Retire { version: m.version, slot: Slot(m.slot) },
-    })
-}
-
-fn outcome(wire: forward_reply::Outcome) -> ForwardOutcome {
-    match wire {
-        forward_reply::Outcome::Appended(m) => ForwardOutcome::Appended {
-            first: Index(m.first_index),
-            last: Index(m.last_index),
-            repeat: m.repeat,
-        },
-        forward_reply::Outcome::SessionOpened(session) => ForwardOutcome::SessionOpened(SessionId(session)),
-        forward_reply::Outcome::UnexpectedTail(tail) => ForwardOutcome::UnexpectedIndex { tail: Index(tail) },
-        forward_reply::Outcome::Refused(why) => ForwardOutcome::Refused(why),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use synod_paxos::{ClusterId, Incarnation, Slot, WriteCounter};
 
     fn envelope(message: Option<Wire>) -> peer::Envelope {
         peer::Envelope {
@@ -471,6 +273,35 @@ mod tests {
         assert_eq!(decode(envelope(Some(Wire::ForwardReply(reply)))), Err(Malformed("outcome")));
         let elsewhere = peer::Envelope { cluster_id: vec![7; 15].into(), ..envelope(None) };
         assert_eq!(decode(elsewhere), Err(Malformed("cluster id")));
+    }
+
+    /// What the core adds one to is never the last number that there is; nothing that is counted comes so far.
+    #[test]
+    fn numbers_that_nothing_can_be_added_to_are_refused() {
+        let ballot = |round| Some(v1::Ballot { round, member: 1 });
+        let messages = |number| {
+            [
+                Wire::Prepare(peer::Prepare { ballot: ballot(number), ..Default::default() }),
+                Wire::Accept(peer::Accept { ballot: ballot(1), slot: number, ..Default::default() }),
+                Wire::Accepted(peer::Accepted { ballot: ballot(1), slots: vec![1, number] }),
+                Wire::Heartbeat(peer::Heartbeat {
+                    ballot: ballot(1),
+                    chosen_through: number,
+                    ..Default::default()
+                }),
+                Wire::LearnRequest(peer::LearnRequest { from: number, ..Default::default() }),
+                Wire::ReadPoint(peer::ReadPoint { request: 1, slot: Some(number) }),
+                Wire::Retire(peer::Retire { version: number, slot: 4 }),
+            ]
+        };
+        for (number, taken) in [((1 << 62) - 1, true), (1 << 62, false), (u64::MAX, false)] {
+            for message in messages(number) {
+                let said = format!("{message:?}");
+                assert_eq!(decode(envelope(Some(message))).is_ok(), taken, "{said}");
+            }
+            let starts = peer::Envelope { incarnation: number, ..envelope(Some(messages(1)[0].clone())) };
+            assert_eq!(decode(starts).is_ok(), taken, "{number}");
+        }
     }
 
     /// A newer version's fields are left out, and its messages are of no known kind; neither is an error of the frame.
