@@ -101,17 +101,20 @@ impl Node {
         }
         if self.proposer.as_ref().is_some_and(|p| p.is_leading()) {
             let timeout = self.settings().timeout;
+            let withholds = self.withholds_in_vain(now);
             let why = if !self.quorum_answered_within(now, timeout) {
                 Some("no answers from a quorum")
             } else if self.disk.is_stalled(now, timeout) {
                 Some("its disk does not answer")
+            } else if withholds {
+                Some("it cannot read what others accepted")
             } else {
                 self.wants_in_vain(now).then_some("a row of its own is damaged, and nobody could give it")
             };
             if let Some(why) = why {
                 self.step_down(why);
                 self.reset_election_timer(now);
-                if !self.wanted.slots.is_empty() {
+                if withholds || !self.wanted.slots.is_empty() {
                     // Another is to lead.
                     self.election.deadline = self.election.deadline.after(timeout * 2);
                 }

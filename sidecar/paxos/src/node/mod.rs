@@ -22,6 +22,7 @@
 //! | `disk` | the persist-before-send gate |
 
 mod acceptor;
+mod adopted;
 mod appends;
 mod catch_up;
 mod disk;

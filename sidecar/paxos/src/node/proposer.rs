@@ -6,7 +6,7 @@ use super::heartbeat::PeerProgress;
 use super::phase_one::PartialPromise;
 use super::pipeline::Pipeline;
 use super::reads::LeaderReads;
-use crate::io::{Notice, Refusal};
+use crate::io::Refusal;
 use crate::limits;
 use crate::message::Message;
 use crate::row::{self, Row};
@@ -65,8 +65,9 @@ pub(super) struct Proposer {
     pub(super) unreadable: BTreeMap<Slot, BTreeSet<MemberId>>,
     /// The highest chosen prefix that a complete promise reported: no no-op at or below it.
     pub(super) reported_chosen: Slot,
-    /// The slot that was last said to be withheld.
+    /// The slot that was last said to be withheld, and since when a heartbeat has seen it hold recovery up.
     pub(super) withheld: Slot,
+    pub(super) withheld_since: Option<Instant>,
     /// The next slot to propose in. Invariant: `chosen_through < next_slot` once recovery began.
     pub(super) next_slot: Slot,
     pub(super) in_flight: BTreeMap<Slot, InFlight>,
@@ -105,6 +106,7 @@ impl Proposer {
             reports: BTreeMap::new(),
             unreadable: BTreeMap::new(),
             withheld: Slot(0),
+            withheld_since: None,
             reported_chosen: Slot(0),
             next_slot: from,
             in_flight: BTreeMap::new(),
@@ -314,31 +316,6 @@ impl Node {
             return true;
         }
         false
-    }
-
-    /// What is proposed in a slot in which `value` was accepted: that very value. One that cannot be read here gets no
-    /// votes; while it may be chosen, nothing is proposed in its place (`None`). The slot is free once others' promises
-    /// leave too few members that may have voted for it.
-    fn adopted(&mut self, slot: Slot, value: Bytes) -> Option<Bytes> {
-        if self.read_value(&value).is_ok() || planted!(UndecodableProposed) {
-            return Some(value);
-        }
-        let (chosen_through, system) = (self.chosen_through, self.system.as_ref()?);
-        let proposer = self.proposer.as_mut()?;
-        // Were it chosen under some ballot, every later one would have proposed it too: whoever voted for it then
-        // reports it now.
-        let promisers = proposer.promisers(chosen_through);
-        let reported =
-            |member: &MemberId| proposer.unreadable.get(&slot).is_some_and(|by| by.contains(member));
-        let conf = system.configurations.at(slot);
-        let may_hold = conf.voters().filter(|voter| reported(voter) || !promisers.contains(voter)).collect();
-        if !conf.has_quorum(&may_hold) && slot > proposer.reported_chosen {
-            return Some(Value::NoOp.encode());
-        }
-        if core::mem::replace(&mut proposer.withheld, slot) != slot {
-            self.notice(Notice::Withheld { slot });
-        }
-        None
     }
 
     /// Takes whatever waits, up to one slot's bounds. None: nothing is left of it that may be proposed.

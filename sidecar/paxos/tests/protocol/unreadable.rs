@@ -155,6 +155,17 @@ fn what_may_be_chosen_is_never_replaced() {
     lab.settle();
     assert!(notices(&mut lab, 1).contains(&Notice::Withheld { slot: Slot(1) }));
     assert_eq!(lab.status(1).chosen_through, Slot(0));
+    // It does not keep those from leading who may be able to read it.
+    let why = "it cannot read what others accepted";
+    let stepped_down =
+        |notice: &Notice| matches!(notice, Notice::SteppedDown { why: said, .. } if *said == why);
+    let mut said = Vec::new();
+    for _ in 0..30 {
+        lab.pass(Duration::from_millis(100));
+        lab.settle();
+        said.extend(notices(&mut lab, 1));
+    }
+    assert!(said.iter().any(stepped_down), "{said:?}");
     for n in 2..=3 {
         assert_eq!(lab.seat(n).disk.0.rows[&Slot(1)].value, unreadable(1, old).value);
     }
