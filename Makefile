@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help try demo demo-down cluster cluster-down test verify fix tools bench sim sim-explain mutants search fuzz torture volumes cover sbom rust powercut evidence
+.PHONY: help try demo demo-down cluster cluster-down test e2e verify fix tools bench sim sim-explain mutants search fuzz torture volumes cover sbom rust powercut evidence
 
 CACHE := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/synod
 NEXTEST_VERSION := 0.9.151
@@ -47,6 +47,17 @@ test: verify ## Everything: verify, unit, protocol, simulation, integration, end
 	  $(CLUSTER) up --name test; \
 	  $(CLUSTER) images --load test; \
 	  $(NEXTEST) nextest run --workspace --all-targets --locked --no-fail-fast
+
+e2e: rust tools ## All end-to-end tests on a local Kubernetes; the table to target/e2e/report.json
+	@$(NEXTEST) nextest run --workspace --locked -E 'package(synod-e2e)' --no-run
+	@cargo run --quiet --locked --package synod-e2e --bin report -- --clear
+	@trap '$(CLUSTER) down --quiet --name test' EXIT; \
+	  $(CLUSTER) up --name test; \
+	  $(CLUSTER) images --load test; \
+	  failed=0; \
+	  $(NEXTEST) nextest run --workspace --locked -E 'package(synod-e2e)' --no-fail-fast || failed=1; \
+	  cargo run --quiet --locked --package synod-e2e --bin report; \
+	  exit "$$failed"
 
 verify: rust tools ## The read-only gate: format, clippy, bans, licences, sources, generated files
 	@cargo fmt --all --check

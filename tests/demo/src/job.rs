@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 use synod_cluster::{Error, Progress, Result, Step, run};
+use synod_e2e::load::{Ledger, Once, Writer, now_ms};
 
-use crate::ledger::Ledger;
-use crate::stage::{APPLICATION, NAME, NAMESPACE, SIDECAR, SYSTEM, Stage, now_ms, wait};
+use crate::stage::{APPLICATION, NAME, NAMESPACE, SIDECAR, SYSTEM, Stage, wait};
 use crate::summary::{Configuration, Gaps, Leader};
 use crate::text::Text;
 use crate::verdict::{Entry, Evidence};
-use crate::writers::{Once, Writer};
 
 /// How long the leader's node is cut off.
 const PARTITION: Duration = Duration::from_secs(30);
@@ -55,7 +54,7 @@ pub(crate) fn run(stage: &Stage, progress: &Progress) -> Result<Found> {
     // Their pods may be deleted under them.
     let once = Once::Keys { minted_at: evidence.text[text.lines - 1].index };
     let writers: Vec<Writer> =
-        (0..2).map(|n| Writer::start(stage, &pods[n], &format!("writer-{n}"), once, &ledger)).collect();
+        (0..2).map(|n| Writer::start(stage.place(&pods[n]), &format!("writer-{n}"), once, &ledger)).collect();
     let disturbed = disturb(stage, progress, &ledger, &pods, &mut evidence);
     progress.step("Stop the writers", None, |_| {
         writers.into_iter().for_each(Writer::stop);
@@ -189,7 +188,7 @@ fn partition(
     let before = stage.status(&leader)?;
     evidence.led_before_partition = before["leader_ballot"].as_str().unwrap_or_default().to_owned();
     let epoch = before["fencing_epoch"].as_u64().unwrap_or(u64::MAX);
-    let inside = Writer::start(stage, &leader, "writer-inside", Once::Session, ledger);
+    let inside = Writer::start(stage.place(&leader), "writer-inside", Once::Session, ledger);
     let count = ledger.count();
     wait("the writer inside", Duration::from_secs(30), || (ledger.count() > count + 50).then_some(()))?;
     step.at(&format!("{node} with {leader} is cut off"));

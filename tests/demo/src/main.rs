@@ -2,12 +2,10 @@
 
 mod install;
 mod job;
-mod ledger;
 mod stage;
 mod summary;
 mod text;
 mod verdict;
-mod writers;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,11 +1,12 @@
 //! What every part of the job works with: the cluster, the namespace, and ways to ask.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use synod_cluster::{Cluster, Error, Result, run};
+use synod_e2e::load::Place;
 
 /// The namespace of the demo's PaxosCluster.
 pub(crate) const NAMESPACE: &str = "synod-demo";
@@ -38,6 +39,12 @@ impl Stage {
     /// Runs a program in a pod's container through its node, cut off or not.
     pub(crate) fn exec(&self, pod: &str, container: &str, args: &[&str]) -> Result<String> {
         run::output(&mut self.cluster.exec_on_node(NAMESPACE, pod, container, args)?.command)
+    }
+
+    /// Where a writer in a pod runs.
+    pub(crate) fn place(&self, pod: &str) -> Place {
+        let (namespace, container) = (NAMESPACE.to_owned(), APPLICATION.to_owned());
+        Place { cluster: self.cluster.clone(), namespace, pod: pod.to_owned(), container }
     }
 
     /// Like [`Stage::exec`], with `input` on its standard input.
@@ -169,17 +176,6 @@ pub(crate) fn wait<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Opt
         }
         std::thread::sleep(Duration::from_millis(100));
     }
-}
-
-/// The wall clock in milliseconds since 1970: the writers' clock too, since they run on this machine.
-pub(crate) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Ends a child and reaps it.
-pub(crate) fn terminate(terminate: &mut Command) {
-    let _ = terminate.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use synod_cluster::{Error, Result, run};
 
-use crate::ledger::Acknowledged;
-use crate::stage::{APPLICATION, Stage, now_ms, parse};
+use crate::stage::{APPLICATION, Stage, parse};
+use synod_e2e::load::{Acknowledged, now_ms};
 
 /// A text of fewer lines shows little.
 const LEAST_LINES: usize = 20_000;

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use crate::ledger::Acknowledged;
+use synod_e2e::load::Acknowledged;
 
 /// Fewer acknowledgements of the writers than this show nothing.
 pub(crate) const LEAST_ACKNOWLEDGED: usize = 10_000;

@@ -10,11 +10,15 @@
 //! A test fails, rather than being skipped, where the cluster is absent. A test that disturbs a node
 //! has a name that starts with `node_fault`: the test runner then runs nothing beside it.
 
+pub mod load;
+pub mod report;
 pub mod synod;
 
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use report::Row;
 use serde_json::Value;
 use synod_cluster::{Cluster, images, run};
 
@@ -24,6 +28,9 @@ pub struct Test {
     pub cluster: Cluster,
     /// The test's own namespace.
     pub namespace: String,
+    began: Instant,
+    /// What the report is to say of it.
+    row: Mutex<Row>,
 }
 
 impl Test {
@@ -42,13 +49,18 @@ impl Test {
         };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let namespace = format!("e2e-{name}-{:x}", now & 0xff_ffff);
-        let test = Test { cluster, namespace };
+        let test = Test { cluster, namespace, began: Instant::now(), row: Mutex::default() };
         test.apply(&format!(
             "{{apiVersion: v1, kind: Namespace, metadata: {{name: {}, labels: \
              {{pod-security.kubernetes.io/enforce: restricted}}}}}}",
             test.namespace
         ));
         test
+    }
+
+    /// What the report is to say of this test, beside its name, its time and whether it passed.
+    pub fn note(&self, row: Row) {
+        *self.row.lock().unwrap_or_else(PoisonError::into_inner) = row;
     }
 
     /// Runs kubectl in the test's namespace and gives what it printed.
@@ -143,6 +155,14 @@ impl Test {
 
 impl Drop for Test {
     fn drop(&mut self) {
+        let mut row = self.row.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // The test runner names the thread after the test.
+        row.name = std::thread::current().name().unwrap_or(&self.namespace).replace("::", "_");
+        row.seconds = self.began.elapsed().as_secs_f64();
+        row.verdict = if std::thread::panicking() { "failed" } else { "passed" }.to_owned();
+        if let Err(error) = report::keep(&root(), &row) {
+            eprintln!("the report will not tell of {}: {error}", row.name);
+        }
         if std::thread::panicking() {
             for args in [
                 &["get", "all,pvc", "-o", "wide"][..],

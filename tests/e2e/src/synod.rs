@@ -2,6 +2,7 @@
 
 use crate::{Test, root};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::process::Command;
 use synod_cluster::run;
@@ -100,4 +101,79 @@ pub fn log_manifest(name: &str, replicas: u32, more: &str) -> String {
 /// A condition of an object's status.
 pub fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
     object["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == kind)
+}
+
+impl Test {
+    /// Applies a PaxosCluster whose application is the journal; `storage` and `more` are added to its storage and spec.
+    pub fn apply_journal(&self, name: &str, replicas: u32, storage: &str, more: &str) {
+        let image = self.image("journal");
+        self.apply(&format!(
+            "{{apiVersion: synod.dev/v1alpha1, kind: PaxosCluster, metadata: {{name: {name}}}, spec: {{\
+             replicas: {replicas}, storage: {{size: 64Mi {storage}}}, template: {{spec: {{containers: [{{\
+             name: journal, image: \"{image}\", imagePullPolicy: IfNotPresent, args: [run]}}]}}}} {more}}}}}"
+        ));
+    }
+
+    /// The ids of a PaxosCluster's members, as status tells them, by pod.
+    pub fn members(&self, name: &str) -> BTreeMap<String, String> {
+        let log = self.get("paxos", name);
+        let members = log["status"]["members"].as_array().cloned().unwrap_or_default();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        members.iter().map(|member| (text(&member["pod"]), text(&member["memberId"]))).collect()
+    }
+
+    /// Asks for a pod's eviction, as a drain does; what the API server said, if it refused.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn evict(&self, pod: &str) -> synod_cluster::Result<String> {
+        let path = format!("/api/v1/namespaces/{}/pods/{pod}/eviction", self.namespace);
+        let eviction =
+            format!(r#"{{"apiVersion":"policy/v1","kind":"Eviction","metadata":{{"name":"{pod}"}}}}"#);
+        let mut command = self.cluster.kubectl();
+        command.args(["create", "--raw", &path, "-f", "-"]);
+        run::output_with_input(&mut command, eviction.as_bytes())
+    }
+
+    /// The uid of each pod that there is.
+    pub fn pod_uids(&self, pods: &[&str]) -> Vec<String> {
+        let uid = |pod: &&str| {
+            let get = ["get", "pod", *pod, "-o", "jsonpath={.metadata.uid}"];
+            self.try_kubectl(&get).unwrap_or_default()
+        };
+        pods.iter().map(uid).filter(|uid| !uid.is_empty()).collect()
+    }
+
+    /// Waits until each of the pods is another than before.
+    ///
+    /// # Panics
+    /// If that takes longer than four minutes.
+    pub fn wait_replaced(&self, pods: &[&str], before: &[String]) {
+        self.wait("every pod to be another", 240, || {
+            let now = self.pod_uids(pods);
+            (now.len() == pods.len() && now.iter().all(|uid| !before.contains(uid))).then_some(())
+        });
+    }
+
+    /// The pod of a log that leads.
+    ///
+    /// # Panics
+    /// If none does within a minute.
+    pub fn leader(&self, name: &str) -> String {
+        self.wait("a leader", 60, || {
+            let leader = self.get("paxos", name)["status"]["leader"].as_str().map(str::to_owned);
+            leader.filter(|leader| !leader.is_empty())
+        })
+    }
+}
+
+/// The folder of this machine that a pod's local volume is.
+///
+/// # Panics
+/// If its volume is not local.
+pub fn volume(test: &Test, claim: &str) -> std::path::PathBuf {
+    let claim = test.get("pvc", claim);
+    let volume = claim["spec"]["volumeName"].as_str().unwrap_or_default();
+    let volume = test.get("pv", volume);
+    volume["spec"]["local"]["path"].as_str().expect("the tests' volumes are local").into()
 }

@@ -12,10 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use synod_cluster::{Exec, Result};
+use synod_cluster::{Cluster, Exec, Result};
 
-use crate::ledger::Ledger;
-use crate::stage::{APPLICATION, NAMESPACE, Stage, now_ms, terminate};
+use super::{Ledger, now_ms};
 
 /// Entries a second of each writer.
 const RATE: &str = "250";
@@ -27,7 +26,7 @@ const TIMEOUT: &str = "120";
 
 /// How a writer's appends are told from repeats of them.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Once {
+pub enum Once {
     /// By the client's session, which is the default of every application; it ends with the process.
     Session,
     /// By a key for each entry: the writer may be killed and started again.
@@ -37,21 +36,34 @@ pub(crate) enum Once {
     },
 }
 
+/// Where a writer runs.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The Kubernetes.
+    pub cluster: Cluster,
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod, which may be replaced by another of the same name.
+    pub pod: String,
+    /// The application's container, which has the program `journal`.
+    pub container: String,
+}
+
 /// A writer that goes on until it is stopped.
-pub(crate) struct Writer {
+#[derive(Debug)]
+pub struct Writer {
     stopping: Arc<AtomicBool>,
     running: Arc<Mutex<Option<Command>>>,
     thread: JoinHandle<()>,
 }
 
 impl Writer {
-    /// Starts a writer in `pod`.
-    pub(crate) fn start(stage: &Stage, pod: &str, name: &str, once: Once, ledger: &Ledger) -> Self {
+    /// Starts a writer.
+    pub fn start(place: Place, name: &str, once: Once, ledger: &Ledger) -> Self {
         let stopping = Arc::new(AtomicBool::new(false));
         let running = Arc::new(Mutex::new(None));
         let mut course = Course {
-            stage: stage.clone(),
-            pod: pod.to_owned(),
+            place,
             name: name.to_owned(),
             run: format!("{name}-{}", now_ms()),
             once,
@@ -76,7 +88,7 @@ impl Writer {
     }
 
     /// Lets it finish what is under way, and waits until all of it is in the ledger.
-    pub(crate) fn stop(self) {
+    pub fn stop(self) {
         self.stopping.store(true, Ordering::SeqCst);
         while !self.thread.is_finished() {
             if let Some(command) = self.running.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
@@ -110,8 +122,7 @@ impl Told {
 
 /// A writer's life over all its starts.
 struct Course {
-    stage: Stage,
-    pod: String,
+    place: Place,
     name: String,
     run: String,
     once: Once,
@@ -136,7 +147,8 @@ impl Course {
             }
         }
         args.extend(if last { &["--count", IN_FLIGHT][..] } else { &["--until-signal"] });
-        let exec = self.stage.cluster.exec_on_node(NAMESPACE, &self.pod, APPLICATION, &args)?;
+        let Place { cluster, namespace, pod, container } = &self.place;
+        let exec = cluster.exec_on_node(namespace, pod, container, &args)?;
         let Exec { mut command, terminate } = exec;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let Ok(mut child) = command.spawn() else { return Ok(false) };
@@ -158,6 +170,11 @@ impl Course {
             line.clear();
         }
     }
+}
+
+/// Ends a child and reaps it.
+fn terminate(terminate: &mut Command) {
+    let _ = terminate.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
 }
 
 fn set(running: &Mutex<Option<Command>>, value: Option<Command>) {

@@ -7,13 +7,13 @@ use serde::Deserialize;
 
 /// An entry that was acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Acknowledged {
+pub struct Acknowledged {
     /// The index that was returned.
-    pub(crate) index: u64,
+    pub index: u64,
     /// The digest of what was appended.
-    pub(crate) sha256: String,
+    pub sha256: String,
     /// When, in milliseconds since 1970.
-    pub(crate) at_ms: u64,
+    pub at_ms: u64,
 }
 
 /// One line of `journal write`.
@@ -31,25 +31,25 @@ struct Line {
 
 /// All outcomes so far. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Ledger {
+pub struct Ledger {
     inner: Arc<Mutex<Outcomes>>,
 }
 
 /// The outcomes by kind.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Outcomes {
+pub struct Outcomes {
     /// Acknowledged, in the order in which the driver heard.
-    pub(crate) acknowledged: Vec<Acknowledged>,
+    pub acknowledged: Vec<Acknowledged>,
     /// Where each acknowledged entry stands, by its digest.
     places: HashMap<String, u64>,
     /// Digests of entries whose outcome was told to be unknown, and that were not acknowledged afterwards.
-    pub(crate) unknown: BTreeSet<String>,
+    pub unknown: BTreeSet<String>,
     /// How many acknowledgements said that an earlier try had appended the entry.
-    pub(crate) repeated: usize,
+    pub repeated: usize,
     /// How many were refused: certainly not appended.
-    pub(crate) refused: usize,
+    pub refused: usize,
     /// Lines that no outcome could be read from.
-    pub(crate) unreadable: Vec<String>,
+    pub unreadable: Vec<String>,
 }
 
 impl Ledger {
@@ -57,7 +57,7 @@ impl Ledger {
     ///
     /// A writer that was started again tells of entries again that it had told of before it was killed: the
     /// same entry at the same index is one acknowledgement.
-    pub(crate) fn take(&self, text: &str) -> Option<u64> {
+    pub fn take(&self, text: &str) -> Option<u64> {
         let mut outcomes = self.lock();
         let line: Line = match serde_json::from_str(text) {
             Ok(line) => line,
@@ -89,18 +89,18 @@ impl Ledger {
     }
 
     /// How many acknowledgements there are.
-    pub(crate) fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.lock().acknowledged.len()
     }
 
     /// A copy of everything so far.
-    pub(crate) fn outcomes(&self) -> Outcomes {
+    pub fn outcomes(&self) -> Outcomes {
         self.lock().clone()
     }
 
     /// The longest time without an acknowledgement of any writer between two moments, in
     /// milliseconds; the moments themselves count as its ends.
-    pub(crate) fn longest_gap(&self, from_ms: u64, to_ms: u64) -> u64 {
+    pub fn longest_gap(&self, from_ms: u64, to_ms: u64) -> u64 {
         let mut times: Vec<u64> = self
             .lock()
             .acknowledged
