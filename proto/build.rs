@@ -20,6 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::write(std::path::Path::new(&out).join("descriptors.binpb"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         .bytes(".")
+        .btree_map(".")
         .codec_path("crate::codec::Codec")
         // Reasons are added: whoever goes by them bears one that it does not know.
         .enum_attribute("synod.v1.Reason", "#[non_exhaustive]")

@@ -13,7 +13,7 @@ pub mod table;
 mod times;
 
 pub use failure::DOMAIN;
-pub use times::{duration, span};
+pub use times::{duration, micros, span, timestamp};
 
 /// The descriptors of all packages, for reflection and for tests: an encoded `google.protobuf.FileDescriptorSet`.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.binpb"));

@@ -1,6 +1,7 @@
 //! The member's clock.
 
-use synod_paxos::Instant;
+use std::time::{SystemTime, UNIX_EPOCH};
+use synod_paxos::{Instant, Time};
 
 /// Nanoseconds since the machine booted, suspended time included (CLOCK_BOOTTIME): leases and silences are
 /// judged by it (docs: protocol.md, "Leases and reads").
@@ -9,6 +10,12 @@ pub fn now() -> Instant {
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     let nanos = u64::try_from(time.tv_nsec).unwrap_or(0);
     Instant(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
+}
+
+/// What the wall clock says; it may go back, and nothing is judged by it (docs: decisions/0040).
+pub fn wall() -> Time {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Time(u64::try_from(since.as_micros()).unwrap_or(u64::MAX).min(Time::LATEST.0))
 }
 
 /// A number that differs from start to start.

@@ -13,6 +13,7 @@ mod pace;
 pub mod scrub;
 pub mod server;
 pub mod shared;
+mod shown;
 pub mod space;
 pub mod telemetry;
 pub mod tls;

@@ -4,7 +4,7 @@
 mod common;
 
 use bytes::Bytes;
-use common::{Cluster, Member, binary, command, id, stderr, until};
+use common::{Cluster, Member, PATIENCE, binary, command, id, stderr, until};
 use futures::TryStreamExt;
 use prost::Message;
 use std::time::Duration;
@@ -16,7 +16,8 @@ use synod_proto::v1::append_stream_response::Outcome as Answer;
 use synod_proto::v1::log_client::LogClient;
 use synod_proto::v1::subscribe_request::Start;
 use synod_proto::v1::{
-    AppendRequest, AppendStreamRequest, AppendStreamResponse, Failure, SubscribeRequest, TailRequest,
+    AppendRequest, AppendStreamRequest, AppendStreamResponse, Failure, NewEntry, SubscribeRequest,
+    TailRequest,
 };
 use tonic::Code;
 use tonic::codec::{BufferSettings, Codec, EncodeBuf, Encoder};
@@ -67,6 +68,69 @@ async fn calls_beyond_their_bounds() {
     client.append_many(vec![Bytes::new(); 4_096]).await.unwrap();
     let count = client.read(1, Default::default()).try_collect::<Vec<_>>().await.unwrap().len();
     assert_eq!(count, 4_097);
+}
+
+/// Every bound of headers, on both ways in; what is just within is taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_out_of_their_bounds() {
+    let cluster = Cluster::of(1).await;
+    let mut log = LogClient::new(channel(&cluster.members[0].socket).unwrap());
+    let entry = |payload: usize, headers: &[(&str, usize)]| {
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), "v".repeat(*value))).collect();
+        NewEntry { payload: vec![b'x'; payload].into(), headers }
+    };
+    let many = |count: usize| {
+        let headers = (0..count).map(|n| (format!("h{n}"), String::new())).collect();
+        NewEntry { payload: Bytes::new(), headers }
+    };
+    let (longest, longer) = ("n".repeat(64), "n".repeat(65));
+    let mib = 1 << 20;
+    let both = AppendRequest {
+        entries: vec!["x".into()],
+        new_entries: vec![entry(1, &[])],
+        ..AppendRequest::default()
+    };
+    let new = |new_entries| AppendRequest { new_entries, ..AppendRequest::default() };
+    for (request, reason) in [
+        (new(vec![entry(1, &[("", 1)])]), Reason::Invalid),
+        (new(vec![entry(1, &[(&longer, 1)])]), Reason::Invalid),
+        (new(vec![entry(1, &[("Content-Type", 1)])]), Reason::Invalid),
+        (new(vec![entry(1, &[("content_type", 1)])]), Reason::Invalid),
+        (new(vec![entry(1, &[("a", 1_025)])]), Reason::Invalid),
+        (new(vec![many(33)]), Reason::Invalid),
+        (new(vec![many(32); 257]), Reason::CallTooLarge),
+        (new(vec![many(2); 4_097]), Reason::CallTooLarge),
+        (new(vec![entry(mib, &[("a", 1)])]), Reason::EntryTooLarge),
+        (new(vec![entry(mib / 2, &[("a", 1)]); 2]), Reason::CallTooLarge),
+        (both, Reason::Invalid),
+    ] {
+        let status = log.append(request.clone()).await.unwrap_err();
+        let failure = Failure::from_status(&status).unwrap();
+        let told = (failure.reason(), failure.outcome());
+        assert_eq!(told, (reason, Outcome::NotAppended), "{status}");
+        let request = AppendStreamRequest { tag: 1, append: Some(request), timeout_ms: 0 };
+        let mut answers = log.append_stream(futures::stream::iter([request])).await.unwrap().into_inner();
+        let told = match answers.message().await {
+            Ok(Some(AppendStreamResponse { outcome: Some(Answer::Failure(failure)), .. })) => {
+                failure.reason()
+            }
+            Err(status) => Failure::from_status(&status).unwrap().reason(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(told, reason);
+    }
+    let client = cluster.members[0].client();
+    assert_eq!(client.tail(Consistency::Linearizable).await.unwrap(), 0, "nothing reached the log");
+    let within =
+        [entry(0, &[(&longest, 1_024), ("a", 0)]), many(32), entry(mib - 10_000, &[("az-09", 1_000)])];
+    let answer = log.append(new(within.to_vec())).await.unwrap().into_inner();
+    assert_eq!(answer.last_index, 3);
+    let read: Vec<_> = client.read(1, Default::default()).try_collect().await.unwrap();
+    let began = std::time::SystemTime::now() - PATIENCE;
+    for (entry, sent) in read.iter().zip(&within) {
+        assert_eq!((&entry.payload, &entry.headers), (&sent.payload, &sent.headers));
+        assert!(entry.time.is_some_and(|time| time > began), "{entry:?}");
+    }
 }
 
 /// Sends bytes as they are.

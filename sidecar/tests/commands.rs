@@ -40,10 +40,16 @@ async fn what_the_commands_print() {
     assert_eq!(at(socket, &["tail", "-n", "3"]), "4\tfour\n5\t\n6\tsix\n");
     let first = at(socket, &["tail", "--from", "1", "-o", "json"]);
     assert_eq!(json(first.lines().next().unwrap())["text"], "one");
+    at(socket, &["append", "--header", "content-type=text/plain", "--header", "x==", "a", "b"]);
+    let headed = at(socket, &["tail", "-n", "2", "-o", "json"]);
+    for line in headed.lines().map(json) {
+        assert_eq!(line["headers"], serde_json::json!({"content-type": "text/plain", "x": "="}));
+        assert!(line["time"].as_str().is_some_and(|time| time.ends_with('Z')), "{line}");
+    }
 
     let status = json(&at(socket, &["status", "-o", "json"]));
     assert_eq!(status["cluster_id"], cluster.cluster_id.to_string());
-    assert_eq!((&status["ready"], &status["last_index"]), (&Value::from(true), &Value::from(6)));
+    assert_eq!((&status["ready"], &status["last_index"]), (&Value::from(true), &Value::from(8)));
     let members = json(&at(socket, &["members", "-o", "json"]));
     assert_eq!(members.as_array().unwrap().len(), 3);
     let history = json(&at(socket, &["history", "-o", "json"]));

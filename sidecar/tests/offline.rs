@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output};
-use synod_paxos::value::{Append, Call, Operation, Origin, Value};
+use synod_paxos::value::{Append, Call, Fields, Operation, Origin, Value};
 use synod_paxos::{Ballot, ClusterId, Genesis, MemberId, Row, Slot, Storage, SystemState, Write, row};
 use synod_paxos::{Incarnation, Index, RequestId};
 use synod_sidecar::storage::{DIRECTORY, LEGACY, Mark, Options, open, open_with};
@@ -40,7 +40,8 @@ fn batch(slot: u64, entry: &str) -> Row {
     let origin = Origin { member: MemberId(1), incarnation: Incarnation(1), request: RequestId(slot) };
     let append = Append::plain(vec![Bytes::from(entry.to_owned())]);
     let calls = vec![Call { origin, operation: Operation::Append(append) }];
-    let value = Value::Batch { ballot, advance: std::time::Duration::ZERO, calls }.encode();
+    let value =
+        Value::Batch { ballot, advance: std::time::Duration::ZERO, fields: Fields::NONE, calls }.encode();
     let checksum = row::checksum(CLUSTER, Slot(slot), ballot, &value);
     Row { slot: Slot(slot), ballot, chosen: true, value, checksum }
 }

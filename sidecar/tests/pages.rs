@@ -8,10 +8,10 @@ use medium::{Disk, Image};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
-use synod_paxos::value::{Append, Call, Operation, Origin, Value};
+use synod_paxos::value::{Append, Call, Entry, Fields, Logged, Operation, Origin, Value};
 use synod_paxos::{
     Ballot, ClusterId, DurableState, Genesis, Incarnation, Index, MemberId, RequestId, Row, Slot,
-    SnapshotPart, Storage, Write, row,
+    SnapshotPart, Storage, Time, Write, row,
 };
 use synod_sidecar::storage::{Mark, Opened, Options, StorageError, open_on};
 
@@ -35,9 +35,13 @@ fn batch(slot: u64, chosen: u64) -> Row {
     let ballot = Ballot { round: 1, member: MemberId(1) };
     let origin = Origin { member: MemberId(1), incarnation: Incarnation(1), request: RequestId(slot) };
     let entry = |n: u64| Bytes::from(format!("{n:>width$}", width = usize::try_from(n % 700).unwrap()));
-    let append = Append::plain(vec![entry(2 * slot - 1), entry(2 * slot)]);
+    // Some entries have headers, and all times.
+    let headers = (0..slot % 3).map(|n| (format!("h{n}"), slot.to_string())).collect();
+    let headed = Entry::new(entry(2 * slot), &headers).unwrap();
+    let append = Append { entries: vec![entry(2 * slot - 1).into(), headed], ..Append::plain(Vec::new()) };
+    let fields = Fields::timed(Some(Time(slot)));
     let calls = vec![Call { origin, operation: Operation::Append(append) }];
-    let value = Value::Batch { ballot, advance: Duration::ZERO, calls }.encode();
+    let value = Value::Batch { ballot, advance: Duration::ZERO, fields, calls }.encode();
     let checksum = row::checksum(CLUSTER, Slot(slot), ballot, &value);
     Row { slot: Slot(slot), ballot, chosen: slot <= chosen, value, checksum }
 }
@@ -100,7 +104,7 @@ enum Found {
 }
 
 /// Opens an image and reads all that it shows; any byte that is shown must be right.
-fn read(image: Image, whole: &DurableState, entries: &[Bytes], what: &str) -> Found {
+fn read(image: Image, whole: &DurableState, entries: &[Logged], what: &str) -> Found {
     let Ok(opened) = open(&Disk::with(image)) else { return Found::Detected };
     let mut found = Found::Same;
     let Ok((rows, _)) = opened.reader.view().and_then(|view| view.read(Slot(0), usize::MAX)) else {
@@ -145,7 +149,7 @@ fn read(image: Image, whole: &DurableState, entries: &[Bytes], what: &str) -> Fo
 struct Flips {
     image: Image,
     whole: DurableState,
-    entries: Vec<Bytes>,
+    entries: Vec<Logged>,
     same: usize,
     detected: usize,
     failures: Vec<String>,

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 use synod_paxos::message::Counters;
-use synod_paxos::value::{Append, Call, Operation, Origin, Value};
+use synod_paxos::value::{Append, Call, Fields, Operation, Origin, Value};
 use synod_paxos::{
     Ballot, ClusterId, Digest, DurableState, Genesis, Incarnation, Index, MemberId, RequestId, Row, Slot,
     SnapshotPart, Storage, Write, WriteCounter, row,
@@ -148,7 +148,7 @@ fn batch(slot: u64, expected: Option<u64>, entries: &[&str]) -> Row {
     let refused = Append { expected_index: Some(Index(99)), ..Append::plain(vec![Bytes::from("never")]) };
     let added = Append { expected_index: expected.map(Index), ..Append::plain(entries) };
     let calls = vec![call(refused), call(added)];
-    let value = Value::Batch { ballot, advance: Duration::ZERO, calls }.encode();
+    let value = Value::Batch { ballot, advance: Duration::ZERO, fields: Fields::NONE, calls }.encode();
     let checksum = row::checksum(CLUSTER, slot, ballot, &value);
     Row { slot, ballot, chosen: true, value, checksum }
 }
@@ -179,7 +179,7 @@ fn entries_are_read_by_index() {
     let opened = with_log(dir.path());
     let read = |from: u64, through: u64, entries: usize| {
         let found = opened.reader.entries((Index(from), Index(through)), entries, 1 << 20).unwrap();
-        found.iter().map(|entry| String::from_utf8(entry.to_vec()).unwrap()).collect::<Vec<_>>()
+        found.iter().map(|entry| String::from_utf8(entry.entry.payload.to_vec()).unwrap()).collect::<Vec<_>>()
     };
     assert_eq!(read(1, 4, 99), ["one", "", "three", "four"]);
     assert_eq!(read(2, 3, 99), ["", "three"]);

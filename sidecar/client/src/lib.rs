@@ -69,7 +69,7 @@ mod status;
 #[doc(hidden)]
 pub mod wire;
 
-pub use append::{AppendOptions, Appended, IdempotencyKey, Repeats};
+pub use append::{AppendOptions, Appended, IdempotencyKey, NewEntry, Repeats};
 pub use checkpoints::{Checkpoint, Checkpoints, Fetched, ListedCheckpoint, Progress};
 pub use connect::SOCKET_VARIABLE;
 pub use consumers::{Consumer, ConsumerList, Consumers};
@@ -154,6 +154,18 @@ impl Client {
     pub async fn append_with(
         &self,
         entries: Vec<Bytes>,
+        options: AppendOptions,
+    ) -> Result<Appended, AppendError> {
+        self.appender.append(entries, options).await
+    }
+
+    /// Appends entries that may have headers, with options. Headers need format level 4 of the log.
+    ///
+    /// # Errors
+    /// See [`AppendError`]; `Reason::FormatLevel` where the log is not at that level.
+    pub async fn append_entries(
+        &self,
+        entries: Vec<NewEntry>,
         options: AppendOptions,
     ) -> Result<Appended, AppendError> {
         self.appender.append(entries, options).await

@@ -4,13 +4,13 @@ use crate::error::CallError;
 use crate::retry::{FIRST_PAUSE, LONGEST_PAUSE, TRY, until_answered};
 use bytes::Bytes;
 use futures::stream::{BoxStream, Stream};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use synod_proto::v1::consistency::Kind;
 use synod_proto::v1::log_client::LogClient;
 use synod_proto::v1::subscribe_response::Event;
@@ -109,19 +109,26 @@ pub struct Entry {
     pub index: u64,
     /// What was appended.
     pub payload: Bytes,
+    /// When it was proposed, by the wall clock of who led then, and never before the entry in front of it; none where it
+    /// was appended below format level 4.
+    pub time: Option<SystemTime>,
+    /// What was said beside it, by name.
+    pub headers: BTreeMap<String, String>,
 }
 
 impl Entry {
     /// An entry, for an application's own tests.
     pub fn new(index: u64, payload: impl Into<Bytes>) -> Entry {
-        Entry { index, payload: payload.into() }
+        Entry { index, payload: payload.into(), time: None, headers: BTreeMap::new() }
     }
 }
 
 impl From<v1::Entry> for Entry {
     fn from(entry: v1::Entry) -> Entry {
-        let v1::Entry { index, payload } = entry;
-        Entry { index, payload }
+        let v1::Entry { index, payload, time, headers } = entry;
+        let time = time.and_then(|time| synod_proto::micros(&time));
+        let time = time.and_then(|micros| UNIX_EPOCH.checked_add(Duration::from_micros(micros)));
+        Entry { index, payload, time, headers }
     }
 }
 

@@ -83,6 +83,24 @@ impl Reader {
         Ok(self.bytes.get_u64_le())
     }
 
+    /// A number of as many bytes as it needs, seven bits in each, the lowest first. There is one way to write each.
+    pub fn varint(&mut self) -> Result<u64, DecodeError> {
+        let mut number = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.u8()?;
+            let bits = u64::from(byte & 0x7f);
+            let out_of_bounds = DecodeError::OutOfBounds { what: "number", found: bits };
+            if bits << shift >> shift != bits || byte == 0 && shift > 0 {
+                return Err(out_of_bounds);
+            }
+            number |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Ok(number);
+            }
+        }
+        Err(DecodeError::OutOfBounds { what: "number", found: number })
+    }
+
     /// A position or a count that grows by small steps: nothing real comes near the bound, and what lies above it
     /// could overflow with the next step.
     pub fn position(&mut self, what: &'static str) -> Result<u64, DecodeError> {
@@ -115,18 +133,55 @@ impl Reader {
         bound: usize,
         item_bytes: usize,
     ) -> Result<usize, DecodeError> {
-        let found = self.u32()?;
-        let length = found as usize;
-        if length > bound || length.saturating_mul(item_bytes) > self.bytes.len() {
-            return Err(DecodeError::OutOfBounds { what, found: u64::from(found) });
-        }
-        Ok(length)
+        let found = u64::from(self.u32()?);
+        self.check_length(what, found, bound, item_bytes)
+    }
+
+    /// [`Reader::length`], written as [`Reader::varint`] reads.
+    pub fn short_length(
+        &mut self,
+        what: &'static str,
+        bound: usize,
+        item_bytes: usize,
+    ) -> Result<usize, DecodeError> {
+        let found = self.varint()?;
+        self.check_length(what, found, bound, item_bytes)
+    }
+
+    fn check_length(
+        &self,
+        what: &'static str,
+        found: u64,
+        bound: usize,
+        item_bytes: usize,
+    ) -> Result<usize, DecodeError> {
+        let length = usize::try_from(found)
+            .ok()
+            .filter(|length| *length <= bound && length.saturating_mul(item_bytes) <= self.bytes.len());
+        length.ok_or(DecodeError::OutOfBounds { what, found })
     }
 
     /// Bytes behind their length, at most `bound` of them.
     pub fn bytes(&mut self, what: &'static str, bound: usize) -> Result<Bytes, DecodeError> {
         let length = self.length(what, bound, 1)?;
         Ok(self.bytes.split_to(length))
+    }
+
+    /// Bytes behind their length, written as [`Reader::varint`] reads.
+    pub fn short_bytes(&mut self, what: &'static str, bound: usize) -> Result<Bytes, DecodeError> {
+        let length = self.short_length(what, bound, 1)?;
+        Ok(self.bytes.split_to(length))
+    }
+
+    /// A text behind its length, written as [`Reader::varint`] reads.
+    pub fn short_text(&mut self, what: &'static str, bound: usize) -> Result<String, DecodeError> {
+        let bytes = self.short_bytes(what, bound)?;
+        core::str::from_utf8(&bytes).map(String::from).map_err(|_| DecodeError::NotText)
+    }
+
+    /// Whether nothing is left.
+    pub fn is_at_end(&self) -> bool {
+        self.bytes.is_empty()
     }
 
     /// A text behind its length, at most `bound` bytes.
@@ -171,6 +226,15 @@ impl Writer {
         self.bytes.extend_from_slice(&n.to_le_bytes());
     }
 
+    /// A number of as many bytes as it needs.
+    pub fn varint(&mut self, mut n: u64) {
+        while n > 0x7f {
+            self.u8(n as u8 | 0x80);
+            n >>= 7;
+        }
+        self.u8(n as u8);
+    }
+
     /// 0 or 1.
     pub fn bool(&mut self, flag: bool) {
         self.u8(u8::from(flag));
@@ -189,6 +253,12 @@ impl Writer {
     /// Bytes behind their length.
     pub fn bytes(&mut self, bytes: &[u8]) {
         self.length(bytes.len());
+        self.array(bytes);
+    }
+
+    /// Bytes behind their length, as short as it is.
+    pub fn short_bytes(&mut self, bytes: &[u8]) {
+        self.varint(bytes.len() as u64);
         self.array(bytes);
     }
 

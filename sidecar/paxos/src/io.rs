@@ -8,8 +8,8 @@ use crate::sessions::IdentityRefused;
 use crate::settings::SettingsError;
 use crate::storage::{Completed, WriteBatch};
 use crate::system::{CallRefused, Reply};
-use crate::types::{Ballot, ClusterId, Digest, Index, MemberId, RequestId, Slot};
-use crate::value::{CallError, Operation};
+use crate::types::{Ballot, ClusterId, Digest, Index, MemberId, RequestId, Slot, Time};
+use crate::value::{CallError, Entry, Operation};
 use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -347,8 +347,10 @@ pub struct Applied {
     pub slot: Slot,
     /// The index of the first of `entries`, if there are any.
     pub first: Index,
+    /// When they were proposed, where the log says so.
+    pub time: Option<Time>,
     /// The application entries it added to the log.
-    pub entries: Vec<Bytes>,
+    pub entries: Vec<Entry>,
     /// Calls of its batch, by place, whose entries were not added: refused, or repeats.
     pub skipped: Vec<u32>,
 }

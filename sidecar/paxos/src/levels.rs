@@ -9,17 +9,20 @@
 //! | 1 | the first version |
 //! | 2 | stricter bounds on settings; drawn session numbers; keys that are forgotten by age only |
 //! | 3 | fenced appends |
+//! | 4 | headers beside entries, and the time at which entries were proposed |
 //!
 //! No function here has a catch-all: a new kind does not compile until it says its level.
 
 use crate::configuration::Change;
 use crate::message::Message;
+use crate::settings::Settings;
 use crate::value::{Operation, Value};
 
 impl Operation {
     /// The level that the log must be at before this is proposed.
     pub fn level(&self) -> u32 {
         match self {
+            Operation::Append(append) | Operation::FencedAppend { append, .. } if append.has_fields() => 4,
             Operation::Append(_)
             | Operation::OpenSession
             | Operation::CloseSession { .. }
@@ -69,7 +72,10 @@ impl Value {
             | Value::Mark
             | Value::Trim { .. }
             | Value::Recovered { .. } => 1,
-            Value::Batch { calls, .. } => calls.iter().map(|call| of(&call.operation)).max().unwrap_or(1),
+            Value::Batch { fields, calls, .. } => {
+                let calls = calls.iter().map(|call| of(&call.operation)).max().unwrap_or(1);
+                if fields.is_empty() { calls } else { calls.max(Settings::TIMES) }
+            }
             Value::Configuration(entry) => entry.change.level(),
         }
     }

@@ -60,6 +60,6 @@ pub use status::Status;
 pub use storage::{Completed, DurableState, SnapshotPart, Storage, Write, WriteBatch};
 pub use system::{CallRefused, Reply, SystemState};
 pub use types::{
-    Ballot, ClusterId, Digest, Incarnation, Index, Instant, MemberId, RequestId, SessionId, Slot,
+    Ballot, ClusterId, Digest, Incarnation, Index, Instant, MemberId, RequestId, SessionId, Slot, Time,
     WriteCounter,
 };

@@ -3,14 +3,24 @@
 
 use core::time::Duration;
 
-/// An application entry's payload, in bytes.
+/// An application entry, in bytes: its payload, and its headers as they are stored.
 pub const ENTRY_BYTES: usize = 1 << 20;
-/// The payload of one call, and of one slot's batch, in bytes.
+/// The entries of one call, and of one slot's batch, in bytes.
 pub const BATCH_BYTES: usize = 1 << 20;
 /// Entries of one call, and of one slot's batch.
 pub const BATCH_ENTRIES: usize = 4_096;
 /// An encoded value: a full batch, and around each of its entries a call with the longest name or key.
-pub const VALUE_BYTES: usize = BATCH_BYTES + BATCH_ENTRIES * 320 + 1_024;
+pub const VALUE_BYTES: usize = BATCH_BYTES + BATCH_ENTRIES * 320 + BATCH_FIELDS_BYTES + 1_024;
+/// Headers of one entry.
+pub const HEADERS: usize = 32;
+/// The name of a header, in bytes; at least 1.
+pub const HEADER_NAME_BYTES: usize = 64;
+/// The value of a header, in bytes.
+pub const HEADER_VALUE_BYTES: usize = 1_024;
+/// Headers of one call, whatever its entries: what one request may take in memory.
+pub const CALL_HEADERS: usize = 8_192;
+/// Optional fields of a batch, encoded, in bytes.
+pub const BATCH_FIELDS_BYTES: usize = 1_024;
 /// Rows of the session table.
 pub const SESSION_ROWS: usize = 1_000_000;
 /// Calls of one session whose outcomes are remembered until the client says that it has them.

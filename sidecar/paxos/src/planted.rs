@@ -87,6 +87,7 @@ bugs! {
     IdleKeyEvicted = "idle-key-evicted-within-its-horizon",
     LevelIgnored = "format-level-ignored",
     UndecodableProposed = "undecodable-proposal-accepted",
+    EntryTimeGoesBack = "entry-time-goes-back",
 }
 
 static PLANTED: AtomicUsize = AtomicUsize::new(usize::MAX);

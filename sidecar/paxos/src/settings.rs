@@ -146,7 +146,9 @@ pub enum SettingsError {
 
 impl Settings {
     /// The newest format level that this program reads.
-    pub const FORMAT_LEVEL: u32 = 3;
+    pub const FORMAT_LEVEL: u32 = 4;
+    /// The level from which on entries have times.
+    pub const TIMES: u32 = 4;
 
     /// Checks settings that are asked for. What passes is read back by every member as it was meant.
     ///

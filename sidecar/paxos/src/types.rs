@@ -180,6 +180,16 @@ impl fmt::Debug for Ballot {
     }
 }
 
+/// Microseconds since the beginning of 1970 (UTC) on a leader's wall clock: when an entry was proposed. It decides nothing
+/// (docs: decisions/0040).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Time(pub u64);
+
+impl Time {
+    /// The end of the year 9999: what a calendar of four digits can say.
+    pub const LATEST: Time = Time(253_402_300_799_999_999);
+}
+
 /// Nanoseconds on a clock of the member's own that never goes back and counts suspended time.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Instant(pub u64);

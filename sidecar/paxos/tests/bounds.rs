@@ -4,14 +4,17 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use synod_paxos::configuration::{Change, ConfigurationEntry};
 use synod_paxos::settings::{ElectionSettings, Limits, Retention};
 use synod_paxos::system::SystemState;
-use synod_paxos::value::{Append, Call, Checkpoint, Identity, Operation, Origin, Value};
+use synod_paxos::value::{
+    Append, Call, Checkpoint, Entry, Fields, HeaderError, Identity, Operation, Origin, Value,
+};
 use synod_paxos::{
     Ballot, ClusterId, Digest, Genesis, Incarnation, Index, MemberId, RequestId, SessionId, Settings, Slot,
-    limits, names,
+    Time, limits, names,
 };
 
 const BALLOT: Ballot = Ballot { round: u64::MAX, member: MemberId(u64::MAX) };
@@ -46,6 +49,7 @@ fn goes_through_if_accepted(operation: Operation) -> bool {
         goes_through(&Value::Batch {
             ballot: BALLOT,
             advance: Duration::from_nanos(u64::MAX),
+            fields: Fields::timed(Some(Time(u64::MAX))),
             calls: vec![call],
         });
     }
@@ -128,7 +132,7 @@ fn changes_go_through_with_any_numbers() {
 #[test]
 fn appends_are_bounded_in_each_field() {
     let append = |identity, expected: Option<u64>, sizes: &[usize]| {
-        let entries = sizes.iter().map(|n| Bytes::from(vec![7; *n])).collect();
+        let entries = sizes.iter().map(|n| Bytes::from(vec![7; *n]).into()).collect();
         goes_through_if_accepted(Operation::Append(Append {
             identity,
             expected_index: expected.map(Index),
@@ -163,6 +167,63 @@ fn appends_are_bounded_in_each_field() {
             let identity = Identity::Session { session, sequence, acknowledged };
             assert_eq!(append(identity, Some(number), &[1]), sequence > 0);
         }
+    }
+}
+
+/// Whether an entry with these headers and so many bytes of payload is taken; what is taken goes through.
+fn takes(headers: BTreeMap<String, String>, payload: usize) -> Result<bool, HeaderError> {
+    let entry = Entry::new(vec![7; payload].into(), &headers)?;
+    assert_eq!(entry.headers(), headers);
+    let append = Append { entries: vec![Bytes::from("plain").into(), entry], ..Append::plain(Vec::new()) };
+    let fenced = Operation::FencedAppend { fence: Slot(0), append: append.clone() };
+    let taken = goes_through_if_accepted(Operation::Append(append));
+    assert_eq!(goes_through_if_accepted(fenced), taken);
+    Ok(taken)
+}
+
+#[test]
+fn headers_are_bounded_in_each_field() {
+    let one = |name: String, value: String| takes(BTreeMap::from([(name, value)]), 1);
+    let bound = limits::HEADER_NAME_BYTES;
+    for (bytes, good) in
+        [(0, false), (1, true), (bound - 1, true), (bound, true), (bound + 1, false), (300, false)]
+    {
+        assert_eq!(one("a".repeat(bytes), String::new()) == Ok(true), good, "a name of {bytes} bytes");
+    }
+    for (name, good) in
+        [("az-09", true), ("A", false), ("a_b", false), ("a b", false), ("é", false), ("a\n", false)]
+    {
+        assert_eq!(one(name.into(), "v".into()) == Ok(true), good, "{name:?}");
+    }
+    let bound = limits::HEADER_VALUE_BYTES;
+    for (bytes, good) in
+        [(0, true), (1, true), (bound - 1, true), (bound, true), (bound + 1, false), (1 << 20, false)]
+    {
+        assert_eq!(one("a".into(), "v".repeat(bytes)) == Ok(true), good, "a value of {bytes} bytes");
+    }
+    assert_eq!(one("a".into(), "\0\n\u{7f}grün".into()), Ok(true), "any text");
+    let many = |count: usize| (0..count).map(|n| (format!("h{n}"), String::new())).collect();
+    let bound = limits::HEADERS;
+    for (count, good) in [(1, true), (bound - 1, true), (bound, true), (bound + 1, false), (5_000, false)] {
+        assert_eq!(takes(many(count), 0) == Ok(true), good, "{count} headers");
+    }
+    // Headers count as they are stored, with everything around them; the other entry has five bytes.
+    let headers = || BTreeMap::from([("a".to_owned(), "v".repeat(1_000))]);
+    let beside = Entry::new(Bytes::new(), &headers()).unwrap().size();
+    assert!((1_001..1_020).contains(&beside), "{beside}");
+    for (payload, good) in [(0, true), (1, false)] {
+        assert_eq!(takes(headers(), limits::ENTRY_BYTES - 5 - beside + payload), Ok(good));
+    }
+}
+
+#[test]
+fn any_time_goes_through_within_the_calendar() {
+    for number in around(&[Time::LATEST.0]) {
+        let fields = Fields::timed(Some(Time(number)));
+        let value = Value::Batch { ballot: BALLOT, advance: Duration::ZERO, fields, calls: Vec::new() };
+        goes_through(&value);
+        let kept = (number > 0).then(|| Time(number).min(Time::LATEST));
+        assert_eq!(value.time(), kept);
     }
 }
 
@@ -248,7 +309,12 @@ fn a_full_batch_with_the_longest_names_goes_through() {
         limits::BATCH_ENTRIES,
         call(Operation::SetCursor { name: name.clone(), index: Index(u64::MAX) }),
     );
-    goes_through(&Value::Batch { ballot: BALLOT, advance: Duration::ZERO, calls });
+    goes_through(&Value::Batch {
+        ballot: BALLOT,
+        advance: Duration::ZERO,
+        fields: Fields::timed(Some(Time::LATEST)),
+        calls,
+    });
     let member = |n| (MemberId(n), name.clone());
     goes_through(&Value::Recovered { members: (1..=limits::MEMBERS as u64).map(member).collect() });
 }

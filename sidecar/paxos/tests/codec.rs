@@ -8,10 +8,10 @@ use std::time::Duration;
 use synod_paxos::configuration::{Change, ConfigurationEntry};
 use synod_paxos::settings::{Limits, Retention};
 use synod_paxos::system::SystemState;
-use synod_paxos::value::{Append, Call, Checkpoint, Identity, Operation, Origin, Value};
+use synod_paxos::value::{Append, Call, Checkpoint, Entry, Fields, Identity, Operation, Origin, Value};
 use synod_paxos::{
     Ballot, ClusterId, Digest, Genesis, Incarnation, Index, MemberId, RequestId, SessionId, Settings, Slot,
-    limits, row,
+    Time, limits, row,
 };
 
 fn ballot() -> impl Strategy<Value = Ballot> {
@@ -42,15 +42,21 @@ fn settings() -> impl Strategy<Value = Settings> {
     )
 }
 
+fn entry() -> impl Strategy<Value = Entry> {
+    let headers = prop::collection::btree_map("[a-z0-9-]{1,20}", ".{0,20}", 0..4);
+    let payload = prop::collection::vec(any::<u8>(), 0..40);
+    let entry = |payload: Vec<u8>, headers| Entry::new(payload.into(), &headers).expect("within its bounds");
+    prop_oneof![
+        payload.clone().prop_map(|payload| Bytes::from(payload).into()),
+        (payload, headers).prop_map(move |(payload, headers)| entry(payload, headers)),
+    ]
+}
+
 fn operation() -> impl Strategy<Value = Operation> {
     let append = || {
-        let entries = prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 1..6);
+        let entries = prop::collection::vec(entry(), 1..6);
         (identity(), prop::option::of(any::<u64>()), entries).prop_map(|(identity, expected, entries)| {
-            Append {
-                identity,
-                expected_index: expected.map(Index),
-                entries: entries.into_iter().map(Bytes::from).collect(),
-            }
+            Append { identity, expected_index: expected.map(Index), entries }
         })
     };
     prop_oneof![
@@ -89,13 +95,24 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
+fn time() -> impl Strategy<Value = Option<Time>> {
+    prop::option::of(prop_oneof![0..Time::LATEST.0, any::<u64>()].prop_map(Time))
+}
+
 fn value() -> impl Strategy<Value = Value> {
     prop_oneof![
         Just(Value::NoOp),
         ballot().prop_map(|ballot| Value::LeaderStart { ballot }),
-        (ballot(), any::<u64>(), prop::collection::vec(call(), 0..4)).prop_map(|(ballot, nanos, calls)| {
-            Value::Batch { ballot, advance: Duration::from_nanos(nanos), calls }
-        }),
+        (ballot(), any::<u64>(), time(), prop::collection::vec(call(), 0..4)).prop_map(
+            |(ballot, nanos, time, calls)| {
+                Value::Batch {
+                    ballot,
+                    advance: Duration::from_nanos(nanos),
+                    fields: Fields::timed(time),
+                    calls,
+                }
+            }
+        ),
         Just(Value::Mark),
         any::<u64>().prop_map(|slot| Value::Trim { through: Slot(slot) }),
         (any::<u64>(), any::<[u8; 16]>(), change()).prop_map(|(expected_version, operation, change)| {
@@ -187,4 +204,52 @@ fn genesis_is_read_back_and_bounded() {
         assert!(bad.validate().is_err(), "{bad:?}");
         assert!(Genesis::decode(bad.encode()).is_err(), "{bad:?}");
     }
+}
+
+fn plain(entries: Vec<Entry>) -> Call {
+    let origin =
+        Origin { member: MemberId(u64::MAX), incarnation: Incarnation(40), request: RequestId(70_000) };
+    Call { origin, operation: Operation::Append(Append { entries, ..Append::plain(Vec::new()) }) }
+}
+
+/// docs: decisions/0040: an entry without headers costs at most 3 % more for its time.
+#[test]
+fn a_time_costs_next_to_nothing() {
+    let now = Some(Time(1_900_000_000_000_000));
+    for (bytes, calls) in [(0, 1), (0, 64), (16, 1), (100, 1), (256, 1), (256, 64), (65_536, 1)] {
+        let calls = vec![plain(vec![Bytes::from(vec![7; bytes]).into()]); calls];
+        let batch = |round, advance, fields| {
+            let ballot = Ballot { round, member: MemberId(u64::MAX) };
+            Value::Batch { ballot, advance, fields, calls: calls.clone() }.encode().len()
+        };
+        for (round, advance) in [(1, Duration::from_micros(80)), (1 << 20, Duration::from_secs(3_600))] {
+            let (before, after) =
+                (batch(round, advance, Fields::NONE), batch(round, advance, Fields::timed(now)));
+            assert!(after * 100 <= before * 103, "{bytes} bytes: {before} before, {after} with a time");
+        }
+    }
+}
+
+/// A field of a later version is kept and passed by; it counts, and tells another content from a repeat.
+#[test]
+fn an_unknown_field_is_kept() {
+    let headers = BTreeMap::from([("a".to_owned(), String::new())]);
+    let known = plain(vec![Bytes::from("x").into(), Entry::new(Bytes::from("y"), &headers).unwrap()]);
+    let mut bytes = known.encode().to_vec();
+    let tag = bytes.len() - 5;
+    assert_eq!(&bytes[tag - 1..], [5, 1, 3, 1, b'a', 0], "the fields of the last entry");
+    bytes[tag] = 9;
+    let unknown = Call::decode(bytes.clone().into()).unwrap();
+    assert_eq!(unknown.encode(), bytes);
+    let append = |call: &Call| call.operation.as_append().unwrap().clone();
+    let entry = append(&unknown).entries[1].clone();
+    assert!(entry.headers().is_empty() && entry.has_fields());
+    assert_eq!((entry.size(), unknown.operation.level()), (6, 4));
+    let digests = [
+        append(&known),
+        append(&unknown),
+        append(&plain(vec!["x".into(), "y".into()].into_iter().map(Bytes::into).collect())),
+    ];
+    let digests: std::collections::BTreeSet<u128> = digests.iter().map(Append::digest).collect();
+    assert_eq!(digests.len(), 3);
 }

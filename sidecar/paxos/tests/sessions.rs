@@ -10,7 +10,7 @@ use std::time::Duration;
 use synod_paxos::sessions::IdentityRefused;
 use synod_paxos::settings::{Limits, SettingsError};
 use synod_paxos::system::{CallRefused, Effect, Reply};
-use synod_paxos::value::{Append, Call, CallError, Identity, Operation, Origin, Value};
+use synod_paxos::value::{Append, Call, CallError, Entry, Fields, Identity, Operation, Origin, Value};
 use synod_paxos::{
     Ballot, ClusterId, Genesis, Incarnation, Index, MemberId, RequestId, SessionId, Settings, Slot,
     SystemState,
@@ -35,9 +35,14 @@ fn apply(
     state: &mut SystemState,
     advance: Duration,
     operation: Operation,
-) -> (Result<Reply, CallRefused>, Vec<Bytes>) {
+) -> (Result<Reply, CallRefused>, Vec<Entry>) {
     let origin = Origin { member: MemberId(1), incarnation: Incarnation(1), request: RequestId(1) };
-    let value = Value::Batch { ballot: BALLOT, advance, calls: vec![Call { origin, operation }] };
+    let value = Value::Batch {
+        ballot: BALLOT,
+        advance,
+        fields: Fields::NONE,
+        calls: vec![Call { origin, operation }],
+    };
     let slot = state.applied.next();
     match state.apply(slot, &value.encode()) {
         Ok(Effect::Batch { entries, mut calls, .. }) => (calls.remove(0).result, entries),
@@ -58,7 +63,7 @@ fn open(state: &mut SystemState) -> SessionId {
 }
 
 fn append(identity: Identity, expected_index: Option<u64>, text: &str) -> Operation {
-    let entries = vec![Bytes::from(text.to_owned())];
+    let entries = vec![Bytes::from(text.to_owned()).into()];
     Operation::Append(Append { identity, expected_index: expected_index.map(Index), entries })
 }
 
@@ -269,6 +274,7 @@ fn limits_and_settings_are_replicated() {
     let value = Value::Batch {
         ballot: BALLOT,
         advance: Duration::ZERO,
+        fields: Fields::NONE,
         calls: vec![Call { origin, operation: change }],
     };
     let slot = state.applied.next();
@@ -379,7 +385,12 @@ fn a_void_batch_leaves_no_row_behind() {
     state.apply(slot, &Value::LeaderStart { ballot: leader }.encode()).unwrap();
     let origin = Origin { member: MemberId(1), incarnation: Incarnation(1), request: RequestId(1) };
     let call = Call { origin, operation: append(numbered(session, 1), None, "a") };
-    let batch = |ballot| Value::Batch { ballot, advance: Duration::ZERO, calls: vec![call.clone()] };
+    let batch = |ballot| Value::Batch {
+        ballot,
+        advance: Duration::ZERO,
+        fields: Fields::NONE,
+        calls: vec![call.clone()],
+    };
     assert_eq!(state.apply(Slot(slot.0 + 1), &batch(BALLOT).encode()), Ok(Effect::None));
     let Ok(Effect::Batch { calls, .. }) = state.apply(Slot(slot.0 + 2), &batch(leader).encode()) else {
         panic!("the new leader's batch counts");
@@ -413,4 +424,21 @@ fn a_fence_holds_back_who_leads_no_more() {
     assert_eq!(call(&mut state, fenced(first, "1", "a")).0, at(1, true), "it is in the log already");
     assert_eq!(call(&mut state, fenced(second, "2", "b")), (at(2, false), 1), "the refusal used nothing up");
     assert_eq!(call(&mut state, append(Identity::None, None, "c")).0, at(3, false), "no fence, no bound");
+}
+
+/// Other headers under the same key are another content.
+#[test]
+fn headers_tell_another_append_from_a_repeat() {
+    let mut state = state(Limits::default());
+    let with = |header: Option<&str>| {
+        let headers = header.iter().map(|value| ("a".to_owned(), (*value).to_owned())).collect();
+        let entries = vec![Entry::new("x".into(), &headers).unwrap()];
+        Operation::Append(Append { identity: keyed("k", None), expected_index: None, entries })
+    };
+    assert_eq!(call(&mut state, with(Some("1"))), (at(1, false), 1));
+    assert_eq!(call(&mut state, with(Some("1"))), (at(1, true), 0));
+    for other in [None, Some("2")] {
+        let reused = Err(CallRefused::Identity(synod_paxos::sessions::IdentityRefused::Reused));
+        assert_eq!(call(&mut state, with(other)), (reused, 0));
+    }
 }

@@ -2,21 +2,22 @@
 
 use super::connect::Socket;
 use super::{Format, seconds};
-use anyhow::Context;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use crate::shown::ShownEntry;
+use anyhow::{Context, bail};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use futures::{Stream, StreamExt, TryStreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read, Write};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 use synod_client::{
-    AppendOptions as How, Appended, CallError, Client, Consistency, Entry, IdempotencyKey, ReadOptions,
-    Repeats,
+    AppendOptions as How, Appended, CallError, Client, Consistency, Entry, IdempotencyKey, NewEntry,
+    ReadOptions, Repeats,
 };
+use synod_paxos::Time;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
 /// Lines and bytes of standard input that are appended together.
@@ -42,6 +43,9 @@ pub(super) struct AppendOptions {
     /// it is then refused.
     #[arg(long, value_name = "INDEX", requires = "key")]
     minted_at: Option<u64>,
+    /// Says something beside each of the entries: a name of a-z, 0-9 and '-', and a value. May be given up to 32 times.
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header)]
+    headers: Vec<(String, String)>,
     /// How long to try each, in seconds.
     #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = seconds())]
     timeout: u64,
@@ -60,6 +64,17 @@ pub(super) struct AppendOptions {
 }
 
 impl AppendOptions {
+    /// What is said beside each entry.
+    fn headers(&self) -> anyhow::Result<BTreeMap<String, String>> {
+        let mut headers = BTreeMap::new();
+        for (name, value) in &self.headers {
+            if headers.insert(name.clone(), value.clone()).is_some() {
+                bail!("the header {name} is given twice");
+            }
+        }
+        Ok(headers)
+    }
+
     /// What is appended together; none: the lines of standard input.
     fn together(&self) -> anyhow::Result<Vec<Bytes>> {
         if let Some(path) = &self.file {
@@ -72,6 +87,18 @@ impl AppendOptions {
         }
         Ok(self.entries.iter().map(|entry| Bytes::from(entry.clone())).collect())
     }
+}
+
+/// A header as it is given: its name, and behind the first '=' its value.
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("a header is given as NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// Entries with the same headers.
+fn with_headers(payloads: Vec<Bytes>, headers: &BTreeMap<String, String>) -> Vec<NewEntry> {
+    let entry = |payload| NewEntry { headers: headers.clone(), ..NewEntry::new(payload) };
+    payloads.into_iter().map(entry).collect()
 }
 
 /// All that can be read, if it is not more than any entry can have.
@@ -97,7 +124,7 @@ pub(super) async fn append(options: AppendOptions) -> anyhow::Result<()> {
     let client = options.socket.client()?;
     let expected_index = options.expected_index;
     let timeout = Duration::from_secs(options.timeout);
-    let entries = options.together()?;
+    let (entries, headers) = (options.together()?, options.headers()?);
     if !entries.is_empty() {
         let key = match &options.key {
             Some(key) => {
@@ -112,7 +139,7 @@ pub(super) async fn append(options: AppendOptions) -> anyhow::Result<()> {
             }
         };
         let how = How { expected_index, timeout, repeats: Repeats::Key(key), ..How::default() };
-        let appended = client.append_with(entries, how).await?;
+        let appended = client.append_entries(with_headers(entries, &headers), how).await?;
         let printed = tell(&mut std::io::stdout().lock(), &appended, options.output, true);
         return printed.with_context(|| {
             let Appended { first_index, last_index, .. } = appended;
@@ -121,17 +148,18 @@ pub(super) async fn append(options: AppendOptions) -> anyhow::Result<()> {
     }
     // Whoever is not there is told at once, and as that.
     client.status().await.map_err(|error| options.socket.explain(error))?;
-    append_lines(
-        &client,
-        How { expected_index, timeout, repeats: Repeats::Session, ..How::default() },
-        options.output,
-    )
-    .await
+    let how = How { expected_index, timeout, repeats: Repeats::Session, ..How::default() };
+    append_lines(&client, how, &headers, options.output).await
 }
 
 /// Appends the lines of standard input in their order: those that are there already together, so that a file goes fast and
 /// a line that is typed goes at once.
-async fn append_lines(client: &Client, mut how: How, output: Format) -> anyhow::Result<()> {
+async fn append_lines(
+    client: &Client,
+    mut how: How,
+    headers: &BTreeMap<String, String>,
+    output: Format,
+) -> anyhow::Result<()> {
     let mut lines = BufReader::with_capacity(BATCH.1, tokio::io::stdin());
     let progress = progress()?;
     let (mut count, mut last, mut heard) = (0, 0, true);
@@ -142,7 +170,8 @@ async fn append_lines(client: &Client, mut how: How, output: Format) -> anyhow::
             return Ok(());
         }
         let more = batch.len();
-        let appended = client.append_with(batch, how.clone()).await.with_context(|| match count {
+        let batch = with_headers(batch, headers);
+        let appended = client.append_entries(batch, how.clone()).await.with_context(|| match count {
             0 => format!("no line is known to be appended; tried the first {more}"),
             _ => format!("{count} lines stand, the last at index {last}; tried the next {more}"),
         })?;
@@ -250,16 +279,6 @@ pub(super) struct TailOptions {
     raw: bool,
 }
 
-#[derive(Serialize)]
-struct Line<'a> {
-    index: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    text: Option<&'a str>,
-    /// Where the entry is no text.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    base64: Option<String>,
-}
-
 pub(super) async fn tail(options: TailOptions) -> anyhow::Result<()> {
     let client = options.socket.client()?;
     let consistency = match options.consistency {
@@ -329,9 +348,10 @@ fn write_entry(out: &mut impl Write, entry: &Entry, form: Form) -> std::io::Resu
         }
         Form::As(Format::Text) => writeln!(out, "{}\t{}", entry.index, escaped(&entry.payload)),
         Form::As(Format::Json) => {
-            let text = std::str::from_utf8(&entry.payload).ok();
-            let base64 = text.is_none().then(|| STANDARD.encode(&entry.payload));
-            writeln!(out, "{}", serde_json::to_string(&Line { index: entry.index, text, base64 })?)
+            let time = entry.time.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+            let time = time.and_then(|since| u64::try_from(since.as_micros()).ok()).map(Time);
+            let shown = ShownEntry::new(entry.index, &entry.payload, time, entry.headers.clone());
+            writeln!(out, "{}", serde_json::to_string(&shown)?)
         }
     }
 }

@@ -2,9 +2,8 @@
 
 use super::connect::print_json;
 use super::{Format, Told, show};
+use crate::shown::ShownEntry;
 use anyhow::{Context, bail};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use comfy_table::presets;
 use serde::Serialize;
@@ -320,15 +319,6 @@ pub(super) fn verify(options: &InspectOptions) -> anyhow::Result<()> {
     Err(Told(found).into())
 }
 
-#[derive(Debug, Serialize)]
-struct Exported<'a> {
-    index: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    text: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    base64: Option<String>,
-}
-
 /// Entries as lines of JSON: `text` where the payload is UTF-8, else `base64`.
 pub(super) fn export(options: &ExportOptions) -> anyhow::Result<()> {
     let offline = options.directory.open()?;
@@ -345,9 +335,7 @@ pub(super) fn export(options: &ExportOptions) -> anyhow::Result<()> {
             bail!("entry {next} is missing on this disk: `synod-sidecar verify` tells more");
         }
         for entry in found {
-            let text = std::str::from_utf8(&entry).ok();
-            let base64 = text.is_none().then(|| STANDARD.encode(&entry));
-            serde_json::to_writer(&mut out, &Exported { index: next.0, text, base64 })?;
+            serde_json::to_writer(&mut out, &ShownEntry::logged(next.0, &entry))?;
             out.write_all(b"\n")?;
             next = next.next();
         }

@@ -1,7 +1,7 @@
 //! The bodies of calls, counted while they are in memory (docs: reliability.md, "Bounds").
 
 use super::fair::{Cut, Fair, Full, Held, Why};
-use super::fields::Fields;
+use super::fields::{self, Fields, Shape};
 use super::table::Open;
 use bytes::Bytes;
 use http_body::{Body, Frame};
@@ -64,8 +64,8 @@ pub enum Refused {
         "too much of what this connection has asked for was not taken: take it, or ask for less at a time"
     )]
     Outgoing,
-    /// A message has more entries than any call may have.
-    #[error("the message has more than 4,096 entries: send several calls")]
+    /// A message has more entries or headers than any call may have.
+    #[error("the message has more than 4,096 entries or 8,192 headers: send several calls")]
     Entries,
     /// The body of a request that is no gRPC call is too large.
     #[error("the body is larger than {} MiB: send several calls", PLAIN_BODY >> 20)]
@@ -153,8 +153,8 @@ pub(super) struct Counted<B> {
     budgets: Budgets,
     connection: u64,
     cut: Arc<Cut>,
-    /// The field of a message whose fields count, too.
-    nested: Option<u64>,
+    /// Whose fields count.
+    shape: &'static Shape,
     message: Message,
     /// Until the one message of a call has come: it is not waited for without end.
     first: Option<Held>,
@@ -193,7 +193,11 @@ impl<B> Counted<B> {
             budgets: budgets.clone(),
             connection,
             cut,
-            nested: path.ends_with("/AppendStream").then_some(2),
+            shape: match path.rsplit('/').next() {
+                Some("AppendStream") => &fields::TAGGED_APPEND,
+                Some("Append") => &fields::APPEND,
+                _ => &fields::ANY,
+            },
             message: Message::Prefix([0; PREFIX], 0),
             first,
             held: None,
@@ -217,7 +221,7 @@ impl<B> Counted<B> {
             budgets: budgets.clone(),
             connection,
             cut,
-            nested: None,
+            shape: &fields::ANY,
             message: Message::Plain(0),
             first,
             held: None,
@@ -269,7 +273,7 @@ impl<B> Counted<B> {
                         let held =
                             self.budgets.incoming.take(self.connection, length.min(LARGEST), &self.cut);
                         self.held = Some(held.map_err(|Full| Refused::Incoming)?);
-                        let fields = (compressed == 0).then(|| Fields::new(self.nested));
+                        let fields = (compressed == 0).then(|| Fields::new(self.shape));
                         self.message = Message::Payload(length, fields);
                     }
                 }

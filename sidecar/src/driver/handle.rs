@@ -4,7 +4,6 @@ use super::disk::Done;
 use super::window::{Position, Window};
 use crate::storage::{LogReader, Place, Scrubbed, StorageError};
 use crate::transport::Link;
-use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +11,7 @@ use std::time::Duration;
 use synod_paxos::configuration::Configuration;
 use synod_paxos::status::{MemberState, Role};
 use synod_paxos::system::Reply;
-use synod_paxos::value::{Append, Checkpoint, Operation};
+use synod_paxos::value::{Append, Checkpoint, Logged, Operation};
 use synod_paxos::{
     AdminCommand, AdminOutcome, Ballot, Consistency, Incoming, Index, MemberId, Node, Refusal, RequestId,
     Slot, Status,
@@ -235,7 +234,7 @@ impl Handle {
     /// [`Refusal::Backpressure`] where too much is waiting: nothing was appended.
     pub fn call(&self, operation: Operation, reply: CallReply) -> Result<RequestId, (Refusal, CallReply)> {
         let entries = operation.as_append().map(|append| &append.entries);
-        let payload = entries.map_or(0, |entries| entries.iter().map(|entry| entry.len() + 32).sum());
+        let payload = entries.map_or(0, |entries| entries.iter().map(|entry| entry.size() + 64).sum());
         let size = u32::try_from((CALL_OVERHEAD + payload).min(APPENDS_IN_FLIGHT_BYTES)).unwrap_or(u32::MAX);
         let Ok(permit) = self.in_flight.clone().try_acquire_many_owned(size) else {
             return Err((Refusal::Backpressure, reply));
@@ -400,7 +399,7 @@ impl Handle {
         from: Index,
         through: Index,
         (entries, bytes): (usize, usize),
-    ) -> Result<Vec<Bytes>, StorageError> {
+    ) -> Result<Vec<Logged>, StorageError> {
         let stored = match self.window.entries((from, through), entries, bytes) {
             Ok(found) => return Ok(found),
             Err(stored) => stored,

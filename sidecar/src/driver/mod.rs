@@ -286,6 +286,7 @@ impl Driver {
     }
 
     fn handle(&mut self, input: Input) {
+        self.node.set_wall_clock(clock::wall());
         self.node.handle(clock::now(), input);
     }
 

@@ -4,11 +4,11 @@
 //! Invariant: the window ends at the last applied index, and every slot before its first one is durable and
 //! known chosen on disk. So each index is in the window or can be read from the disk.
 
-use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use synod_paxos::{Applied, Index, Slot};
+use synod_paxos::value::{Entry, Logged};
+use synod_paxos::{Applied, Index, Slot, Time};
 use tokio::sync::watch;
 
 /// Payload bytes above which the oldest slots leave, as far as they are durable.
@@ -29,7 +29,8 @@ pub struct Position {
 struct Batch {
     slot: Slot,
     first: Index,
-    entries: Vec<Bytes>,
+    time: Option<Time>,
+    entries: Vec<Entry>,
 }
 
 #[derive(Debug, Default)]
@@ -97,12 +98,14 @@ impl Window {
         let mut index = self.position().index;
         {
             let mut kept = self.kept();
-            for Applied { slot, first, entries, .. } in applied.drain(..).filter(|a| !a.entries.is_empty()) {
+            for Applied { slot, first, time, entries, .. } in
+                applied.drain(..).filter(|a| !a.entries.is_empty())
+            {
                 assert!(first == index.next(), "applied {first:?} behind {index:?}");
                 index = index.plus(entries.len() as u64);
                 kept.entries += entries.len();
-                kept.bytes += entries.iter().map(Bytes::len).sum::<usize>();
-                kept.batches.push_back(Batch { slot, first, entries });
+                kept.bytes += entries.iter().map(Entry::size).sum::<usize>();
+                kept.batches.push_back(Batch { slot, first, time, entries });
             }
         }
         self.position.send_replace(Position { slot, index });
@@ -124,7 +127,7 @@ impl Window {
             }
             if let Some(batch) = kept.batches.pop_front() {
                 kept.entries -= batch.entries.len();
-                kept.bytes -= batch.entries.iter().map(Bytes::len).sum::<usize>();
+                kept.bytes -= batch.entries.iter().map(Entry::size).sum::<usize>();
             }
         }
     }
@@ -136,7 +139,7 @@ impl Window {
         (from, through): (Index, Index),
         entries: usize,
         bytes: usize,
-    ) -> Result<Vec<Bytes>, Index> {
+    ) -> Result<Vec<Logged>, Index> {
         let kept = self.kept();
         let first = match kept.batches.front() {
             Some(batch) => batch.first,
@@ -157,8 +160,8 @@ impl Window {
                 {
                     return Ok(found);
                 }
-                taken += entry.len();
-                found.push(entry.clone());
+                taken += entry.size();
+                found.push(Logged { time: batch.time, entry: entry.clone() });
             }
         }
         Ok(found)
@@ -168,10 +171,12 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
 
     fn applied(slot: u64, first: u64, count: usize, size: usize) -> Applied {
-        let entries = (0..count).map(|_| Bytes::from(vec![7; size])).collect();
-        Applied { slot: Slot(slot), first: Index(first), entries, skipped: Vec::new() }
+        let entries = (0..count).map(|_| Bytes::from(vec![7; size]).into()).collect();
+        let (slot, first, time) = (Slot(slot), Index(first), Some(Time(1)));
+        Applied { slot, first, time, entries, skipped: Vec::new() }
     }
 
     fn span(from: u64, through: u64) -> (Index, Index) {

@@ -6,9 +6,9 @@ use std::time::Duration;
 use synod_paxos::configuration::{Change, ConfigurationEntry};
 use synod_paxos::settings::{ElectionSettings, Limits, Retention};
 use synod_paxos::system::SystemState;
-use synod_paxos::value::{Append, Call, Checkpoint, Identity, Operation, Origin, Value};
+use synod_paxos::value::{Append, Call, Checkpoint, Entry, Fields, Identity, Operation, Origin, Value};
 use synod_paxos::{
-    Ballot, ClusterId, Digest, Genesis, Incarnation, Index, MemberId, RequestId, SessionId, Settings,
+    Ballot, ClusterId, Digest, Genesis, Incarnation, Index, MemberId, RequestId, SessionId, Settings, Time,
 };
 
 /// Requests that are made of what is left of some bytes; behind their end everything is zero.
@@ -95,6 +95,15 @@ impl Asked {
         genesis
     }
 
+    /// An entry: one in four has headers.
+    fn entry(&mut self) -> Entry {
+        let payload = Bytes::from(self.name());
+        let count = if self.byte().is_multiple_of(4) { self.byte() % 40 } else { 0 };
+        let headers = (0..count).map(|_| (self.name(), self.name())).collect();
+        // What is refused never comes as far as the core.
+        Entry::new(payload, &headers).unwrap_or_default()
+    }
+
     fn append(&mut self) -> Append {
         let identity = match self.byte() % 3 {
             0 => Identity::None,
@@ -105,7 +114,7 @@ impl Asked {
             },
             _ => Identity::Key { key: self.name().into(), minted_at: self.maybe().map(Index) },
         };
-        let entries = (0..self.byte() % 5).map(|_| Bytes::from(self.name())).collect();
+        let entries = (0..self.byte() % 5).map(|_| self.entry()).collect();
         Append { identity, expected_index: self.maybe().map(Index), entries }
     }
 
@@ -158,7 +167,9 @@ impl Asked {
                 (0..self.byte() % 4).map(|_| Call { origin, operation: self.operation(state.settings) });
             let calls = calls.filter(|call| call.validate().is_ok()).collect();
             let ballot = Ballot { round: u64::MAX, member: MemberId(u64::MAX) };
-            values.push(Value::Batch { ballot, advance: Duration::from_nanos(self.number()), calls });
+            let fields = Fields::timed(self.maybe().map(Time));
+            let advance = Duration::from_nanos(self.number());
+            values.push(Value::Batch { ballot, advance, fields, calls });
         }
         values
     }

@@ -134,7 +134,10 @@ impl Serving {
             let failure = failure::refused(Reason::Malformed, "the request holds no append that can be read");
             return self.fail(tag, failure).await;
         };
-        let append = convert::append(append);
+        let append = match convert::append(append) {
+            Ok(append) => append,
+            Err(failure) => return self.fail(tag, *failure).await,
+        };
         if let Err(failure) = self.guard.may_append() {
             return match repeated(&self.handle, &append).await {
                 Some(appended) => self.answer(tag, Outcome::Appended(appended)).await,

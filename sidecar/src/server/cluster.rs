@@ -19,8 +19,17 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 /// What a client may rely on beside the calls themselves: names are added, and never taken away.
-const FEATURES: [&str; 7] =
-    ["consumers", "checkpoints", "fence", "http", "log-name", "read-reverse", "watch-role"];
+const FEATURES: [&str; 9] = [
+    "consumers",
+    "checkpoints",
+    "entry-time",
+    "fence",
+    "headers",
+    "http",
+    "log-name",
+    "read-reverse",
+    "watch-role",
+];
 /// The largest message that is read: questions have nothing in them.
 const LARGEST_MESSAGE: usize = 4 << 10;
 /// A stream on which nothing changed for so long says again what it said last.
@@ -132,6 +141,10 @@ impl Cluster for ClusterService {
             entry_bytes: limits::ENTRY_BYTES as u64,
             call_bytes: limits::BATCH_BYTES as u64,
             call_entries: limits::BATCH_ENTRIES as u64,
+            headers: limits::HEADERS as u64,
+            call_headers: limits::CALL_HEADERS as u64,
+            header_name_bytes: limits::HEADER_NAME_BYTES as u64,
+            header_value_bytes: limits::HEADER_VALUE_BYTES as u64,
             key_bytes: limits::KEY_BYTES as u64,
             name_bytes: limits::NAME_BYTES as u64,
             consumers: limits::CURSORS as u64,

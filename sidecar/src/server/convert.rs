@@ -1,5 +1,6 @@
 //! The core's view in the wire's words.
 
+use super::failure;
 use crate::driver::{History, Report};
 use crate::space::{Room, Space};
 use crate::transport::Identity;
@@ -12,10 +13,10 @@ use synod_paxos::configuration::Configuration;
 use synod_paxos::settings::{ElectionSettings, Limits, Retention, Settings};
 use synod_paxos::status::{MemberState, Role};
 use synod_paxos::system::Reply;
-use synod_paxos::value::{self, Append, Call, Operation, Origin};
-use synod_paxos::{Genesis, Incarnation, Index, MemberId, RequestId, SessionId, Slot, Status};
+use synod_paxos::value::{self, Append, Call, Entry, HeaderError, Logged, Operation, Origin};
+use synod_paxos::{Genesis, Incarnation, Index, MemberId, RequestId, SessionId, Slot, Status, limits};
 use synod_proto::admin::v1 as admin;
-use synod_proto::v1::{self, append_request};
+use synod_proto::v1::{self, Failure, Reason, append_request};
 
 /// This program's version.
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -220,13 +221,16 @@ fn or<T: Default + PartialEq>(wanted: T, default: T) -> T {
 
 /// Takes bytes through what a client's request goes through on its way to the core.
 pub(crate) fn check_request(bytes: &[u8]) {
-    if let Ok(request) = v1::AppendRequest::decode(bytes) {
-        check_call(append(request));
+    if let Ok(request) = v1::AppendRequest::decode(bytes)
+        && let Ok(operation) = append(request)
+    {
+        check_call(operation);
     }
     if let Ok(request) = v1::AppendStreamRequest::decode(bytes)
         && let Some(request) = request.append
+        && let Ok(operation) = append(request)
     {
-        check_call(append(request));
+        check_call(operation);
     }
     if let Ok(v1::AdvanceConsumerRequest { name, index }) = v1::AdvanceConsumerRequest::decode(bytes) {
         check_call(Operation::SetCursor { name, index: Index(index) });
@@ -259,9 +263,38 @@ fn check_call(operation: Operation) {
     }
 }
 
+/// Entries as the core takes them.
+fn entries(payloads: Vec<Bytes>, new: Vec<v1::NewEntry>) -> Result<Vec<Entry>, Box<Failure>> {
+    if new.is_empty() {
+        return Ok(payloads.into_iter().map(Entry::from).collect());
+    }
+    if !payloads.is_empty() {
+        let message = "entries stand in `entries` or in `new_entries`, not in both";
+        return Err(Box::new(failure::refused(Reason::Invalid, message)));
+    }
+    let headers: usize = new.iter().map(|entry| entry.headers.len()).sum();
+    if headers > limits::CALL_HEADERS {
+        let most = limits::CALL_HEADERS;
+        let message = format!("a call has at most {most} headers, not {headers}: send several calls");
+        return Err(Box::new(failure::refused(Reason::CallTooLarge, message)));
+    }
+    let entry = |v1::NewEntry { payload, headers }| Entry::new(payload, &headers);
+    let entries: Result<_, HeaderError> = new.into_iter().map(entry).collect();
+    entries.map_err(|error| Box::new(failure::refused(Reason::Invalid, error)))
+}
+
+/// An entry as it is given out.
+pub(super) fn entry(index: u64, logged: Logged) -> v1::Entry {
+    let Logged { time, entry } = logged;
+    let headers = entry.headers();
+    let time = time.map(|time| synod_proto::timestamp(time.0));
+    v1::Entry { index, payload: entry.payload, time, headers }
+}
+
 /// An append as the core takes it.
-pub(super) fn append(request: v1::AppendRequest) -> Operation {
-    let v1::AppendRequest { entries, expected_index, identity, fence } = request;
+pub(super) fn append(request: v1::AppendRequest) -> Result<Operation, Box<Failure>> {
+    let v1::AppendRequest { entries: payloads, new_entries, expected_index, identity, fence } = request;
+    let entries = entries(payloads, new_entries)?;
     let identity = match identity {
         None => value::Identity::None,
         Some(append_request::Identity::Session(call)) => value::Identity::Session {
@@ -274,10 +307,10 @@ pub(super) fn append(request: v1::AppendRequest) -> Operation {
         }
     };
     let append = Append { identity, expected_index: expected_index.map(Index), entries };
-    match fence {
+    Ok(match fence {
         None => Operation::Append(append),
         Some(fence) => Operation::FencedAppend { fence: Slot(fence), append },
-    }
+    })
 }
 
 /// What an append is answered; `None`: the core gave an answer of another kind.

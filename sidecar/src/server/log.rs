@@ -17,7 +17,7 @@ use synod_paxos::value::Operation;
 use synod_paxos::{Index, SessionId};
 use synod_proto::v1::log_server::{Log, LogServer};
 use synod_proto::v1::{
-    AppendRequest, AppendResponse, AppendStreamRequest, CloseSessionRequest, CloseSessionResponse,
+    AppendRequest, AppendResponse, AppendStreamRequest, CloseSessionRequest, CloseSessionResponse, Entry,
     OpenSessionRequest, OpenSessionResponse, ReadRequest, ReadResponse, Reason, SubscribeRequest,
     SubscribeResponse, TailRequest, TailResponse,
 };
@@ -32,7 +32,15 @@ const READ_MOST: (usize, usize) = (4_096, 1 << 20);
 pub(super) type Messages = Pin<Box<dyn Stream<Item = Result<SubscribeResponse, Status>> + Send>>;
 
 /// What an entry of a page takes in memory beside its payload, about.
-const ENTRY: usize = 48;
+const ENTRY: usize = 96;
+
+/// What a header takes in memory beside its name and value, about.
+const HEADER: usize = 96;
+
+/// What the headers of an entry take in memory, about.
+fn headers(entry: &Entry) -> usize {
+    entry.headers.iter().map(|(name, value)| name.len() + value.len() + HEADER).sum()
+}
 
 /// The service behind one member's socket.
 #[derive(Clone)]
@@ -69,8 +77,9 @@ impl Log for LogService {
 
     async fn append(&self, request: Request<AppendRequest>) -> Result<Response<AppendResponse>, Status> {
         let deadline = deadline::of(request.metadata());
-        let append = convert::append(request.into_inner());
         active(&self.shared)?;
+        let append = convert::append(request.into_inner());
+        let append = append.map_err(|failure| failure::status(failure.of_append()))?;
         if let Err(failure) = self.guard.may_append() {
             let repeated = repeated(&self.shared.handle(), &append).await;
             return repeated.map(Response::new).ok_or_else(|| failure::status(failure.of_append()));
@@ -156,7 +165,7 @@ impl Log for LogService {
             (entries, reading.next.0)
         };
         let first_index = handle.first_index().0;
-        let bytes = entries.iter().map(|entry| entry.payload.len() + ENTRY).sum();
+        let bytes = entries.iter().map(|entry| entry.payload.len() + ENTRY + headers(entry)).sum();
         let mut response = Response::new(ReadResponse { entries, next, first_index, last_index: last.0 });
         // A page that its reader does not take stays in memory.
         response.extensions_mut().insert(Weight { bytes, place: Some(Arc::new(place)) });

@@ -1,6 +1,6 @@
 //! Pages of the log, forwards and backwards.
 
-use super::failure;
+use super::{convert, failure};
 use crate::driver::Handle;
 use synod_paxos::Index;
 use synod_proto::v1::{Entry, Reason};
@@ -40,7 +40,7 @@ impl Reading {
         }
         let first = self.next.0;
         self.next = self.next.plus(found.len() as u64);
-        Ok((first..).zip(found).map(|(index, payload)| Entry { index, payload }).collect())
+        Ok((first..).zip(found).map(|(index, logged)| convert::entry(index, logged)).collect())
     }
 
     /// What comes next was not trimmed.

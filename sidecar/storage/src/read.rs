@@ -9,7 +9,7 @@ use bytes::Bytes;
 use redb::{ReadOnlyTable, ReadTransaction};
 use std::iter::Peekable;
 use std::sync::Arc;
-use synod_paxos::value::entries_added;
+use synod_paxos::value::{Logged, entries_added};
 use synod_paxos::{ClusterId, Genesis, Index, Row, Slot};
 
 type SkippedTable = ReadOnlyTable<u64, &'static [u8]>;
@@ -290,7 +290,7 @@ impl Moment {
     }
 
     /// The entries that a mark's slot added.
-    fn added(&mut self, (_, slot, count, skipped): &Found) -> Result<Vec<Bytes>, StorageError> {
+    fn added(&mut self, (_, slot, count, skipped): &Found) -> Result<Vec<Logged>, StorageError> {
         let slot = *slot;
         let cluster = self.cluster;
         let read = |tables: &Tables| {
@@ -362,7 +362,7 @@ impl Moment {
     }
 
     /// All entries of a slot's batch.
-    fn batch(&mut self, slot: u64) -> Result<Option<Vec<Bytes>>, StorageError> {
+    fn batch(&mut self, slot: u64) -> Result<Option<Vec<Logged>>, StorageError> {
         let cluster = self.cluster;
         let read = |tables: &Tables| {
             let row = match tables.rows.get(slot)? {
@@ -457,7 +457,7 @@ impl LogReader {
         (from, through): (Index, Index),
         entries: usize,
         bytes: usize,
-    ) -> Result<Vec<Bytes>, StorageError> {
+    ) -> Result<Vec<Logged>, StorageError> {
         let mut moment = Moment::new(layout(&self.layout))?;
         let (mut found, mut taken) = (Vec::new(), 0);
         let mut next = from;
@@ -476,7 +476,7 @@ impl LogReader {
                 if index > through || found.len() >= entries || taken >= bytes {
                     return Ok(found);
                 }
-                taken += entry.len();
+                taken += entry.entry.size();
                 found.push(entry);
             }
             next = mark.0.plus(u64::from(mark.2));

@@ -53,6 +53,46 @@ const ROWS: &[Row<'static>] = &[
     ("/v1/entries", &[JSON[0], JSON[1], "-d", r#"{"entries": ["x"]}"#], 400, "MALFORMED"),
     ("/v1/entries", &[JSON[0], JSON[1], "-d", r#"{"entries": [{}]}"#], 400, "MALFORMED"),
     ("/v1/entries", &[JSON[0], JSON[1], "-d", r#"{"entries": [{"text": 7}]}"#], 400, "MALFORMED"),
+    ("/v1/entries", &[JSON[0], JSON[1], "-d", r#"{"entries": [{"headers": {}}]}"#], 400, "MALFORMED"),
+    (
+        "/v1/entries",
+        &[JSON[0], JSON[1], "-d", r#"{"entries": [{"text": "", "headers": []}]}"#],
+        400,
+        "MALFORMED",
+    ),
+    (
+        "/v1/entries",
+        &[JSON[0], JSON[1], "-d", r#"{"entries": [{"text": "", "headers": {"a": 1}}]}"#],
+        400,
+        "MALFORMED",
+    ),
+    (
+        "/v1/entries",
+        &[JSON[0], JSON[1], "-d", r#"{"entries": [{"text": "", "headers": {"a": "", "a": ""}}]}"#],
+        400,
+        "MALFORMED",
+    ),
+    (
+        "/v1/entries",
+        &[JSON[0], JSON[1], "-d", r#"{"entries": [{"text": "", "headers": {"": ""}}]}"#],
+        400,
+        "INVALID",
+    ),
+    (
+        "/v1/entries",
+        &[JSON[0], JSON[1], "-d", r#"{"entries": [{"text": "", "headers": {"A": ""}}]}"#],
+        400,
+        "INVALID",
+    ),
+    (
+        "/v1/entries",
+        &[JSON[0], JSON[1], "-d", r#"{"entries": [{"text": ""}]}"#, "-H", "synod-header-a: b"],
+        400,
+        "INVALID",
+    ),
+    ("/v1/entries", &["-d", "x", "-H", "synod-header-a_b: c"], 400, "INVALID"),
+    ("/v1/entries", &["-d", "x", "-H", "synod-header-: c"], 400, "INVALID"),
+    ("/v1/entries", &["-d", "x", "-H", "synod-header-a: b", "-H", "synod-header-a: b"], 400, "INVALID"),
     ("/v1/entries", &[JSON[0], JSON[1], "-d", r#"{"entries": [{"text": null}]}"#], 400, "MALFORMED"),
     (
         "/v1/entries",
@@ -97,6 +137,14 @@ async fn each_has_its_reason_and_changes_nothing() {
     let long = file(dir, "long", format!("{{\"entries\": [{}]}}", [one; 4_097].join(",")).as_bytes());
     let no_text = file(dir, "no_text", b"{\"entries\": [{\"text\": \"\xff\"}]}");
     let key = format!("Idempotency-Key: {}", "k".repeat(65));
+    let name = format!("synod-header-{}: v", "n".repeat(65));
+    let value = format!("synod-header-n: {}", "v".repeat(1_025));
+    let most = |entries: usize, headers: usize| {
+        let headers: serde_json::Map<_, _> = (0..headers).map(|n| (format!("h{n}"), json!(""))).collect();
+        json!({"entries": vec![json!({"text": "", "headers": headers}); entries]}).to_string()
+    };
+    let headers = file(dir, "headers", most(1, 33).as_bytes());
+    let all_headers = file(dir, "all_headers", most(300, 32).as_bytes());
     let chunked = ["-H", "transfer-encoding: chunked"];
     let sent: &[Row<'_>] = &[
         ("/v1/entries", &["--data-binary", &large], 413, "ENTRY_TOO_LARGE"),
@@ -104,6 +152,10 @@ async fn each_has_its_reason_and_changes_nothing() {
         ("/v1/entries", &[JSON[0], JSON[1], "--data-binary", &long], 413, "CALL_TOO_LARGE"),
         ("/v1/entries", &[JSON[0], JSON[1], "--data-binary", &no_text], 400, "MALFORMED"),
         ("/v1/entries", &["-d", "x", "-H", &key], 400, "INVALID"),
+        ("/v1/entries", &["-d", "x", "-H", &name], 400, "INVALID"),
+        ("/v1/entries", &["-d", "x", "-H", &value], 400, "INVALID"),
+        ("/v1/entries", &[JSON[0], JSON[1], "--data-binary", &headers], 400, "MALFORMED"),
+        ("/v1/entries", &[JSON[0], JSON[1], "--data-binary", &all_headers], 413, "CALL_TOO_LARGE"),
     ];
     for spoken in SPOKEN {
         for (path, arguments, status, reason) in ROWS.iter().chain(sent) {

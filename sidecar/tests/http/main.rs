@@ -8,6 +8,8 @@ use common::{Cluster, PATIENCE, until};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Stdio;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::Command;
@@ -63,6 +65,20 @@ async fn done(socket: &Path, path: &str, arguments: &[&str]) -> Value {
     told.body
 }
 
+/// Takes the times out of entries: each is one, and none is before the one in front of it.
+fn timeless(entries: &mut Value) {
+    let mut last = String::new();
+    for entry in entries.as_array_mut().unwrap() {
+        let time = entry.as_object_mut().unwrap().remove("time").expect("it has a time");
+        let time = time.as_str().unwrap().to_owned();
+        OffsetDateTime::parse(&time, &Rfc3339).unwrap();
+        // The fraction is as short as it can be.
+        let padded = format!("{:0<26}", time.trim_end_matches('Z'));
+        assert!(padded >= last, "{padded} behind {last}");
+        last = padded;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn entries_go_in_and_come_out() {
     let cluster = Cluster::of(1).await;
@@ -75,7 +91,8 @@ async fn entries_go_in_and_come_out() {
         let many = r#"{"entries": [{"text": "gr\u00fcn"}, {"base64": "/wA="}, {"text": ""}]}"#;
         let many = done(socket, "/v1/entries", &[spoken, JSON[0], JSON[1], "-d", many]).await;
         assert_eq!(many, appended(base + 2, base + 4));
-        let page = done(socket, &format!("/v1/entries?from={}", base + 1), &[spoken]).await;
+        let mut page = done(socket, &format!("/v1/entries?from={}", base + 1), &[spoken]).await;
+        timeless(&mut page["entries"]);
         let entries = json!([
             {"index": base + 1, "text": "{\"a\": 1}"},
             {"index": base + 2, "text": "gr\u{fc}n"},
@@ -99,6 +116,35 @@ async fn entries_go_in_and_come_out() {
     assert_eq!((&status["state"], &status["last_index"]), (&json!("active"), &json!(8)));
     let info = done(socket, "/v1/info", &[]).await;
     assert_eq!((&info["call_entries"], &info["entry_bytes"]), (&json!(4096), &json!(1 << 20)));
+}
+
+/// docs: socket.md, "An entry": what is said beside an entry goes in with it and comes out with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_go_in_and_come_out() {
+    let cluster = Cluster::of(1).await;
+    let socket = &cluster.members[0].socket;
+    let named = ["-H", "Synod-Header-Content-Type: text/csv", "-H", "synod-header-x: gr\u{fc}n"];
+    for (round, spoken) in (0..).zip(SPOKEN) {
+        let raw = [&[spoken, "--data-binary", "1;2"][..], &named].concat();
+        done(socket, "/v1/entries", &raw).await;
+        let many =
+            r#"{"entries": [{"text": "a", "headers": {"k": "", "b": "\u0000\n"}}, {"base64": "/w=="}]}"#;
+        done(socket, "/v1/entries", &[spoken, JSON[0], JSON[1], "-d", many]).await;
+        let from = round * 3 + 1;
+        let mut page = done(socket, &format!("/v1/entries?from={from}"), &[spoken]).await;
+        timeless(&mut page["entries"]);
+        let expected = json!([
+            {"index": from, "text": "1;2", "headers": {"content-type": "text/csv", "x": "gr\u{fc}n"}},
+            {"index": from + 1, "text": "a", "headers": {"k": "", "b": "\0\n"}},
+            {"index": from + 2, "base64": "/w=="},
+        ]);
+        assert_eq!(page["entries"], expected);
+    }
+    // The same key with other headers is another append.
+    let keyed = |header: &'static str| ["-H", "Idempotency-Key: k", "-d", "x", "-H", header];
+    done(socket, "/v1/entries", &keyed("synod-header-n: 1")).await;
+    assert_eq!(done(socket, "/v1/entries", &keyed("synod-header-n: 1")).await["repeated"], true);
+    assert_eq!(curl(socket, "/v1/entries", &keyed("synod-header-n: 2")).await.reason(), (409, "KEY_REUSED"));
 }
 
 /// docs: socket.md, "Which log": every answer names it, a refusal too, and a call that wants another is refused.
@@ -223,7 +269,9 @@ async fn events_go_on_across_a_killed_leader() {
         assert_eq!(appended["first_index"], number);
         for events in &mut streams {
             let (id, data) = events.next().await.unwrap();
-            assert_eq!((id, data), (number.to_string(), json!({"index": number, "text": entry})));
+            let mut one = json!([data]);
+            timeless(&mut one);
+            assert_eq!((id, one), (number.to_string(), json!([{"index": number, "text": entry}])));
         }
     }
     // A member that goes down says so, and ends.

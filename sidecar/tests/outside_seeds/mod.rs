@@ -8,10 +8,10 @@ use std::time::Duration;
 use synod_paxos::configuration::{Change, ConfigurationEntry};
 use synod_paxos::settings::Settings;
 use synod_paxos::system::SystemState;
-use synod_paxos::value::{Append, Call, Identity, Operation, Origin, Value};
+use synod_paxos::value::{Append, Call, Entry, Fields, Identity, Operation, Origin, Value};
 use synod_paxos::{
     AdminCommand, Ballot, ClusterId, DurableState, Genesis, Incarnation, Index, Input, Instant, MemberId,
-    Node, Output, RequestId, SessionId, Slot, Storage, Write, WriteBatch, WriteCounter,
+    Node, Output, RequestId, SessionId, Slot, Storage, Time, Write, WriteBatch, WriteCounter,
 };
 use synod_proto::admin::v1 as admin;
 use synod_proto::peer::v1 as peer;
@@ -71,7 +71,15 @@ fn call(operation: Operation) -> Call {
 }
 
 fn operations() -> Vec<Operation> {
-    let entries = vec![Bytes::from_static(b"one"), Bytes::new(), Bytes::from_static(b"three")];
+    let entries =
+        [Bytes::from_static(b"one"), Bytes::new(), Bytes::from_static(b"three")].map(Entry::from).to_vec();
+    let headers = [
+        ("content-type", "text/plain"),
+        ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+    ];
+    let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let headed = Entry::new(Bytes::from_static(b"headed"), &headers).expect("within its bounds");
+    let headed = Append { entries: vec![entries[0].clone(), headed], ..Append::plain(Vec::new()) };
     let append = |identity, expected| {
         Operation::Append(Append { identity, expected_index: expected, entries: entries.clone() })
     };
@@ -88,6 +96,8 @@ fn operations() -> Vec<Operation> {
         Operation::RemoveCursor { name: "reader".into() },
         Operation::ChangeSettings { expected_version: 1, settings: Settings::default() },
         Operation::AdvanceCursor { name: "reader".into(), index: Index(3) },
+        Operation::FencedAppend { fence: Slot(2), append: headed.clone() },
+        Operation::Append(headed),
     ]
 }
 
@@ -106,10 +116,17 @@ fn values() -> Vec<Value> {
         change(1, Change::AddLearner { member: MemberId(4), name: "log-4".into() }),
     ];
     for operation in operations() {
-        values.push(Value::Batch { ballot, advance: Duration::from_millis(5), calls: vec![call(operation)] });
+        values.push(Value::Batch {
+            ballot,
+            advance: Duration::from_millis(5),
+            fields: Fields::NONE,
+            calls: vec![call(operation)],
+        });
     }
-    let both = operations().into_iter().map(call).collect();
-    values.push(Value::Batch { ballot, advance: Duration::ZERO, calls: both });
+    let both: Vec<Call> = operations().into_iter().map(call).collect();
+    for fields in [Fields::NONE, Fields::timed(Some(Time(1_900_000_000_000_000)))] {
+        values.push(Value::Batch { ballot, advance: Duration::ZERO, fields, calls: both.clone() });
+    }
     values.extend((0..64).map(|_| Value::NoOp));
     values.extend([
         change(2, Change::Promote { member: MemberId(4) }),
@@ -125,6 +142,7 @@ fn values() -> Vec<Value> {
 fn requests() -> Vec<Seed> {
     let append = v1::AppendRequest {
         entries: vec![Bytes::from_static(b"hello")],
+        new_entries: Vec::new(),
         expected_index: Some(3),
         fence: Some(9),
         identity: Some(v1::append_request::Identity::Session(v1::SessionCall {
@@ -137,6 +155,8 @@ fn requests() -> Vec<Seed> {
     let keyed =
         v1::AppendRequest { identity: Some(v1::append_request::Identity::Key(key)), ..append.clone() };
     let plain = v1::AppendRequest { identity: None, expected_index: None, fence: None, ..append.clone() };
+    let new = v1::NewEntry { payload: Bytes::from_static(b"x"), headers: [("a".into(), "b".into())].into() };
+    let headed = v1::AppendRequest { entries: Vec::new(), new_entries: vec![new], ..append.clone() };
     let stream = v1::AppendStreamRequest { tag: 1, append: Some(append.clone()), timeout_ms: 100 };
     let settings = v1::Settings {
         version: 1,
@@ -158,6 +178,7 @@ fn requests() -> Vec<Seed> {
         ("append-in-session", append.encode_to_vec()),
         ("append-with-key", keyed.encode_to_vec()),
         ("append-plain", plain.encode_to_vec()),
+        ("append-with-headers", headed.encode_to_vec()),
         ("append-stream", stream.encode_to_vec()),
         ("change-settings", change.encode_to_vec()),
         ("initialize", initialize.encode_to_vec()),

@@ -18,7 +18,11 @@ use load::{Load, Report};
 use readers::Readers;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use synod_client::{AppendError, AppendOptions, NewEntry, Reason, Repeats};
 use synod_proto::v1::MemberState;
+
+/// The newest level.
+const LEVEL: u32 = synod_paxos::Settings::FORMAT_LEVEL;
 
 /// The program of the version before; built if it is not there.
 fn previous() -> PathBuf {
@@ -60,6 +64,19 @@ async fn raise(cluster: &Cluster, level: u32) -> Result<(), String> {
 
 async fn level(cluster: &Cluster, n: usize) -> Option<u32> {
     cluster.members[n].answers().await.settings.and_then(|settings| settings.format_level)
+}
+
+/// Why an append with a header is refused, if it is: through a member that does not lead.
+async fn append_with_header(cluster: &Cluster) -> Result<(), Option<Reason>> {
+    let member = &cluster.members[(cluster.leader().await + 1) % 3];
+    let entry = NewEntry::new(load::BESIDE).header("traceparent", "00-1-2-01");
+    let how =
+        AppendOptions { timeout: common::PATIENCE, repeats: Repeats::Untold, ..AppendOptions::default() };
+    let appended = member.client().append_entries(vec![entry], how).await;
+    appended.map(|_| ()).map_err(|error| match error {
+        AppendError::Refused(why) => Some(why.reason),
+        _ => None,
+    })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -112,15 +129,20 @@ async fn a_rolling_upgrade_goes_up_and_back_down_under_load() {
         assert_eq!(level(&cluster, n).await, Some(1));
     }
     until("every member has said that it reads the next level", || raise(&cluster, 2)).await;
-    until("the level rises by one at a time", || raise(&cluster, 3)).await;
+    for next in 3..=LEVEL {
+        let refused = append_with_header(&cluster).await.unwrap_err();
+        assert_eq!(refused, Some(Reason::FormatLevel), "headers wait for their level");
+        until("the level rises by one at a time", || raise(&cluster, next)).await;
+    }
     load.advance().await;
     for n in 0..3 {
         let here = || async {
             let level = level(&cluster, n).await;
-            if level == Some(3) { Ok(()) } else { Err(level) }
+            if level == Some(LEVEL) { Ok(()) } else { Err(level) }
         };
         until("the level has risen", here).await;
     }
+    append_with_header(&cluster).await.unwrap();
     // They start on what they wrote at the new level, and go on.
     roll(&mut cluster, &load, None).await;
 

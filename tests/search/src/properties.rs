@@ -139,7 +139,7 @@ fn validity(state: &State) -> bool {
         Ok(Value::LeaderStart { ballot: started }) => started <= ballot,
         Ok(Value::Batch { calls, .. }) => calls.iter().all(|call| match &call.operation {
             Operation::Append(append) => {
-                append.entries.iter().all(|e| e.len() as u64 == call.origin.member.0)
+                append.entries.iter().all(|e| e.payload.len() as u64 == call.origin.member.0)
             }
             _ => false,
         }),

@@ -9,8 +9,10 @@ use crate::world::{Effect, World};
 use bytes::Bytes;
 use std::time::Duration;
 use synod_paxos::sessions::IdentityRefused;
-use synod_paxos::value::{self, Append};
-use synod_paxos::{Consistency, Digest, Index, Input, MemberId, Refusal, RequestId, SessionId, limits};
+use synod_paxos::value::{self, Append, Entry};
+use synod_paxos::{
+    Consistency, Digest, Index, Input, MemberId, Refusal, RequestId, SessionId, Settings, limits,
+};
 
 /// An operation that is not answered.
 #[derive(Clone, Debug)]
@@ -21,8 +23,8 @@ pub struct Open {
     pub request: RequestId,
     /// What.
     pub operation: Operation,
-    /// The payloads, if it appends.
-    pub entries: Vec<Bytes>,
+    /// What it appends, if it does.
+    pub entries: Vec<Entry>,
     /// When it began.
     pub begun: u64,
     /// The highest index that any answer given before it began had shown.
@@ -85,13 +87,16 @@ impl Open {
     }
 }
 
-fn payloads(client: usize, operation: &Operation, padding: usize) -> Vec<Bytes> {
-    match operation {
-        Operation::Append { number, entries, .. } => {
-            (0..*entries).map(|part| padded(payload(client, *number, part), padding)).collect()
-        }
-        _ => Vec::new(),
-    }
+/// What an operation appends; every third append has headers beside some of its entries, where the log takes them.
+fn entries(client: usize, operation: &Operation, padding: usize, level: u32) -> Vec<Entry> {
+    let Operation::Append { number, entries, .. } = operation else { return Vec::new() };
+    let entry = |part| {
+        let payload = padded(payload(client, *number, part), padding);
+        let headers = if level >= Settings::TIMES && number % 3 == 1 { part % 3 + part / 3 % 2 } else { 0 };
+        let header = |n| (format!("header-{n}"), format!("{client}-{number}-{part}"));
+        Entry::new(payload, &(0..headers).map(header).collect()).expect("headers within their bounds")
+    };
+    (0..*entries).map(entry).collect()
 }
 
 /// One application.
@@ -159,22 +164,25 @@ impl World {
         if self.members.get(&at).is_none_or(|m| m.node.is_none()) {
             return Ok(false);
         }
+        let system = self.members.get(&at).and_then(|m| m.node.as_ref()?.system());
+        let level = system.map_or(1, |system| system.settings.format_level);
         let mut open = match state.unresolved.take() {
             // Sent again: it began when it was sent first.
             Some(earlier) if earlier.operation == *operation => earlier,
             earlier => {
                 state.unresolved = earlier;
                 let (floor, begun) = (self.oracle.floor(), self.now);
-                let entries = payloads(client, operation, self.padding);
+                let entries = entries(client, operation, self.padding, level);
                 let operation = operation.clone();
                 Open { at, request, operation, entries, begun, floor, tries: 0 }
             }
         };
         (open.at, open.request) = (at, request);
         open.tries += 1;
-        let system = self.node(at).and_then(|node| node.system());
-        let drawn = system.is_some_and(|system| system.settings.format_level >= 2);
-        let input = open.input(client, drawn);
+        if open.entries.iter().any(Entry::has_fields) {
+            self.coverage.rule(Rule::HeadersSent);
+        }
+        let input = open.input(client, level >= 2);
         self.trace.step(self.now, 5, client as u64, request.0);
         self.trace.line(self.now, || {
             format!("client {client} at {at:?} {request:?}, try {}: {operation:?}", open.tries)

@@ -148,6 +148,8 @@ kinds! {
         AppendAcknowledged = "append_acknowledged",
         /// A conditional append was refused.
         AppendUnexpected = "append_refused_expected_index",
+        /// An append with headers was sent.
+        HeadersSent = "headers_sent",
         /// An append was refused without a leader.
         AppendNoLeader = "append_refused_no_leader",
         /// An append was refused by a member that takes no part.

@@ -31,7 +31,7 @@ impl Event {
         let input = match &open.operation {
             Operation::Append { expected, identity, .. } => {
                 let entries: Vec<String> =
-                    open.entries.iter().map(|e| String::from_utf8_lossy(e).into_owned()).collect();
+                    open.entries.iter().map(|e| String::from_utf8_lossy(&e.payload).into_owned()).collect();
                 serde_json::json!({ "entries": entries, "expected_index": expected, "identity": identity })
             }
             Operation::ReadStale { bound } => serde_json::json!({ "bound_ns": bound }),

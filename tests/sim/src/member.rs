@@ -3,7 +3,7 @@
 use crate::disk::SimDisk;
 use std::collections::{BTreeSet, VecDeque};
 use synod_paxos::message::ViewId;
-use synod_paxos::{Index, Instant, MemberId, Node, Slot};
+use synod_paxos::{Index, Instant, MemberId, Node, Slot, Time};
 
 /// A member's own clock: it counts suspended time, begins anywhere, and runs a little fast or slow.
 #[derive(Clone, Copy, Debug, Default)]
@@ -22,6 +22,14 @@ impl Clock {
         }
         let run = i128::from(at) * i128::from(1_000_000 + self.drift) / 1_000_000;
         Instant(self.offset + u64::try_from(run).unwrap_or(0))
+    }
+
+    /// What the machine's wall clock shows at simulated time `at`: seconds before or behind the others', and set anew now and
+    /// then, back as well.
+    pub fn wall(&self, at: u64) -> Time {
+        let set = (at / 3_000_000_000).wrapping_add(self.offset).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let ahead = (set >> 32) % 4_000_000;
+        Time(1_700_000_000_000_000 + at / 1_000 + ahead)
     }
 
     /// The simulated time at which it shows `local`, or a moment later.

@@ -9,7 +9,8 @@ use crate::client::Open;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use synod_paxos::sessions::IdentityRefused;
-use synod_paxos::{Applied, Index, MemberId, Refusal, Slot};
+use synod_paxos::value::Entry;
+use synod_paxos::{Applied, Index, MemberId, Refusal, Slot, Time};
 
 /// What an operation came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,8 +50,8 @@ pub fn violation<T>(property: &'static str, evidence: impl Into<String>) -> Resu
 /// The log as members applied it, and what clients were told.
 #[derive(Debug, Default)]
 pub struct Oracle {
-    /// index -> payload, from whoever applied it first.
-    log: BTreeMap<Index, Bytes>,
+    /// index -> entry, from whoever applied it first, and its time.
+    log: BTreeMap<Index, (Entry, Option<Time>)>,
     /// payload -> index.
     places: BTreeMap<Bytes, Index>,
     /// Payloads that were refused for certain.
@@ -60,7 +61,7 @@ pub struct Oracle {
     /// When it was raised, and to what: ascending.
     floors: Vec<(u64, Index)>,
     /// Acknowledged appends that no live member has applied yet.
-    owed: Vec<(Index, Vec<Bytes>)>,
+    owed: Vec<(Index, Vec<Entry>)>,
     /// Operations judged.
     pub checked: u64,
     /// Operations whose outcome nobody can tell.
@@ -78,17 +79,27 @@ impl Oracle {
     /// # Errors
     /// Where it differs from what another member applied, doubles an entry, or holds a refused one.
     pub fn applied(&mut self, by: MemberId, applied: &Applied) -> Result<(), Violation> {
-        for (i, payload) in applied.entries.iter().enumerate() {
+        for (i, entry) in applied.entries.iter().enumerate() {
             let index = applied.first.plus(i as u64);
+            let (payload, time) = (&entry.payload, applied.time);
             match self.log.get(&index) {
-                Some(held) if held == payload => continue,
+                Some((held, at)) if held == entry && *at == time => continue,
                 Some(held) => {
                     return violation(
                         "one log",
-                        format!("{index:?}: {by:?} applied {payload:?}, before it was {held:?}"),
+                        format!("{index:?}: {by:?} applied {entry:?} of {time:?}, before it was {held:?}"),
                     );
                 }
                 None => {}
+            }
+            // None is before any.
+            if let Some((_, before)) = self.log.get(&index.previous())
+                && *before > time
+            {
+                return violation(
+                    "times never go back",
+                    format!("{index:?} is of {time:?}, the entry in front of it of {before:?}"),
+                );
             }
             if let Some(other) = self.places.get(payload) {
                 return violation("no duplicates", format!("{payload:?} at {other:?} and at {index:?}"));
@@ -96,7 +107,7 @@ impl Oracle {
             if self.refused.contains(payload) {
                 return violation("refused means not appended", format!("{payload:?} at {index:?}"));
             }
-            self.log.insert(index, payload.clone());
+            self.log.insert(index, (entry.clone(), time));
             self.places.insert(payload.clone(), index);
         }
         Ok(())
@@ -189,7 +200,7 @@ impl Oracle {
     fn judge_append(
         &mut self,
         open: &Open,
-        entries: &[Bytes],
+        entries: &[Entry],
         expected: Option<Index>,
         first: Index,
         last: Index,
@@ -216,7 +227,7 @@ impl Oracle {
     fn judge_refusal(
         &mut self,
         open: &Open,
-        entries: &[Bytes],
+        entries: &[Entry],
         expected: Option<Index>,
         refusal: &Refusal,
     ) -> Result<(), Violation> {
@@ -225,7 +236,7 @@ impl Oracle {
         {
             return violation("expected_index", format!("refused at tail {tail:?}, expected {expected:?}"));
         }
-        for payload in entries {
+        for Entry { payload, .. } in entries {
             if let Some(index) = self.places.get(payload) {
                 let evidence = format!("{payload:?} was refused ({refusal}) and stands at {index:?}");
                 return violation("refused means not appended", evidence);
@@ -247,11 +258,11 @@ impl Oracle {
                 open.push((first, entries));
                 continue;
             }
-            for (i, payload) in entries.iter().enumerate() {
+            for (i, entry) in entries.iter().enumerate() {
                 let index = first.plus(i as u64);
-                if self.log.get(&index) != Some(payload) {
+                if self.log.get(&index).map(|(held, _)| held) != Some(entry) {
                     let evidence =
-                        format!("{payload:?} acknowledged at {index:?}, there is {:?}", self.log.get(&index));
+                        format!("{entry:?} acknowledged at {index:?}, there is {:?}", self.log.get(&index));
                     return violation("acknowledged is durable", evidence);
                 }
             }

@@ -18,7 +18,12 @@ impl World {
         loop {
             let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
             let local = member.clock.local(self.now);
-            let Some(output) = member.node.as_mut().and_then(|node| node.poll_output(local)) else { break };
+            let wall = member.clock.wall(self.now);
+            let output = member.node.as_mut().and_then(|node| {
+                node.set_wall_clock(wall);
+                node.poll_output(local)
+            });
+            let Some(output) = output else { break };
             applied |= matches!(output, Output::Applied(_));
             self.take_output(id, output)?;
         }

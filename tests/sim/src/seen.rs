@@ -40,6 +40,7 @@ pub const SEEN: &[&str] = &[
     "trim-during-a-transfer",
     "chain-not-compared",
     "call-given-up-holds-up-those-behind-it",
+    "entry-time-goes-back",
 ];
 /// Within so many seeds: with any change of the core or the simulator a bug that takes a rare chance is met in others.
 pub const SEEDS: u64 = 2_000;

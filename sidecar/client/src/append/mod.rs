@@ -10,8 +10,12 @@
 //! in which they came. Of calls with a key, or without an identity, the pump makes one attempt for each job;
 //! trying again is [`Appender::append`]'s.
 
+mod content;
 mod ordered;
 mod pump;
+
+use content::Content;
+pub use content::NewEntry;
 
 use crate::error::{AppendError, CallError};
 use crate::retry::within;
@@ -149,10 +153,19 @@ struct Condition {
     fence: Option<u64>,
 }
 
+impl Condition {
+    /// The request that asks for `content` under this condition.
+    fn request(self, content: Content, identity: Option<Identity>) -> AppendRequest {
+        let Condition { expected_index, fence } = self;
+        let Content { payloads, entries } = content;
+        AppendRequest { entries: payloads, new_entries: entries, expected_index, fence, identity }
+    }
+}
+
 /// A call of the session.
 #[derive(Debug)]
 struct Job {
-    entries: Vec<Bytes>,
+    content: Content,
     condition: Condition,
     deadline: Instant,
     answer: oneshot::Sender<Result<Appended, AppendError>>,
@@ -195,27 +208,25 @@ impl Appender {
 
     pub(crate) async fn append(
         &self,
-        entries: Vec<Bytes>,
+        content: impl Into<Content>,
         options: AppendOptions,
     ) -> Result<Appended, AppendError> {
         let AppendOptions { expected_index, fence, timeout, repeats } = options;
         let condition = Condition { expected_index, fence };
         let deadline = within(timeout);
-        if call_bytes(&entries) > CALL_BYTES {
-            return Err(AppendError::Refused(too_large(&entries)));
+        let content = content.into();
+        let bytes = content.bytes();
+        if bytes > CALL_BYTES {
+            return Err(AppendError::Refused(too_large(bytes)));
         }
         let outcome = match repeats {
             // Nothing is awaited before the call has its place in the queue.
-            Repeats::Session => self.ordered(entries, condition, deadline).await,
+            Repeats::Session => self.ordered(content, condition, deadline).await,
             Repeats::Key(IdempotencyKey { key, minted_at }) => {
                 let identity = Some(Identity::Key(v1::IdempotencyKey { key, minted_at }));
-                let request = AppendRequest { entries, expected_index, identity, fence };
-                self.loose(request, deadline, true).await
+                self.loose(condition.request(content, identity), bytes, deadline, true).await
             }
-            Repeats::Untold => {
-                let request = AppendRequest { entries, expected_index, identity: None, fence };
-                self.loose(request, deadline, false).await
-            }
+            Repeats::Untold => self.loose(condition.request(content, None), bytes, deadline, false).await,
         };
         if let Ok(appended) = &outcome {
             self.seen.fetch_max(appended.last_index, Ordering::Relaxed);
@@ -225,12 +236,12 @@ impl Appender {
 
     async fn ordered(
         &self,
-        entries: Vec<Bytes>,
+        content: Content,
         condition: Condition,
         deadline: Instant,
     ) -> Result<Appended, AppendError> {
         let (answer, reply) = oneshot::channel();
-        let job = Command::Ordered(Job { entries, condition, deadline, answer, permit: None });
+        let job = Command::Ordered(Job { content, condition, deadline, answer, permit: None });
         if self.commands.send(job).is_err() {
             return Err(AppendError::Refused(not_sent("the client has stopped")));
         }
@@ -242,10 +253,11 @@ impl Appender {
     async fn loose(
         &self,
         request: AppendRequest,
+        bytes: usize,
         deadline: Instant,
         repeatable: bool,
     ) -> Result<Appended, AppendError> {
-        let size = u32::try_from(call_bytes(&request.entries)).unwrap_or(u32::MAX).min(LOOSE_BYTES);
+        let size = u32::try_from(bytes).unwrap_or(u32::MAX).min(LOOSE_BYTES);
         let room = self.loose_bytes.clone().acquire_many_owned(size);
         let Ok(Ok(_room)) = tokio::time::timeout_at(deadline, room).await else {
             return Err(AppendError::Refused(too_slow()));
@@ -305,11 +317,6 @@ impl Appender {
             drop(closed.await);
         }
     }
-}
-
-/// What a call takes while it is under way, about.
-fn call_bytes(entries: &[Bytes]) -> usize {
-    entries.iter().map(|entry| entry.len() + 64).sum()
 }
 
 /// The end of a call that trying longer does not help.
@@ -372,9 +379,8 @@ fn no_answer() -> CallError {
     CallError::local(Reason::OutcomeUnknown, message).of_append(Outcome::Unknown)
 }
 
-fn too_large(entries: &[Bytes]) -> CallError {
-    let bytes: usize = entries.iter().map(Bytes::len).sum();
-    let message = format!("an append of {bytes} bytes is larger than any log takes: send several");
+fn too_large(bytes: usize) -> CallError {
+    let message = format!("an append of about {bytes} bytes is larger than any log takes: send several");
     CallError::local(Reason::CallTooLarge, message).of_append(Outcome::NotAppended)
 }
 

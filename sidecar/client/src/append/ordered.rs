@@ -21,7 +21,7 @@
 //! No I/O and no clock: [`super::pump`] does what this says.
 
 use super::{
-    Appended, Attempt, Condition, GRACE, IN_FLIGHT, IN_FLIGHT_BYTES, Job, Judged, call_bytes, ended, judge,
+    Appended, Attempt, Condition, Content, GRACE, IN_FLIGHT, IN_FLIGHT_BYTES, Job, Judged, ended, judge,
     no_answer, too_slow, transport,
 };
 use crate::error::{AppendError, CallError};
@@ -54,7 +54,7 @@ enum Stage {
 /// A numbered call.
 #[derive(Debug)]
 struct Call {
-    entries: Vec<Bytes>,
+    content: Content,
     condition: Condition,
     /// None: a filler.
     caller: Option<Caller>,
@@ -80,7 +80,7 @@ impl Caller {
 impl Call {
     /// The caller has its answer; the number has to be used up still.
     fn fill(&mut self) {
-        self.entries = vec![Bytes::new()];
+        self.content = vec![Bytes::new()].into();
         self.condition = Condition { expected_index: Some(NEVER), fence: None };
     }
 
@@ -204,9 +204,9 @@ impl Ordered {
             Some(at) => at,
             None if self.calls.len() >= IN_FLIGHT => return None,
             None => {
-                let Job { entries, condition, deadline, answer, permit } = self.next_waiting()?;
+                let Job { content, condition, deadline, answer, permit } = self.next_waiting()?;
                 let caller = Some(Caller { deadline, answer, permit });
-                let call = Call { entries, condition, caller, stage: Stage::Kept, maybe: false };
+                let call = Call { content, condition, caller, stage: Stage::Kept, maybe: false };
                 self.calls.push_back(call);
                 self.calls.len() - 1
             }
@@ -217,12 +217,7 @@ impl Ordered {
         self.send_from = sequence + 1;
         self.in_flight += 1;
         let identity = SessionCall { session, sequence, acknowledged: self.first - 1 };
-        let request = AppendRequest {
-            entries: call.entries.clone(),
-            expected_index: call.condition.expected_index,
-            fence: call.condition.fence,
-            identity: Some(Identity::Session(identity)),
-        };
+        let request = call.condition.request(call.content.clone(), Some(Identity::Session(identity)));
         let deadline = call.caller.as_ref().map_or(now + FILLER_TIMEOUT, |caller| caller.deadline);
         Some((sequence, request, deadline))
     }
@@ -257,7 +252,7 @@ impl Ordered {
             if job.permit.is_some() {
                 return self.waiting.pop_front();
             }
-            let size = u32::try_from(call_bytes(&job.entries)).unwrap_or(u32::MAX).min(IN_FLIGHT_BYTES);
+            let size = u32::try_from(job.content.bytes()).unwrap_or(u32::MAX).min(IN_FLIGHT_BYTES);
             // Where there is none, an answer to what is under way makes room.
             let permit = self.bytes.clone().try_acquire_many_owned(size).ok()?;
             return self.waiting.pop_front().map(|job| Job { permit: Some(permit), ..job });
@@ -426,8 +421,8 @@ impl Ordered {
                 call.end(Err(AppendError::Unknown(error.clone())));
             }
             if let Some(Caller { deadline, answer, permit }) = call.caller.take() {
-                let Call { entries, condition, .. } = call;
-                again.push_back(Job { entries, condition, deadline, answer, permit });
+                let Call { content, condition, .. } = call;
+                again.push_back(Job { content, condition, deadline, answer, permit });
             }
         }
         again.append(&mut self.waiting);

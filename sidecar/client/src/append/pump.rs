@@ -296,8 +296,8 @@ mod tests {
         pump.ordered.opened(7);
         let (answer, _reply) = oneshot::channel();
         let deadline = Instant::now() + Duration::from_millis(300);
-        let entries = vec![Bytes::from("x")];
-        pump.ordered.push(Job { entries, condition: Condition::default(), deadline, answer, permit: None });
+        let content = vec![Bytes::from("x")].into();
+        pump.ordered.push(Job { content, condition: Condition::default(), deadline, answer, permit: None });
         pump.advance();
         assert!(pump.paused.is_some());
         assert_eq!(pump.next_tag, 2, "it was tried once");

@@ -68,13 +68,13 @@ impl Node {
         if let Some(proposer) = self.proposer.as_mut() {
             proposer.land(slot);
         }
-        let (mut first, mut entries, mut skipped) = (Index(0), Vec::new(), Vec::new());
+        let (mut first, mut time, mut entries, mut skipped) = (Index(0), None, Vec::new(), Vec::new());
         match effect {
             Effect::None => {}
             Effect::LeaderStart(ballot) => self.apply_leader_start(slot, ballot),
-            Effect::Batch { first: index, entries: added, skipped: not_added, calls } => {
+            Effect::Batch { first: index, time: at, entries: added, skipped: not_added, calls } => {
                 self.log_time_seen = Some(self.clock);
-                (first, entries, skipped) = (index, added, not_added);
+                (first, time, entries, skipped) = (index, at, added, not_added);
                 for call in calls {
                     self.conclude_call(call);
                 }
@@ -83,7 +83,7 @@ impl Node {
             Effect::Mark => self.take_snapshot(slot),
             Effect::Trim(mark) => self.apply_trim(mark),
         }
-        self.outputs.push_back(Output::Applied(Applied { slot, first, entries, skipped }));
+        self.outputs.push_back(Output::Applied(Applied { slot, first, time, entries, skipped }));
         self.answer_ready_reads();
     }
 

@@ -54,7 +54,7 @@ use crate::settings::{ElectionSettings, Settings};
 use crate::status::MemberState;
 use crate::storage::DurableState;
 use crate::system::SystemState;
-use crate::types::{Ballot, ClusterId, Digest, Incarnation, Instant, MemberId, RequestId, Slot};
+use crate::types::{Ballot, ClusterId, Digest, Incarnation, Instant, MemberId, RequestId, Slot, Time};
 use crate::value::Value;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
@@ -102,6 +102,8 @@ pub struct Node {
     /// When the newest batch that moved log time on was applied: a new leader counts from then, since its proposer had
     /// stamped it before.
     log_time_seen: Option<Instant>,
+    /// What the wall clock said last; 0: nobody told.
+    wall: Time,
     /// Election timing in place of the log's.
     election_override: Option<ElectionSettings>,
     /// The newest format level that this member reads.
@@ -161,6 +163,7 @@ impl Node {
             system,
             clock: now,
             log_time_seen: None,
+            wall: Time(0),
             election_override: None,
             readable_level: Settings::FORMAT_LEVEL,
             unreadable: None,
@@ -194,6 +197,12 @@ impl Node {
         self.election_override = Some(election);
         self.next_beat = now;
         self.reset_election_timer(now);
+    }
+
+    /// Notes what the wall clock says: what this member appends as a leader from now on is of this time, or of the newest
+    /// entry's where that is later. Without it entries have no time of their own.
+    pub fn set_wall_clock(&mut self, wall: Time) {
+        self.wall = wall;
     }
 
     /// Reads nothing above `level` from now on, as an older version does: for tests of rolling upgrades.

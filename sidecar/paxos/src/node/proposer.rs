@@ -10,9 +10,10 @@ use crate::io::Refusal;
 use crate::limits;
 use crate::message::Message;
 use crate::row::{self, Row};
+use crate::settings::Settings;
 use crate::storage::{Gated, Write};
-use crate::types::{Ballot, Instant, MemberId, Slot};
-use crate::value::{Call, Origin, Value};
+use crate::types::{Ballot, Instant, MemberId, Slot, Time};
+use crate::value::{Call, Fields, Origin, Value};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -89,6 +90,8 @@ pub(super) struct Proposer {
     pub(super) housekept: Slot,
     /// When the previous batch was formed: log time advances by what passed since.
     pub(super) stamped: Option<Instant>,
+    /// The time of the newest entries that were proposed under this ballot.
+    pub(super) entry_time: Time,
     /// Since when members' chains differ.
     pub(super) diverged_since: Option<Instant>,
 }
@@ -122,6 +125,7 @@ impl Proposer {
             housekeeping: None,
             housekept: Slot(0),
             stamped: None,
+            entry_time: Time(0),
             diverged_since: None,
         }
     }
@@ -321,11 +325,12 @@ impl Node {
     /// Takes whatever waits, up to one slot's bounds. None: nothing is left of it that may be proposed.
     fn form_batch(&mut self, now: Instant, slot: Slot) -> Option<Bytes> {
         let (ballot, advance, mut calls) = self.take_calls(now)?;
+        let fields = Fields::timed(self.next_entry_time());
         // What was let in may have waited: a member may have been added since, or the level may be another.
         for (origin, refusal) in self.above_the_level(now, &mut calls) {
             self.refuse_queued(origin, refusal);
         }
-        let mut batch = Value::Batch { ballot, advance, calls };
+        let mut batch = Value::Batch { ballot, advance, fields, calls };
         let mut encoded = batch.encode_checked();
         if encoded.is_none()
             && let Value::Batch { calls, .. } = &mut batch
@@ -368,6 +373,21 @@ impl Node {
             None => true,
         });
         refused
+    }
+
+    /// The wall clock's time, but not before that of the newest entry: a clock may be behind another, or be set back.
+    fn next_entry_time(&mut self) -> Option<Time> {
+        let system = self.system.as_ref()?;
+        if system.settings.format_level < Settings::TIMES {
+            return None;
+        }
+        let proposer = self.proposer.as_mut()?;
+        let mut time = self.wall.min(Time::LATEST);
+        if !planted!(EntryTimeGoesBack) {
+            time = time.max(system.entry_time).max(proposer.entry_time);
+        }
+        proposer.entry_time = time;
+        Some(time)
     }
 
     fn take_calls(&mut self, now: Instant) -> Option<(Ballot, Duration, Vec<Call>)> {

@@ -4,7 +4,7 @@ use super::Node;
 use crate::settings::Retention;
 use crate::system::{Mark, SystemState};
 use crate::types::{Instant, MemberId, Slot};
-use crate::value::Value;
+use crate::value::{Fields, Value};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -63,7 +63,8 @@ impl Node {
         }
         let advance = proposer.stamped.map_or(Duration::ZERO, |stamped| now.since(stamped));
         proposer.stamped = Some(now);
-        Some(Value::Batch { ballot: proposer.ballot, advance, calls: Vec::new() })
+        let fields = Fields::NONE;
+        Some(Value::Batch { ballot: proposer.ballot, advance, fields, calls: Vec::new() })
     }
 
     fn is_mark_due(&self) -> bool {

@@ -6,7 +6,7 @@ use crate::configuration::ConfigurationHistory;
 use crate::limits;
 use crate::sessions::Sessions;
 use crate::settings::Settings;
-use crate::types::{Ballot, Index, MemberId, Slot};
+use crate::types::{Ballot, Index, MemberId, Slot, Time};
 use crate::value::Checkpoint;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -26,6 +26,9 @@ impl SystemState {
         w.u64(self.payload_bytes);
         w.u64(crate::settings::nanos(self.log_time));
         self.settings.write(&mut w);
+        if self.settings.format_level >= Settings::TIMES {
+            w.u64(self.entry_time.0);
+        }
         w.array(&self.chain.to_le_bytes());
         w.length(self.chain_points.len());
         for (slot, chain) in &self.chain_points {
@@ -67,6 +70,8 @@ impl SystemState {
         let (applied, last_index) = (Slot(r.position("slot")?), Index(r.position("index")?));
         let (payload_bytes, log_time) = (r.position("payload")?, Duration::from_nanos(r.u64()?));
         let settings = Settings::read(&mut r)?;
+        let timed = settings.format_level >= Settings::TIMES;
+        let entry_time = Time(if timed { r.position("time")? } else { 0 });
         let chain = u128::from_le_bytes(r.array()?);
         let mut chain_points = Vec::new();
         for _ in 0..r.length("chain points", CHAIN_POINTS, 24)? {
@@ -100,6 +105,7 @@ impl SystemState {
             last_index,
             payload_bytes,
             log_time,
+            entry_time,
             settings,
             configurations,
             leaders,

@@ -15,8 +15,8 @@ use crate::genesis::Genesis;
 use crate::limits;
 use crate::sessions::{Lookup, Outcome, Rules, Sessions};
 use crate::settings::Settings;
-use crate::types::{Ballot, Index, MemberId, Slot};
-use crate::value::{Append, Call, CallError, Checkpoint, Identity, Operation, Value};
+use crate::types::{Ballot, Index, MemberId, Slot, Time};
+use crate::value::{Append, Call, CallError, Checkpoint, Entry, Identity, Operation, Value};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -54,6 +54,8 @@ pub struct SystemState {
     pub payload_bytes: u64,
     /// The leaders' time: it advances with batches, by no more than the clock of the leader that proposed them.
     pub log_time: Duration,
+    /// The time of the newest entry, since the level that has times. The next one's is no earlier.
+    pub entry_time: Time,
     /// What is in force.
     pub settings: Settings,
     /// Who votes where.
@@ -87,6 +89,7 @@ impl SystemState {
             last_index: Index(0),
             payload_bytes: 0,
             log_time: Duration::ZERO,
+            entry_time: Time(0),
             settings: genesis.settings,
             configurations: ConfigurationHistory::new(genesis),
             leaders: Vec::new(),
@@ -111,7 +114,7 @@ impl SystemState {
     pub fn apply(&mut self, slot: Slot, bytes: &Bytes) -> Result<Effect, DecodeError> {
         assert!(slot == self.applied.next(), "applied {slot:?} behind {:?}", self.applied);
         let value = Value::decode(bytes.clone())?;
-        let first = self.last_index.next();
+        let (first, time) = (self.last_index.next(), value.time());
         let mut outcomes = Writer::default();
         let effect = match value {
             Value::NoOp => Effect::None,
@@ -125,7 +128,7 @@ impl SystemState {
             // A batch behind the LeaderStart of a higher ballot: its calls were told that they are not
             // appended, so they never are.
             Value::Batch { ballot, .. } if self.is_void(ballot) => Effect::None,
-            Value::Batch { advance, calls, .. } => self.apply_batch(advance, calls, &mut outcomes),
+            Value::Batch { advance, calls, .. } => self.apply_batch(advance, time, calls, &mut outcomes),
             Value::Configuration(entry) => Effect::Configuration {
                 operation: entry.operation,
                 result: self.configurations.apply(slot, &entry).cloned(),
@@ -155,7 +158,17 @@ impl SystemState {
         self.newest_leader().is_some_and(|(_, newest)| ballot < newest) && !planted!(VoidBatchApplied)
     }
 
-    fn apply_batch(&mut self, advance: Duration, calls: Vec<Call>, outcomes: &mut Writer) -> Effect {
+    fn apply_batch(
+        &mut self,
+        advance: Duration,
+        time: Option<Time>,
+        calls: Vec<Call>,
+        outcomes: &mut Writer,
+    ) -> Effect {
+        // Below the level that has them no time is stored.
+        if let Some(time) = time.filter(|_| self.settings.format_level >= Settings::TIMES) {
+            self.entry_time = self.entry_time.max(time);
+        }
         // Kept within what is stored, so that a state and its snapshot never differ.
         self.log_time = Duration::from_nanos(crate::settings::nanos(self.log_time.saturating_add(advance)));
         self.sessions.expire(self.log_time, &self.settings.limits);
@@ -185,7 +198,7 @@ impl SystemState {
             note_outcome(&result, outcomes);
             answers.push(CallOutcome { origin, result });
         }
-        Effect::Batch { first, entries, skipped, calls: answers }
+        Effect::Batch { first, time, entries, skipped, calls: answers }
     }
 
     /// Lookup comes before `expected_index`: a repeat is answered with what happened the first time (docs:
@@ -194,7 +207,7 @@ impl SystemState {
         &mut self,
         append: Append,
         fence: Option<Slot>,
-        entries: &mut Vec<Bytes>,
+        entries: &mut Vec<Entry>,
     ) -> Result<Reply, CallRefused> {
         let tail = self.last_index;
         if append.identity == Identity::None {
@@ -243,7 +256,7 @@ impl SystemState {
         &mut self,
         append: Append,
         fence: Option<Slot>,
-        entries: &mut Vec<Bytes>,
+        entries: &mut Vec<Entry>,
     ) -> Result<Outcome, CallRefused> {
         let tail = self.last_index;
         // A fence above the newest leadership is of a log that was lost, or never was one: it must not let every
@@ -417,10 +430,10 @@ fn check_limits(append: &Append, settings: &Settings) -> Result<u64, CallError> 
         (settings.limits.entry_bytes as usize, settings.limits.call_bytes as usize);
     let mut total = 0;
     for entry in &append.entries {
-        if entry.len() > entry_limit {
-            return Err(CallError::EntryTooLarge { bytes: entry.len(), limit: entry_limit });
+        if entry.size() > entry_limit {
+            return Err(CallError::EntryTooLarge { bytes: entry.size(), limit: entry_limit });
         }
-        total += entry.len();
+        total += entry.size();
     }
     if total > call_limit {
         let entries = append.entries.len();

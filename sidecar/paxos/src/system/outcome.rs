@@ -6,11 +6,10 @@ use crate::limits;
 use crate::sessions::IdentityRefused;
 use crate::settings::{Settings, SettingsError};
 use crate::system::Mark;
-use crate::types::{Ballot, Index, SessionId, Slot};
-use crate::value::{CallError, Origin};
+use crate::types::{Ballot, Index, SessionId, Slot, Time};
+use crate::value::{CallError, Entry, Origin};
 use alloc::string::String;
 use alloc::vec::Vec;
-use bytes::Bytes;
 
 /// What a call that was applied is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,8 +106,10 @@ pub enum Effect {
     Batch {
         /// The first added entry's index.
         first: Index,
+        /// When they were proposed, where the log says so.
+        time: Option<Time>,
         /// The added entries.
-        entries: Vec<Bytes>,
+        entries: Vec<Entry>,
         /// Calls of the batch, by their place in it from 0, whose entries were not added.
         skipped: Vec<u32>,
         /// One for each call.

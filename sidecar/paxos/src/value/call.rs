@@ -1,5 +1,6 @@
 //! What clients ask of the log: calls, their operations, and how a repeat is told from a new one.
 
+use super::entry::{Entry, HeaderError};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::limits;
 use crate::names::{self, NameError};
@@ -25,6 +26,7 @@ const EXPECTED_INDEX: u8 = 1;
 const WITH_SESSION: u8 = 2;
 const WITH_KEY: u8 = 4;
 const MINTED_AT: u8 = 8;
+const WITH_FIELDS: u8 = 16;
 
 /// Who took a call from its client: that member answers it when the call is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -118,8 +120,8 @@ pub struct Append {
     pub identity: Identity,
     /// The last index before the call, where the client demands one; decided at apply.
     pub expected_index: Option<Index>,
-    /// The payloads; at least one.
-    pub entries: Vec<Bytes>,
+    /// At least one; since level 4 with headers.
+    pub entries: Vec<Entry>,
 }
 
 /// How a repeat is told from a new call (docs: protocol.md, "Sessions: exactly once").
@@ -166,18 +168,37 @@ impl Operation {
 
 impl Append {
     /// Entries without an identity or a condition.
-    pub fn plain(entries: Vec<Bytes>) -> Append {
+    pub fn plain(payloads: Vec<Bytes>) -> Append {
+        let entries = payloads.into_iter().map(Entry::from).collect();
         Append { identity: Identity::None, expected_index: None, entries }
     }
 
+    /// Whether anything stands beside the payload of an entry.
+    pub fn has_fields(&self) -> bool {
+        self.entries.iter().any(Entry::has_fields)
+    }
+
+    /// Bytes of its entries in all.
+    pub fn size(&self) -> usize {
+        self.entries.iter().map(Entry::size).sum()
+    }
+
     /// Tells another content under the same key or number from a repeat: xxh3-128 over the condition and the
-    /// payloads with their lengths.
+    /// payloads with their lengths, and what stands beside them.
     pub fn digest(&self) -> u128 {
         let mut hash = Xxh3::new();
         hash.update(&self.expected_index.map_or(u64::MAX, |index| index.0).to_le_bytes());
         for entry in &self.entries {
-            hash.update(&(entry.len() as u64).to_le_bytes());
-            hash.update(entry);
+            hash.update(&(entry.payload.len() as u64).to_le_bytes());
+            hash.update(&entry.payload);
+        }
+        if self.has_fields() {
+            // No payload has this length.
+            hash.update(&u64::MAX.to_le_bytes());
+            for entry in &self.entries {
+                hash.update(&(entry.fields().len() as u64).to_le_bytes());
+                hash.update(entry.fields().bytes());
+            }
         }
         hash.digest128()
     }
@@ -186,10 +207,10 @@ impl Append {
         if self.entries.is_empty() {
             return Err(CallError::Empty);
         }
-        if let Some(bytes) = self.entries.iter().map(Bytes::len).find(|&n| n > limits::ENTRY_BYTES) {
+        if let Some(bytes) = self.entries.iter().map(Entry::size).find(|&n| n > limits::ENTRY_BYTES) {
             return Err(CallError::EntryTooLarge { bytes, limit: limits::ENTRY_BYTES });
         }
-        let bytes: usize = self.entries.iter().map(Bytes::len).sum();
+        let bytes = self.size();
         if bytes > limits::BATCH_BYTES || self.entries.len() > limits::BATCH_ENTRIES {
             let limit = limits::BATCH_BYTES;
             return Err(CallError::CallTooLarge { bytes, entries: self.entries.len(), limit });
@@ -209,7 +230,9 @@ impl Append {
             Identity::Session { .. } => WITH_SESSION,
             Identity::Key { minted_at, .. } => WITH_KEY | if minted_at.is_some() { MINTED_AT } else { 0 },
         };
-        w.u8(identity | if self.expected_index.is_some() { EXPECTED_INDEX } else { 0 });
+        let expected = if self.expected_index.is_some() { EXPECTED_INDEX } else { 0 };
+        let with_fields = self.has_fields();
+        w.u8(identity | expected | if with_fields { WITH_FIELDS } else { 0 });
         if let Some(index) = self.expected_index {
             w.u64(index.0);
         }
@@ -229,7 +252,10 @@ impl Append {
         }
         w.length(self.entries.len());
         for entry in &self.entries {
-            w.bytes(entry);
+            w.bytes(&entry.payload);
+            if with_fields {
+                entry.fields().write(w);
+            }
         }
     }
 
@@ -237,7 +263,8 @@ impl Append {
         let flags = r.u8()?;
         let unknown = || DecodeError::Unknown { what: "call option", found: u64::from(flags) };
         let expected_index = if flags & EXPECTED_INDEX != 0 { Some(Index(r.u64()?)) } else { None };
-        let identity = match flags & !EXPECTED_INDEX {
+        let with_fields = flags & WITH_FIELDS != 0;
+        let identity = match flags & !(EXPECTED_INDEX | WITH_FIELDS) {
             0 => Identity::None,
             WITH_SESSION => {
                 Identity::Session { session: SessionId(r.u64()?), sequence: r.u64()?, acknowledged: r.u64()? }
@@ -252,9 +279,11 @@ impl Append {
         let count = r.length("entries", limits::BATCH_ENTRIES, 4)?;
         let mut entries = Vec::with_capacity(count);
         for _ in 0..count {
-            entries.push(r.bytes("entry", limits::ENTRY_BYTES)?);
+            entries.push(Entry::read(r, with_fields)?);
         }
-        Ok(Append { identity, expected_index, entries })
+        let append = Append { identity, expected_index, entries };
+        // One encoding for each append.
+        if append.has_fields() == with_fields { Ok(append) } else { Err(unknown()) }
     }
 }
 
@@ -271,10 +300,10 @@ impl Checkpoint {
 }
 
 impl Call {
-    /// Payload bytes in all.
+    /// Bytes of its entries in all.
     pub fn payload_bytes(&self) -> usize {
         let append = self.operation.as_append();
-        append.map_or(0, |append| append.entries.iter().map(Bytes::len).sum())
+        append.map_or(0, Append::size)
     }
 
     /// How many entries it adds if it is not refused.
@@ -290,7 +319,7 @@ impl Call {
             | Operation::RemoveCursor { name } => name.len(),
             _ => 0,
         };
-        192 + name + self.payload_bytes() + 4 * self.entry_count()
+        192 + name + self.payload_bytes() + 8 * self.entry_count()
     }
 
     /// Checks what a caller asks for: every bound that no settings can pass, and the rule for names. What passes is
@@ -479,6 +508,9 @@ pub enum CallError {
     /// A session's calls are numbered from 1.
     #[error("the calls of a session are numbered from 1")]
     Sequence,
+    /// Headers beyond their bounds.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
     /// Settings beyond their bounds.
     #[error(transparent)]
     Settings(#[from] SettingsError),

@@ -1,13 +1,17 @@
 //! What a slot carries: an encoded value, the same bytes on every wire and every disk.
 
 mod call;
+mod entry;
+mod fields;
 
 pub use call::{Append, Call, CallError, Checkpoint, Identity, Operation, Origin};
+pub use entry::{Entry, HeaderError, Logged};
+pub use fields::Fields;
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::configuration::{Change, ConfigurationEntry};
 use crate::limits;
-use crate::types::{Ballot, MemberId, Slot};
+use crate::types::{Ballot, MemberId, Slot, Time};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -16,6 +20,8 @@ use core::time::Duration;
 
 /// Version of the encoding, the first byte of every value.
 const VERSION: u8 = 1;
+/// Version of a batch that has optional fields.
+const WITH_FIELDS: u8 = 2;
 
 const NO_OP: u8 = 0;
 const LEADER_START: u8 = 1;
@@ -47,6 +53,8 @@ pub enum Value {
         /// How much log time passes with it: the leader's clock since its previous batch; for its first, since it saw an
         /// earlier leader's applied, or 0.
         advance: Duration,
+        /// What else stands beside it, see [`Value::time`]; since level 4.
+        fields: Fields,
         /// The calls.
         calls: Vec<Call>,
     },
@@ -74,8 +82,11 @@ impl Value {
             Value::Batch { calls, .. } => calls.iter().map(Call::encoded_bytes).sum(),
             _ => 64,
         };
-        let mut w = Writer::with_capacity(32 + payload);
-        w.u8(VERSION);
+        let mut w = Writer::with_capacity(64 + payload);
+        w.u8(match self {
+            Value::Batch { fields, .. } if !fields.is_empty() => WITH_FIELDS,
+            _ => VERSION,
+        });
         match self {
             Value::NoOp => w.u8(NO_OP),
             Value::LeaderStart { ballot } => {
@@ -83,7 +94,16 @@ impl Value {
                 w.u64(ballot.round);
                 w.u64(ballot.member.0);
             }
-            Value::Batch { ballot, advance, calls } => {
+            Value::Batch { ballot, advance, fields, calls } if !fields.is_empty() => {
+                w.u8(BATCH);
+                w.varint(ballot.round);
+                w.u64(ballot.member.0);
+                w.varint(crate::settings::nanos(*advance));
+                fields.write(&mut w);
+                w.varint(calls.len() as u64);
+                calls.iter().for_each(|call| call.write(&mut w));
+            }
+            Value::Batch { ballot, advance, fields: _, calls } => {
                 w.u8(BATCH);
                 w.u64(ballot.round);
                 w.u64(ballot.member.0);
@@ -137,10 +157,18 @@ impl Value {
     pub fn decode(bytes: Bytes) -> Result<Value, DecodeError> {
         let mut r = Reader::new(bytes);
         let version = r.u8()?;
-        if version != VERSION {
-            return Err(DecodeError::Unknown { what: "value version", found: u64::from(version) });
-        }
-        let value = match r.u8()? {
+        let value = match version {
+            VERSION => Value::read(&mut r)?,
+            WITH_FIELDS => Value::read_with_fields(&mut r)?,
+            _ => return Err(DecodeError::Unknown { what: "value version", found: u64::from(version) }),
+        };
+        r.end()?;
+        Ok(value)
+    }
+
+    /// What follows the first version.
+    fn read(r: &mut Reader) -> Result<Value, DecodeError> {
+        Ok(match r.u8()? {
             NO_OP => Value::NoOp,
             LEADER_START => {
                 Value::LeaderStart { ballot: Ballot { round: r.u64()?, member: MemberId(r.u64()?) } }
@@ -149,11 +177,7 @@ impl Value {
                 let ballot = Ballot { round: r.u64()?, member: MemberId(r.u64()?) };
                 let advance = Duration::from_nanos(r.u64()?);
                 let count = r.length("calls", limits::BATCH_ENTRIES, 25)?;
-                let mut calls = Vec::with_capacity(count);
-                for _ in 0..count {
-                    calls.push(Call::read(&mut r)?);
-                }
-                Value::Batch { ballot, advance, calls }
+                Value::Batch { ballot, advance, fields: Fields::NONE, calls: read_calls(r, count)? }
             }
             CONFIGURATION => {
                 let expected_version = r.u64()?;
@@ -186,10 +210,38 @@ impl Value {
                 Value::Recovered { members }
             }
             found => return Err(DecodeError::Unknown { what: "entry kind", found: u64::from(found) }),
-        };
-        r.end()?;
-        Ok(value)
+        })
     }
+
+    /// What follows the version with optional fields: a batch, its numbers as short as they are.
+    fn read_with_fields(r: &mut Reader) -> Result<Value, DecodeError> {
+        match r.u8()? {
+            BATCH => {
+                let ballot = Ballot { round: r.varint()?, member: MemberId(r.u64()?) };
+                let advance = Duration::from_nanos(r.varint()?);
+                let fields = entry::read_batch_fields(r)?;
+                let count = r.short_length("calls", limits::BATCH_ENTRIES, 25)?;
+                Ok(Value::Batch { ballot, advance, fields, calls: read_calls(r, count)? })
+            }
+            found => Err(DecodeError::Unknown { what: "entry kind", found: u64::from(found) }),
+        }
+    }
+
+    /// When it was proposed, by the leader's wall clock, where it says so.
+    pub fn time(&self) -> Option<Time> {
+        match self {
+            Value::Batch { fields, .. } => entry::time_of(fields),
+            _ => None,
+        }
+    }
+}
+
+fn read_calls(r: &mut Reader, count: usize) -> Result<Vec<Call>, DecodeError> {
+    let mut calls = Vec::with_capacity(count);
+    for _ in 0..count {
+        calls.push(Call::read(r)?);
+    }
+    Ok(calls)
 }
 
 /// The entries that a batch added to the log: all but those of the calls in `skipped`, which are named by their
@@ -197,14 +249,16 @@ impl Value {
 ///
 /// # Errors
 /// Where the bytes are not a value.
-pub fn entries_added(value: Bytes, skipped: &[u32]) -> Result<Vec<Bytes>, DecodeError> {
-    let Value::Batch { calls, .. } = Value::decode(value)? else { return Ok(Vec::new()) };
+pub fn entries_added(value: Bytes, skipped: &[u32]) -> Result<Vec<Logged>, DecodeError> {
+    let value = Value::decode(value)?;
+    let time = value.time();
+    let Value::Batch { calls, .. } = value else { return Ok(Vec::new()) };
     let mut entries = Vec::new();
     for (place, call) in (0..).zip(calls) {
         if let Operation::Append(append) | Operation::FencedAppend { append, .. } = call.operation
             && !skipped.contains(&place)
         {
-            entries.extend(append.entries);
+            entries.extend(append.entries.into_iter().map(|entry| Logged { time, entry }));
         }
     }
     Ok(entries)

@@ -16,7 +16,7 @@ mod window;
 
 use lab::{CLUSTER, Lab, ballot, m};
 use synod_paxos::message::Counters;
-use synod_paxos::value::{Append, Call, Operation, Origin, Value};
+use synod_paxos::value::{Append, Call, Fields, Operation, Origin, Value};
 use synod_paxos::{Ballot, Incarnation, Incoming, Input, Message, RequestId, Slot, row};
 
 /// A batch with one entry, as the leader of `under` took it.
@@ -24,7 +24,12 @@ fn batch(text: &str, under: Ballot) -> Value {
     let origin = Origin { member: under.member, incarnation: Incarnation(1), request: RequestId(1) };
     let entries = vec![bytes::Bytes::from(text.to_string())];
     let call = Call { origin, operation: Operation::Append(Append::plain(entries)) };
-    Value::Batch { ballot: under, advance: std::time::Duration::ZERO, calls: vec![call] }
+    Value::Batch {
+        ballot: under,
+        advance: std::time::Duration::ZERO,
+        fields: Fields::NONE,
+        calls: vec![call],
+    }
 }
 
 /// Hands a message to a member as if another had sent it.
@@ -117,7 +122,7 @@ fn proposals(lab: &mut Lab, to: u64, members: &[u64]) -> Vec<(u64, Value)> {
 
 fn texts(lab: &mut Lab, n: u64) -> Vec<String> {
     let entries = lab.seat(n).applied.iter().flat_map(|a| a.entries.clone());
-    entries.map(|e| show::text(&e)).collect()
+    entries.map(|e| show::text(&e.payload)).collect()
 }
 
 /// The row that a member's disk holds in a slot: ballot and value.

@@ -6,9 +6,10 @@ use std::time::Duration;
 use synod_paxos::configuration::Change;
 use synod_paxos::settings::SettingsError;
 use synod_paxos::status::MemberState;
-use synod_paxos::value::Operation;
+use synod_paxos::value::{Append, Entry, Operation};
 use synod_paxos::{
     AdminCommand, DurableState, Input, MemberId, Output, Refusal, Reply, RequestId, Settings, SystemState,
+    Time,
 };
 
 /// Three members of a log at level 1; those of `old` run a version that reads no more.
@@ -114,6 +115,73 @@ fn join(lab: &mut Lab, member: MemberId, reads: u32) {
     lab.place(empty);
     lab.seat(member.0).node.read_up_to(reads);
     lab.connect(member.0);
+}
+
+fn append_with_headers(lab: &mut Lab, n: u64) -> Result<Reply, Refusal> {
+    let headers = [("traceparent".to_owned(), "00-1-2-01".to_owned())].into();
+    let entries = vec![Entry::new("headed".into(), &headers).expect("within its bounds")];
+    let append = Append { entries, ..Append::plain(Vec::new()) };
+    lab.seat(n).other.clear();
+    lab.input(n, Input::Call { request: RequestId(701), operation: Operation::Append(append) });
+    beat(lab);
+    let answer = lab.seat(n).other.iter().find_map(|output| match output {
+        Output::CallReply { request: RequestId(701), outcome } => Some(outcome.clone()),
+        _ => None,
+    });
+    answer.expect("every call is answered")
+}
+
+/// Headers and times wait for their level: below it an append with headers is refused, never taken without them.
+#[test]
+fn headers_and_times_begin_with_their_level() {
+    let mut lab = lab(&[]);
+    for n in 1..=3 {
+        lab.seat(n).node.set_wall_clock(Time(1_000));
+    }
+    for level in 1..Settings::TIMES {
+        let refused = Err(Refusal::FormatLevel { needed: Settings::TIMES, actual: level });
+        assert_eq!(append_with_headers(&mut lab, 1), refused);
+        assert_eq!(append_with_headers(&mut lab, 2), refused, "where it is not the leader's");
+        lab.input(1, append(u64::from(level), None, "plain"));
+        beat(&mut lab);
+        assert_eq!(raise(&mut lab, 1, level + 1), Some(Ok(level + 1)));
+    }
+    beat(&mut lab);
+    assert!(append_with_headers(&mut lab, 2).is_ok());
+    for n in 1..=3 {
+        let entries = lab.seat(n).applied.iter().flat_map(|a| a.entries.iter().map(|e| (e.clone(), a.time)));
+        let entries: Vec<_> = entries.collect();
+        let times: Vec<_> = entries.iter().map(|(_, time)| *time).collect();
+        assert_eq!(times, [None, None, None, Some(Time(1_000))]);
+        assert_eq!(entries[3].0.headers().len(), 1);
+    }
+}
+
+/// Neither a clock that is set back nor another leader's clock takes the times of entries back.
+#[test]
+fn times_never_go_back() {
+    let mut lab = Lab::new(3, |_, _| {});
+    lab.campaign(1);
+    lab.settle();
+    let times = |lab: &mut Lab| -> Vec<u64> {
+        let applied = lab.seat(3).applied.iter().filter(|a| !a.entries.is_empty());
+        applied.map(|a| a.time.expect("the log has times").0).collect()
+    };
+    for (request, wall) in [(1, 5_000), (2, 4_000), (3, 6_000)] {
+        lab.seat(1).node.set_wall_clock(Time(wall));
+        lab.input(1, append(request, None, "of the first"));
+        beat(&mut lab);
+    }
+    assert_eq!(times(&mut lab), [5_000, 5_000, 6_000]);
+    lab.admin(1, AdminCommand::TransferLeader { cluster: CLUSTER, to: Some(m(2)) });
+    beat(&mut lab);
+    assert_eq!(lab.status(3).leader.map(|ballot| ballot.member), Some(m(2)));
+    for (request, wall) in [(4, 10), (5, 7_000)] {
+        lab.seat(2).node.set_wall_clock(Time(wall));
+        lab.input(2, append(request, None, "of the second"));
+        beat(&mut lab);
+    }
+    assert_eq!(times(&mut lab), [5_000, 5_000, 6_000, 6_000, 7_000]);
 }
 
 /// A learner that has not said what it reads holds the level back; one that is too old gets no vote.

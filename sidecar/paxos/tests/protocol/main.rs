@@ -23,14 +23,19 @@ use bytes::Bytes;
 use lab::{Lab, accepted, ballot, m};
 use std::time::Duration;
 use synod_paxos::status::Role;
-use synod_paxos::value::{Append, Call, Operation, Origin, Value};
+use synod_paxos::value::{Append, Call, Fields, Operation, Origin, Value};
 use synod_paxos::{Incarnation, Index, Input, Message, Output, Refusal, Reply, RequestId, Slot};
 
 fn batch(text: &'static str, round: u64, member: u64) -> Value {
     let origin = Origin { member: m(member), incarnation: Incarnation(1), request: RequestId(1) };
     let append = Append::plain(vec![Bytes::from_static(text.as_bytes())]);
     let call = Call { origin, operation: Operation::Append(append) };
-    Value::Batch { ballot: ballot(round, member), advance: Duration::ZERO, calls: vec![call] }
+    Value::Batch {
+        ballot: ballot(round, member),
+        advance: Duration::ZERO,
+        fields: Fields::NONE,
+        calls: vec![call],
+    }
 }
 
 /// A client's append of one entry.
@@ -42,7 +47,7 @@ fn append(request: u64, expected: Option<u64>, text: &'static str) -> Input {
 
 fn texts(lab: &mut Lab, n: u64) -> Vec<String> {
     let entries = lab.seat(n).applied.iter().flat_map(|a| a.entries.clone());
-    entries.map(|e| String::from_utf8_lossy(&e).into_owned()).collect()
+    entries.map(|e| String::from_utf8_lossy(&e.payload).into_owned()).collect()
 }
 
 /// "Leader", rule 2: `Prepare{b}` leaves only after `promised = b` is durable on the candidate itself.

@@ -8,7 +8,7 @@
 use synod_paxos::configuration::Change;
 use synod_paxos::io::Applied;
 use synod_paxos::message::ForwardOutcome;
-use synod_paxos::value::{Call, Operation, Value};
+use synod_paxos::value::{Call, Entry, Operation, Value};
 use synod_paxos::{Ballot, Incoming, Message, Notice, Output, Reply, Row, Write};
 
 /// `1>2 Prepare b1.1 from s1`
@@ -104,7 +104,7 @@ fn value(bytes: &bytes::Bytes, under: Ballot) -> String {
         Ok(Value::NoOp) => "no-op".into(),
         Ok(Value::LeaderStart { ballot, .. }) => format!("start {ballot:?}"),
         Ok(Value::Batch { ballot, calls, .. }) => {
-            let texts: Vec<_> = calls.iter().flat_map(entries).map(|e| text(e)).collect();
+            let texts: Vec<_> = calls.iter().flat_map(entries).map(|e| text(&e.payload)).collect();
             let of = if ballot == under { String::new() } else { format!(" of {ballot:?}") };
             format!("[{}]{of}", texts.join(" "))
         }
@@ -122,7 +122,7 @@ fn value(bytes: &bytes::Bytes, under: Ballot) -> String {
 }
 
 /// The payloads of a call.
-fn entries(call: &Call) -> &[bytes::Bytes] {
+fn entries(call: &Call) -> &[Entry] {
     match &call.operation {
         Operation::Append(append) => &append.entries,
         _ => &[],
@@ -150,7 +150,7 @@ pub(crate) fn output(member: u64, output: &Output) -> Option<String> {
             format!("{member} applies {slot:?}")
         }
         Output::Applied(Applied { slot, entries, first, .. }) => {
-            let texts: Vec<_> = entries.iter().map(|e| text(e)).collect();
+            let texts: Vec<_> = entries.iter().map(|e| text(&e.payload)).collect();
             format!("{member} applies {slot:?}: {first:?} [{}]", texts.join(" "))
         }
         Output::CallReply { request, outcome: Ok(Reply::Appended { first, last, .. }) } => {

@@ -60,11 +60,11 @@ fn accepts_that_nobody_bounds_are_dropped() {
     };
     accept(1, &Value::LeaderStart { ballot: leader });
     let large = {
-        let Value::Batch { ballot, advance, mut calls } = crate::batch("x", 1, 1) else {
+        let Value::Batch { ballot, advance, fields, mut calls } = crate::batch("x", 1, 1) else {
             unreachable!("it is one")
         };
         calls[0].operation = Operation::Append(Append::plain(vec![Bytes::from(vec![7; LARGE])]));
-        Value::Batch { ballot, advance, calls }
+        Value::Batch { ballot, advance, fields, calls }
     };
     let most = (2..=100).map(|slot| accept(slot, &large)).max().unwrap();
     assert!(most > limits::ACCEPT_BACKLOG_BYTES / 2, "{most}");

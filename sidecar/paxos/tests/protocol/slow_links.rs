@@ -98,9 +98,11 @@ fn appends_go_at_the_links_own_rate() {
 #[test]
 fn a_candidate_leads_behind_a_long_backlog() {
     let large = || {
-        let Value::Batch { ballot, advance, mut calls } = batch("x", 1, 3) else { unreachable!("it is one") };
+        let Value::Batch { ballot, advance, fields, mut calls } = batch("x", 1, 3) else {
+            unreachable!("it is one")
+        };
         calls[0].operation = Operation::Append(Append::plain(vec![Bytes::from(vec![7; MEGABYTE])]));
-        Value::Batch { ballot, advance, calls }
+        Value::Batch { ballot, advance, fields, calls }
     };
     let mut lab = Lab::new(3, |member, disk| {
         disk.promised = ballot(1, 3);

@@ -7,7 +7,7 @@ use synod_paxos::genesis::GenesisError;
 use synod_paxos::settings::SettingsError;
 use synod_paxos::status::Role;
 use synod_paxos::system::{CallRefused, Effect};
-use synod_paxos::value::{Call, Operation, Origin, Value};
+use synod_paxos::value::{Call, Fields, Operation, Origin, Value};
 use synod_paxos::{
     AdminCommand, Ballot, ElectionSettings, Genesis, Incarnation, Index, Input, RequestId, Settings, Slot,
     SystemState,
@@ -56,7 +56,8 @@ fn the_bounds_are_judged_at_apply_from_level_2_on() {
         let settings = Settings { election: unwise, ..state.settings };
         let origin = Origin { member: m(1), incarnation: Incarnation(1), request: RequestId(1) };
         let calls = vec![Call { origin, operation: change(1, settings) }];
-        let value = Value::Batch { ballot: Ballot::ZERO, advance: Duration::ZERO, calls };
+        let value =
+            Value::Batch { ballot: Ballot::ZERO, advance: Duration::ZERO, fields: Fields::NONE, calls };
         let effect = state.apply(Slot(1), &value.encode()).expect("both versions read it");
         let Effect::Batch { calls, .. } = effect else { panic!("{effect:?}") };
         let refused = calls[0].result.clone().err();

@@ -27,7 +27,7 @@ use super::show;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use synod_paxos::configuration::Change;
-use synod_paxos::value::{Append, Call, Operation, Origin, Value};
+use synod_paxos::value::{Append, Call, Fields, Operation, Origin, Value};
 use synod_paxos::{
     AdminCommand, Ballot, Consistency, DurableState, Incarnation, Incoming, Index, Input, RequestId, Slot,
 };
@@ -275,7 +275,7 @@ impl Engine {
 
     fn applied(&mut self, n: u64) {
         let entries = self.lab.seat(n).applied.iter().flat_map(|a| a.entries.clone());
-        let texts: Vec<String> = entries.map(|e| show::text(&e)).collect();
+        let texts: Vec<String> = entries.map(|e| show::text(&e.payload)).collect();
         self.lab.log.push(format!("{n}: {}", texts.join(" ")));
     }
 }
@@ -304,7 +304,12 @@ fn batch(text: &str, under: Ballot) -> Value {
     let origin = Origin { member: under.member, incarnation: Incarnation(1), request: RequestId(1) };
     let entries = vec![bytes::Bytes::from(text.to_string())];
     let call = Call { origin, operation: Operation::Append(Append::plain(entries)) };
-    Value::Batch { ballot: under, advance: std::time::Duration::ZERO, calls: vec![call] }
+    Value::Batch {
+        ballot: under,
+        advance: std::time::Duration::ZERO,
+        fields: Fields::NONE,
+        calls: vec![call],
+    }
 }
 
 #[test]

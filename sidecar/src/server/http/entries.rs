@@ -4,10 +4,9 @@ use super::problem::Problem;
 use super::{Answer, Api, Asked, input, json};
 use crate::server::failure;
 use crate::server::log::Messages;
+use crate::shown::ShownEntry;
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, header};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use schemars::JsonSchema;
@@ -19,37 +18,14 @@ use synod_proto::v1::log_server::Log;
 use synod_proto::v1::subscribe_request::Start;
 use synod_proto::v1::subscribe_response::Event;
 use synod_proto::v1::{
-    self, AppendRequest, CaughtUp, IdempotencyKey, ReadRequest, ReadResponse, Reason, SubscribeRequest,
-    SubscribeResponse, TailRequest,
+    self, AppendRequest, CaughtUp, IdempotencyKey, NewEntry, ReadRequest, ReadResponse, Reason,
+    SubscribeRequest, SubscribeResponse, TailRequest,
 };
 
 /// Entries of one page: if it is not told, and at most.
 const PAGE: (u64, u64) = (1_024, 4_096);
 /// Bytes of payload of one page, about: if it is not told, and at most.
 const PAGE_BYTES: (u64, u64) = (256 << 10, 1 << 20);
-
-/// One entry of the log.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct Entry {
-    /// Its position: from 1, without gaps.
-    index: u64,
-    /// What was appended, where it is UTF-8.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    text: Option<String>,
-    /// What was appended, where it is not UTF-8: in base64, with padding.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    base64: Option<String>,
-}
-
-impl From<v1::Entry> for Entry {
-    fn from(wire: v1::Entry) -> Entry {
-        let (text, base64) = match std::str::from_utf8(&wire.payload) {
-            Ok(text) => (Some(text.to_owned()), None),
-            Err(_) => (None, Some(STANDARD.encode(&wire.payload))),
-        };
-        Entry { index: wire.index, text, base64 }
-    }
-}
 
 /// Where the entries are for ever.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -66,7 +42,7 @@ pub(super) struct Appended {
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Page {
     /// In their order; none where nothing is there yet.
-    entries: Vec<Entry>,
+    entries: Vec<ShownEntry>,
     /// Where the next page begins.
     next: u64,
     /// The first index that can be read at this member.
@@ -99,17 +75,22 @@ async fn try_append(api: &Api, asked: Asked) -> Answer {
     let expected_index = asked.query.number("expected_index")?;
     let fence = asked.query.number("fence")?;
     let timeout = asked.query.timeout()?;
-    let entries = match is_json {
+    let headers = input::entry_headers(&asked.headers)?;
+    let new_entries = match is_json {
+        true if !headers.is_empty() => {
+            let message = "headers of entries stand in the JSON body: {\"text\": ..., \"headers\": {...}}";
+            return Err(Problem::invalid(message));
+        }
         true => input::entries(&body)?,
         // One that was forgotten is no entry.
         false if body.is_empty() => {
             let message = "the body is the entry, and it is empty: append an empty entry as JSON";
             return Err(Problem::new(Reason::EmptyCall, message));
         }
-        false => vec![body],
+        false => vec![NewEntry { payload: body, headers }],
     };
     let identity = key.map(|key| Identity::Key(IdempotencyKey { key, minted_at }));
-    let request = AppendRequest { entries, expected_index, identity, fence };
+    let request = AppendRequest { new_entries, expected_index, identity, fence, ..AppendRequest::default() };
     let appended = api.log.append(super::request(request, timeout)).await?.into_inner();
     let v1::AppendResponse { first_index, last_index, repeated } = appended;
     json(&Appended { first_index, last_index, repeated })
@@ -143,7 +124,7 @@ pub(super) async fn read(api: &Api, asked: Asked) -> Answer {
         }
     };
     let ReadResponse { entries, next, first_index, last_index } = page;
-    let entries = entries.into_iter().map(Entry::from).collect();
+    let entries = entries.into_iter().map(ShownEntry::from).collect();
     json(&Page { entries, next, first_index, last_index })
 }
 
@@ -196,7 +177,7 @@ fn events(messages: Messages) -> impl Stream<Item = Result<Bytes, Infallible>> +
 fn event_text(message: SubscribeResponse) -> Bytes {
     let mut text = String::new();
     for entry in message.entries {
-        let entry = Entry::from(entry);
+        let entry = ShownEntry::from(entry);
         let data = serde_json::to_string(&entry).unwrap_or_default();
         text.push_str(&format!("id: {}\ndata: {data}\n\n", entry.index));
     }

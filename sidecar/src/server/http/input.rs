@@ -8,16 +8,19 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use schemars::JsonSchema;
-use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
+use synod_paxos::limits;
 use synod_proto::v1::consistency::Kind;
-use synod_proto::v1::{Consistency, Linearizable, Reason, Sequential, StaleBounded};
+use synod_proto::v1::{Consistency, Linearizable, NewEntry, Reason, Sequential, StaleBounded};
 
 /// Entries of one append.
 pub(super) const ENTRIES: usize = 4_096;
+/// A header of a request that begins so is one of the entry, which is the body.
+pub(super) const ENTRY_HEADER: &str = "synod-header-";
 /// How long a call may be told to take.
 const LONGEST: u64 = 600_000;
 /// How long it takes at most if it is not told.
@@ -181,13 +184,50 @@ pub(super) struct Many {
 }
 
 /// One entry: a text, or any bytes.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum One {
-    /// UTF-8.
-    Text(String),
-    /// Base64, with padding.
-    Base64(String),
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct One {
+    /// UTF-8; one of both.
+    text: Option<String>,
+    /// Base64, with padding; one of both.
+    base64: Option<String>,
+    /// What is said beside it, by name.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, String>")]
+    headers: Headers,
+}
+
+/// Headers by name, each once, up to their bound; what is beyond costs no memory.
+#[derive(Debug, Default, Serialize)]
+struct Headers(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Headers {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Headers, D::Error> {
+        struct Pairs;
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = Headers;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of texts")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut pairs: A) -> Result<Headers, A::Error> {
+                let mut headers = BTreeMap::new();
+                while let Some((name, value)) = pairs.next_entry::<String, String>()? {
+                    if headers.len() == limits::HEADERS {
+                        let most = limits::HEADERS;
+                        return Err(A::Error::custom(format_args!("an entry has at most {most} headers")));
+                    }
+                    if headers.contains_key(&name) {
+                        return Err(A::Error::custom(format_args!("the header {name:?} stands there twice")));
+                    }
+                    headers.insert(name, value);
+                }
+                Ok(Headers(headers))
+            }
+        }
+        from.deserialize_map(Pairs)
+    }
 }
 
 /// Entries up to their bound; what is beyond costs no memory.
@@ -226,8 +266,22 @@ impl<'de> Deserialize<'de> for Bounded {
     }
 }
 
+/// The headers of the entry that is the body: those of the request whose names begin so.
+pub(super) fn entry_headers(headers: &HeaderMap) -> Result<BTreeMap<String, String>, Problem> {
+    let mut found = BTreeMap::new();
+    for (name, value) in headers {
+        let Some(name) = name.as_str().strip_prefix(ENTRY_HEADER) else { continue };
+        let value = std::str::from_utf8(value.as_bytes())
+            .map_err(|_| Problem::invalid(format!("the header {ENTRY_HEADER}{name} is not UTF-8")))?;
+        if found.insert(name.to_owned(), value.to_owned()).is_some() {
+            return Err(Problem::invalid(format!("the header {ENTRY_HEADER}{name} comes twice")));
+        }
+    }
+    Ok(found)
+}
+
 /// The entries in a JSON body.
-pub(super) fn entries(body: &[u8]) -> Result<Vec<Bytes>, Problem> {
+pub(super) fn entries(body: &[u8]) -> Result<Vec<NewEntry>, Problem> {
     let many: Many = serde_json::from_slice(body).map_err(|error| {
         let message = format!(
             "the body is not {{\"entries\": [{{\"text\": ...}} or {{\"base64\": ...}}, ...]}}: {error}; to append a JSON \
@@ -240,13 +294,20 @@ pub(super) fn entries(body: &[u8]) -> Result<Vec<Bytes>, Problem> {
         let message = "the call has more than 4,096 entries: send several calls";
         return Err(Problem::new(Reason::CallTooLarge, message));
     }
-    let bytes = |(place, entry): (usize, One)| match entry {
-        One::Text(text) => Ok(Bytes::from(text)),
-        One::Base64(text) => STANDARD.decode(text).map(Bytes::from).map_err(|error| {
-            Problem::new(Reason::Malformed, format!("entry {} is not base64: {error}", place + 1))
-        }),
+    let new = |(place, One { text, base64, headers: Headers(headers) }): (usize, One)| {
+        let payload = match (text, base64) {
+            (Some(text), None) => Bytes::from(text),
+            (None, Some(text)) => STANDARD.decode(text).map(Bytes::from).map_err(|error| {
+                Problem::new(Reason::Malformed, format!("entry {} is not base64: {error}", place + 1))
+            })?,
+            _ => {
+                let message = format!("entry {} has not one of text and base64: give one of both", place + 1);
+                return Err(Problem::new(Reason::Malformed, message));
+            }
+        };
+        Ok(NewEntry { payload, headers })
     };
-    entries.into_iter().enumerate().map(bytes).collect()
+    entries.into_iter().enumerate().map(new).collect()
 }
 
 #[cfg(test)]

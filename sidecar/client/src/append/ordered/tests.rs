@@ -140,9 +140,9 @@ impl World {
                 let (answer, told) = oneshot::channel();
                 let payload = Bytes::from(format!("call {}", self.told.len()));
                 let deadline = self.now + Duration::from_millis(u64::from(*span));
-                let entries = vec![payload.clone()];
+                let content = vec![payload.clone()].into();
                 self.ordered.push(Job {
-                    entries,
+                    content,
                     condition: Condition::default(),
                     deadline,
                     answer,
