@@ -13,6 +13,7 @@ pub mod table;
 mod times;
 
 pub use failure::DOMAIN;
+pub use prost_types::Timestamp;
 pub use times::{duration, micros, span, timestamp};
 
 /// The descriptors of all packages, for reflection and for tests: an encoded `google.protobuf.FileDescriptorSet`.

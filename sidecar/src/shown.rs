@@ -66,6 +66,13 @@ fn written(time: Time) -> Option<String> {
     OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()?.format(&Rfc3339).ok()
 }
 
+/// Reads what RFC 3339 has; a part of a microsecond counts up to the next.
+pub(crate) fn read_time(text: &str) -> Option<Time> {
+    let nanos = OffsetDateTime::parse(text, &Rfc3339).ok()?.unix_timestamp_nanos();
+    let micros = u64::try_from(nanos).ok()?.div_ceil(1_000);
+    Some(Time(micros).min(Time::LATEST))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,6 +86,11 @@ mod tests {
             (Time::LATEST.0, "9999-12-31T23:59:59.999999Z"),
         ] {
             assert_eq!(written(Time(micros)).as_deref(), Some(text));
+            assert_eq!(read_time(text), Some(Time(micros)));
+        }
+        assert_eq!(read_time("2025-12-01T13:55:47.1234551+02:00"), Some(Time(1_764_590_147_123_456)));
+        for bad in ["", "2025-12-01", "2025-12-01T11:55:47", "1969-12-31T23:59:59Z", "1764590147"] {
+            assert_eq!(read_time(bad), None, "{bad}");
         }
     }
 }

@@ -42,6 +42,10 @@ async fn what_the_commands_print() {
     assert_eq!(json(first.lines().next().unwrap())["text"], "one");
     at(socket, &["append", "--header", "content-type=text/plain", "--header", "x==", "a", "b"]);
     let headed = at(socket, &["tail", "-n", "2", "-o", "json"]);
+    let second = json(headed.lines().nth(1).unwrap());
+    // Both are of one batch, and so of one time.
+    let since = at(socket, &["tail", "--since", second["time"].as_str().unwrap(), "-o", "json"]);
+    assert_eq!(since, headed);
     for line in headed.lines().map(json) {
         assert_eq!(line["headers"], serde_json::json!({"content-type": "text/plain", "x": "="}));
         assert!(line["time"].as_str().is_some_and(|time| time.ends_with('Z')), "{line}");

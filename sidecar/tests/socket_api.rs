@@ -81,6 +81,50 @@ async fn all(member: &Member, start: Start, end: End) -> Vec<SubscribeResponse> 
     messages.try_collect().await.unwrap()
 }
 
+/// docs: socket.md, "Subscribing": with the first entry whose time is that or later, wherever it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_begins_at_a_time() {
+    let cluster = Cluster::of(1).await;
+    let member = &cluster.members[0];
+    for _ in 0..7 {
+        append(member, 3).await;
+    }
+    let read =
+        log(member).read(ReadRequest { from: 1, ..ReadRequest::default() }).await.unwrap().into_inner();
+    let micros = |entry: &v1::Entry| synod_proto::micros(entry.time.as_ref().unwrap()).unwrap();
+    let times: Vec<u64> = read.entries.iter().map(micros).collect();
+    assert!(times.len() == 21 && times.is_sorted(), "{times:?}");
+    let from = async |micros: u64, end: End| {
+        let messages = all(member, Start::Time(synod_proto::timestamp(micros)), end).await;
+        let entries = messages.iter().flat_map(|message| &message.entries);
+        entries.map(|entry| entry.index).collect::<Vec<_>>()
+    };
+    let mut wanted: Vec<u64> = times.iter().flat_map(|time| [time - 1, *time, time + 1]).collect();
+    wanted.extend([0, u64::MAX / 2]);
+    for time in wanted {
+        let first = times.partition_point(|at| *at < time) as u64 + 1;
+        assert_eq!(from(time, End::Tail(v1::AtTail {})).await, (first..=21).collect::<Vec<_>>(), "{time}");
+    }
+    // What comes before the time is not given, however long the stream waits for it.
+    let (given, ()) = tokio::join!(from(u64::MAX / 2, End::Until(22)), append(member, 1));
+    assert_eq!(given, [0_u64; 0]);
+    for bad in [(-1, 0), (1, -1), (1, 1_000_000_000)] {
+        let time = synod_proto::Timestamp { seconds: bad.0, nanos: bad.1 };
+        let request = SubscribeRequest { start: Some(Start::Time(time)), end: None };
+        assert_eq!(reason(&log(member).subscribe(request).await.unwrap_err()), Reason::Invalid, "{bad:?}");
+    }
+    // By the SDK, over a cut as well.
+    let client = member.client();
+    let time = std::time::UNIX_EPOCH + Duration::from_micros(times[9]);
+    let first = times.partition_point(|at| *at < times[9]) as u64 + 1;
+    let mut entries = client.subscribe_until(synod_client::Start::Time(time), synod_client::End::Index(22));
+    let mut indexes = Vec::new();
+    while let Some(entry) = entries.try_next().await.unwrap() {
+        indexes.push(entry.index);
+    }
+    assert_eq!(indexes, (first..=22).collect::<Vec<_>>());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_says_when_it_has_caught_up() {
     let cluster = Cluster::of(1).await;

@@ -80,12 +80,20 @@ pub enum Start {
     Now,
     /// Behind the position of this registered consumer.
     Consumer(String),
+    /// At the first entry whose time is this or later; where there is none yet, with the first one that is.
+    Time(SystemTime),
 }
 
 impl From<u64> for Start {
     fn from(index: u64) -> Start {
         Start::Index(index)
     }
+}
+
+/// Microseconds since 1970, a part of one up to the next; what is before counts as its beginning.
+fn micros(time: SystemTime) -> u64 {
+    let nanos = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    u64::try_from(nanos.div_ceil(1_000)).unwrap_or(u64::MAX)
 }
 
 /// Where a subscription ends.
@@ -311,6 +319,7 @@ impl Following {
             (None, Start::FirstRetained) => From::FirstRetained(v1::FirstRetained {}),
             (None, Start::Now) => From::Now(v1::Now {}),
             (None, Start::Consumer(name)) => From::Consumer(name.clone()),
+            (None, Start::Time(time)) => From::Time(synod_proto::timestamp(micros(*time))),
         };
         let end = match self.end {
             End::Never => None,
@@ -352,7 +361,10 @@ impl Source for Following {
                 Ok(Some(SubscribeResponse { entries, event })) => {
                     self.pause = FIRST_PAUSE;
                     // Where nothing came yet, that is where it goes on: a cut must not skip what comes now.
-                    if let Some(Event::CaughtUp(caught_up)) = event {
+                    // A time is still to come then.
+                    if let Some(Event::CaughtUp(caught_up)) = event
+                        && !matches!(self.start, Start::Time(_))
+                    {
                         self.page.next.get_or_insert(caught_up.last_index + 1);
                     }
                     self.page.fill(entries, &self.seen);

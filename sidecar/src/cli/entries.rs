@@ -2,7 +2,7 @@
 
 use super::connect::Socket;
 use super::{Format, seconds};
-use crate::shown::ShownEntry;
+use crate::shown::{self, ShownEntry};
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
@@ -12,10 +12,10 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read, Write};
 use std::path::PathBuf;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use synod_client::{
-    AppendOptions as How, Appended, CallError, Client, Consistency, Entry, IdempotencyKey, NewEntry,
-    ReadOptions, Repeats,
+    AppendOptions as How, Appended, CallError, Client, Consistency, End, Entry, IdempotencyKey, NewEntry,
+    ReadOptions, Repeats, Start,
 };
 use synod_paxos::Time;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
@@ -87,6 +87,12 @@ impl AppendOptions {
         }
         Ok(self.entries.iter().map(|entry| Bytes::from(entry.clone())).collect())
     }
+}
+
+/// A time as it is given.
+fn time(text: &str) -> Result<SystemTime, String> {
+    let time = shown::read_time(text).ok_or("a time is given as RFC 3339 has it: 2026-12-01T09:30:00Z")?;
+    UNIX_EPOCH.checked_add(Duration::from_micros(time.0)).ok_or_else(|| "that is too far ahead".to_owned())
 }
 
 /// A header as it is given: its name, and behind the first '=' its value.
@@ -262,6 +268,9 @@ pub(super) struct TailOptions {
     /// From this index on, the first is 1.
     #[arg(long, value_name = "INDEX", value_parser = clap::value_parser!(u64).range(1..))]
     from: Option<u64>,
+    /// From the first entry of this time on, as in 2026-12-01T09:30:00Z.
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["from", "count"], value_parser = time)]
+    since: Option<SystemTime>,
     /// Go on with what is appended from now on.
     #[arg(short, long)]
     follow: bool,
@@ -290,6 +299,10 @@ pub(super) async fn tail(options: TailOptions) -> anyhow::Result<()> {
     };
     let last = client.tail(consistency).await.map_err(|error| options.socket.explain(error))?;
     let form = if options.raw { Form::Raw } else { Form::As(options.output) };
+    if let Some(since) = options.since {
+        let end = if options.follow { End::Never } else { End::Index(last) };
+        return print(client.subscribe_until(Start::Time(since), end), form).await;
+    }
     let from = options.from.unwrap_or_else(|| last.saturating_sub(options.count) + 1);
     if options.follow {
         return print(client.subscribe(from), form).await;

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 /// What a client may rely on beside the calls themselves: names are added, and never taken away.
-const FEATURES: [&str; 9] = [
+const FEATURES: [&str; 10] = [
     "consumers",
     "checkpoints",
     "entry-time",
@@ -28,6 +28,7 @@ const FEATURES: [&str; 9] = [
     "http",
     "log-name",
     "read-reverse",
+    "subscribe-time",
     "watch-role",
 ];
 /// The largest message that is read: questions have nothing in them.

@@ -2,12 +2,13 @@
 
 use super::freshness;
 use super::reading::{PAGE, Reading};
-use super::{active, failure};
+use super::{active, failure, seeking};
 use crate::driver::{Facts, Handle, Position};
 use crate::shared::Shared;
 use std::sync::Arc;
 use std::time::Duration;
-use synod_paxos::Index;
+use synod_paxos::{Index, Time};
+use synod_proto::Timestamp;
 use synod_proto::v1::subscribe_request::{End, Start};
 use synod_proto::v1::subscribe_response::Event;
 use synod_proto::v1::{CaughtUp, Failure, Heartbeat, Reason, SubscribeRequest, SubscribeResponse};
@@ -26,6 +27,8 @@ pub(super) struct Following {
     reading: Reading,
     /// The last index that is wanted.
     until: Option<Index>,
+    /// Entries before this time are not wanted; those that come later than the first one of it are wanted all.
+    not_before: Option<Time>,
     /// Once everything that was applied when it began is given, that is said.
     catching_up: Option<Index>,
     next_heartbeat: Instant,
@@ -56,6 +59,10 @@ impl Following {
             true => freshness::point(&shared, None, deadline).await?.1,
             false => handle.position().index,
         };
+        let not_before = match &request.start {
+            Some(Start::Time(time)) => Some(time_of(time)?),
+            _ => None,
+        };
         let next = match request.start {
             Some(Start::From(0)) | None => {
                 let message =
@@ -66,6 +73,7 @@ impl Following {
             Some(Start::FirstRetained(_)) => handle.first_index(),
             Some(Start::Now(_)) => last.next(),
             Some(Start::Consumer(name)) => position_of(&handle, &name).await?.next(),
+            Some(Start::Time(_)) => seeking::index_at(&handle, not_before.unwrap_or_default()).await?,
         };
         let until = match request.end {
             None => None,
@@ -78,6 +86,7 @@ impl Following {
             shared,
             reading: Reading { handle, next },
             until,
+            not_before,
             catching_up: Some(last),
             next_heartbeat: Instant::now() + HEARTBEAT,
             _permit: permit,
@@ -86,33 +95,43 @@ impl Following {
 
     /// The next message; `None` at the end that was asked for.
     pub(super) async fn message(&mut self) -> Result<Option<SubscribeResponse>, Status> {
-        if self.until.is_some_and(|until| self.reading.next > until) {
-            return Ok(None);
+        loop {
+            if self.until.is_some_and(|until| self.reading.next > until) {
+                return Ok(None);
+            }
+            self.reading.check_retained()?;
+            if let Some(last) = self.catching_up.filter(|last| self.reading.next > *last) {
+                self.catching_up = None;
+                let event = Event::CaughtUp(CaughtUp { last_index: last.0 });
+                return Ok(Some(SubscribeResponse { entries: Vec::new(), event: Some(event) }));
+            }
+            let message = match self.turn().await {
+                Turn::Read(through) => {
+                    let through = self.until.map_or(through, |until| until.min(through));
+                    let mut entries = self.reading.page(through, PAGE).await?;
+                    if let Some(time) = self.not_before {
+                        entries.retain(|entry| seeking::is_at(entry, time));
+                        if entries.is_empty() {
+                            continue;
+                        }
+                        self.not_before = None;
+                    }
+                    SubscribeResponse { entries, event: None }
+                }
+                Turn::Heartbeat => {
+                    let last_index = self.positions.borrow().index.0;
+                    let event = Event::Heartbeat(Heartbeat { last_index });
+                    SubscribeResponse { entries: Vec::new(), event: Some(event) }
+                }
+                Turn::NotActive => {
+                    active(&self.shared)?;
+                    return Err(failure::status(failure::stopping()));
+                }
+                Turn::Stopping => return Err(failure::status(failure::stopping())),
+            };
+            self.next_heartbeat = Instant::now() + HEARTBEAT;
+            return Ok(Some(message));
         }
-        self.reading.check_retained()?;
-        if let Some(last) = self.catching_up.filter(|last| self.reading.next > *last) {
-            self.catching_up = None;
-            let event = Event::CaughtUp(CaughtUp { last_index: last.0 });
-            return Ok(Some(SubscribeResponse { entries: Vec::new(), event: Some(event) }));
-        }
-        let message = match self.turn().await {
-            Turn::Read(through) => {
-                let through = self.until.map_or(through, |until| until.min(through));
-                SubscribeResponse { entries: self.reading.page(through, PAGE).await?, event: None }
-            }
-            Turn::Heartbeat => {
-                let last_index = self.positions.borrow().index.0;
-                let event = Event::Heartbeat(Heartbeat { last_index });
-                SubscribeResponse { entries: Vec::new(), event: Some(event) }
-            }
-            Turn::NotActive => {
-                active(&self.shared)?;
-                return Err(failure::status(failure::stopping()));
-            }
-            Turn::Stopping => return Err(failure::status(failure::stopping())),
-        };
-        self.next_heartbeat = Instant::now() + HEARTBEAT;
-        Ok(Some(message))
     }
 
     async fn turn(&mut self) -> Turn {
@@ -130,6 +149,14 @@ impl Following {
             () = tokio::time::sleep_until(self.next_heartbeat) => Turn::Heartbeat,
         }
     }
+}
+
+/// The time that a caller names.
+fn time_of(wire: &Timestamp) -> Result<Time, Status> {
+    synod_proto::micros(wire).map(Time).ok_or_else(|| {
+        let message = "the time is none, or before 1970";
+        failure::status(failure::refused(Reason::Invalid, message))
+    })
 }
 
 /// Where a consumer stands.

@@ -19,6 +19,7 @@ pub mod listen;
 mod log;
 mod paced;
 mod reading;
+mod seeking;
 mod shares;
 pub(crate) mod standard;
 

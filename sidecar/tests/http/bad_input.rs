@@ -33,6 +33,9 @@ const ROWS: &[Row<'static>] = &[
     ("/v1/tail?timeout_ms=600001", &[], 400, "INVALID"),
     ("/v1/tail?from=1", &[], 400, "INVALID"),
     ("/v1/entries/stream?from=0", &[], 400, "INDEX"),
+    ("/v1/entries/stream?time=yesterday", &[], 400, "INVALID"),
+    ("/v1/entries/stream?time=1764590147", &[], 400, "INVALID"),
+    ("/v1/entries/stream?time=2026-12-01T09:30:00Z&from=1", &[], 400, "INVALID"),
     ("/v1/entries/stream", &["-H", "Last-Event-ID: x"], 400, "INVALID"),
     ("/v1/entries/stream", &["-H", "Last-Event-ID: 18446744073709551615"], 400, "INVALID"),
     // What to append.

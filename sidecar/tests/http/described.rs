@@ -173,6 +173,6 @@ async fn the_documented_commands_work() {
         }
         count += 1;
     }
-    assert_eq!(count, 14);
+    assert_eq!(count, 15);
     assert_eq!(done(socket, "/v1/tail", &[]).await["last_index"], 6);
 }

@@ -140,18 +140,26 @@ fn start(from: Option<u64>) -> Result<Option<u64>, Problem> {
 /// last one it has.
 pub(super) async fn follow(api: &Api, asked: Asked) -> Answer {
     let from = start(asked.query.number("from")?)?;
+    let time = asked.query.time("time")?;
+    if time.is_some() && from.is_some() {
+        return Err(Problem::invalid("a stream begins from an index or at a time: give one of both"));
+    }
     let seen = asked.headers.get("last-event-id").map(|id| {
         let id = id.to_str().ok().filter(|id| id.bytes().all(|byte| byte.is_ascii_digit()));
         let index = id.and_then(|id| id.parse::<u64>().ok()).and_then(|index| index.checked_add(1));
         index.ok_or_else(|| Problem::invalid("the header Last-Event-ID is no index of an entry"))
     });
     let first = api.first_index();
-    let from = seen.transpose()?.or(from).unwrap_or(first);
-    if from < first {
+    let start = match (seen.transpose()?.or(from), time) {
+        (Some(from), _) => Start::From(from),
+        (None, Some(time)) => Start::Time(synod_proto::timestamp(time.0)),
+        (None, None) => Start::From(first),
+    };
+    if matches!(start, Start::From(from) if from < first) {
         let newest = api.shared.handle().newest_checkpoint();
         return Err(failure::status(failure::compacted(Index(first), newest)).into());
     }
-    let request = SubscribeRequest { start: Some(Start::From(from)), end: None };
+    let request = SubscribeRequest { start: Some(start), end: None };
     let messages = api.log.subscribe(tonic::Request::new(request)).await?.into_inner();
     let mut response = Response::new(Body::from_stream(events(messages)));
     let headers = response.headers_mut();

@@ -1,6 +1,7 @@
 //! What requests say: their query, their body. Whatever is not understood is refused, never passed over.
 
 use super::problem::Problem;
+use crate::shown;
 use axum::body::Body;
 use axum::http::HeaderMap;
 use base64::Engine;
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
-use synod_paxos::limits;
+use synod_paxos::{Time, limits};
 use synod_proto::v1::consistency::Kind;
 use synod_proto::v1::{Consistency, Linearizable, NewEntry, Reason, Sequential, StaleBounded};
 
@@ -60,6 +61,15 @@ impl Query {
         let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
         let number = value.parse().ok().filter(|_| is_number);
         number.map(Some).ok_or_else(|| Problem::invalid(format!("{name} is no number from 0 to 2^64 - 1")))
+    }
+
+    /// A time, if it is there.
+    pub(super) fn time(&self, name: &str) -> Result<Option<Time>, Problem> {
+        let Some(value) = self.0.get(name) else { return Ok(None) };
+        let time = shown::read_time(value);
+        let message =
+            || Problem::invalid(format!("{name} is no time of RFC 3339, such as 2026-12-01T09:30:00Z"));
+        time.map(Some).ok_or_else(message)
     }
 
     /// A number from 1 to `most`.

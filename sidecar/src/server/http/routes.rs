@@ -71,6 +71,8 @@ const APPEND: &[Parameter] = &[
 ];
 const FROM: &[Parameter] =
     &[("from", true, "The first index, from 1; otherwise the first that can be read.")];
+const SINCE: &[Parameter] =
+    &[("time", false, "Begins at the first entry of this time (RFC 3339) or later; in the place of `from`.")];
 const PAGE: &[Parameter] = &[
     ("limit", true, "At most this many entries: 1 to 4096; otherwise 1024."),
     (
@@ -115,7 +117,7 @@ pub(super) const ROUTES: &[Route] = &[
         ..route("GET", ENTRIES, Call::Read, "Read a page of entries.", Gives::Json(of::<Page>))
     },
     Route {
-        query: &[FROM],
+        query: &[FROM, SINCE],
         headers: LAST,
         ..route("GET", "/v1/entries/stream", Call::Follow, FOLLOWS, Gives::Events)
     },
