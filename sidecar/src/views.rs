@@ -33,7 +33,7 @@ fn state(state: v1::MemberState) -> &'static str {
     }
 }
 
-fn role(role: v1::Role) -> &'static str {
+pub(crate) fn role(role: v1::Role) -> &'static str {
     match role {
         v1::Role::Unspecified => "unknown",
         v1::Role::None => "none",

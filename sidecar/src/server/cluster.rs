@@ -45,8 +45,13 @@ pub struct ClusterService {
 impl ClusterService {
     /// The service, for a router.
     pub fn server(shared: Arc<Shared>) -> Explained<ClusterServer<ClusterService>> {
-        let service = ClusterServer::new(ClusterService { shared: shared.clone() });
+        let service = ClusterServer::new(ClusterService::new(shared.clone()));
         Explained::new(service.max_decoding_message_size(LARGEST_MESSAGE), shared)
+    }
+
+    /// The service itself, for callers in this process.
+    pub(super) fn new(shared: Arc<Shared>) -> ClusterService {
+        ClusterService { shared }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const OPERATIONS: [&str; 13] = [
+const OPERATIONS: [&str; 14] = [
     "delete /v1/consumers/{name}",
     "get /openapi.json",
     "get /v1/checkpoints",
@@ -11,6 +11,7 @@ const OPERATIONS: [&str; 13] = [
     "get /v1/entries",
     "get /v1/entries/stream",
     "get /v1/info",
+    "get /v1/role",
     "get /v1/status",
     "get /v1/tail",
     "post /v1/consumers/{name}",
@@ -164,7 +165,8 @@ async fn the_documented_commands_work() {
             let mut child = shell.stdout(Stdio::piped()).spawn().unwrap();
             let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
             let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("an event comes");
-            assert_eq!(line.unwrap().as_deref(), Some("id: 1"));
+            let begins = if command.contains("/v1/role") { "event: role" } else { "id: 1" };
+            assert_eq!(line.unwrap().as_deref(), Some(begins));
         } else {
             let output = shell.output().await.unwrap();
             let (told, said) =
@@ -173,6 +175,6 @@ async fn the_documented_commands_work() {
         }
         count += 1;
     }
-    assert_eq!(count, 15);
+    assert_eq!(count, 16);
     assert_eq!(done(socket, "/v1/tail", &[]).await["last_index"], 6);
 }

@@ -245,6 +245,39 @@ impl Events {
     }
 }
 
+/// docs: socket.md, "Leading": an application hears over HTTP when its member leads, with an epoch that only grows.
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_come_as_events() {
+    let mut cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let watch = |n: usize| Events::open(&cluster.members[n].socket, "/v1/role", &[SPOKEN[n % 2]]);
+    let (mut old, mut first, mut second) = (watch(leader), watch((leader + 1) % 3), watch((leader + 2) % 3));
+    let leading = async |events: &mut Events| {
+        let mut last = 0;
+        loop {
+            let (name, role) = events.next().await.expect("the member stands");
+            assert_eq!(name, "role");
+            let epoch = role["fencing_epoch"].as_u64().unwrap();
+            assert!(epoch >= last, "{role}");
+            last = epoch;
+            if role["leads"] == true {
+                assert_eq!(role["role"], "leader");
+                return (epoch, role["leader"].clone());
+            }
+        }
+    };
+    let (epoch, id) = leading(&mut old).await;
+    let (name, role) = first.next().await.unwrap();
+    let follows = json!({"role": "follower", "leads": false, "fencing_epoch": epoch, "leader": id});
+    assert_eq!((name.as_str(), role), ("role", follows));
+    cluster.members[leader].kill();
+    let (later, other) = tokio::select! {
+        led = leading(&mut first) => led,
+        led = leading(&mut second) => led,
+    };
+    assert!(later > epoch && other != id, "{later} {other}");
+}
+
 /// A stream goes on while a leader is killed, never skips and never repeats; behind a cut it is resumed by the last id.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_go_on_across_a_killed_leader() {

@@ -1,17 +1,12 @@
 //! Appending, reading, following.
 
 use super::problem::Problem;
-use super::{Answer, Api, Asked, input, json};
+use super::{Answer, Api, Asked, events, input, json};
 use crate::server::failure;
-use crate::server::log::Messages;
 use crate::shown::ShownEntry;
-use axum::body::Body;
-use axum::http::{HeaderValue, Response, header};
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
 use schemars::JsonSchema;
 use serde::Serialize;
-use std::convert::Infallible;
 use synod_paxos::Index;
 use synod_proto::v1::append_request::Identity;
 use synod_proto::v1::log_server::Log;
@@ -161,25 +156,7 @@ pub(super) async fn follow(api: &Api, asked: Asked) -> Answer {
     }
     let request = SubscribeRequest { start: Some(start), end: None };
     let messages = api.log.subscribe(tonic::Request::new(request)).await?.into_inner();
-    let mut response = Response::new(Body::from_stream(events(messages)));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
-}
-
-/// The events of a stream of entries: it ends with the one that says why.
-fn events(messages: Messages) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
-    futures::stream::unfold(Some(messages), |messages| async {
-        let mut messages = messages?;
-        Some(match messages.next().await? {
-            Ok(message) => (Ok(event_text(message)), Some(messages)),
-            Err(status) => {
-                let problem = Problem::from(status).line();
-                (Ok(Bytes::from(format!("event: failure\ndata: {problem}\n\n"))), None)
-            }
-        })
-    })
+    Ok(events::answer(messages, event_text))
 }
 
 fn event_text(message: SubscribeResponse) -> Bytes {

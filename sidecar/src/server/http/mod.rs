@@ -3,11 +3,14 @@
 
 mod consumers;
 mod entries;
+mod events;
 mod input;
 mod openapi;
 mod problem;
+mod role;
 mod routes;
 
+use super::cluster::ClusterService;
 use super::identity::LogName;
 use super::{CheckpointsService, ConsumersService, Guard, LogService, cluster, failure};
 use crate::checkpoints::Checkpoints;
@@ -36,6 +39,7 @@ struct Api {
     log: LogService,
     consumers: ConsumersService,
     checkpoints: CheckpointsService,
+    cluster: ClusterService,
     shared: Arc<Shared>,
 }
 
@@ -56,6 +60,7 @@ pub fn plain(shared: &Arc<Shared>, guard: &Guard, kept: &Checkpoints) -> Plain {
         log: LogService::new(shared.clone(), guard.clone()),
         consumers: ConsumersService::new(shared.clone(), guard.clone()),
         checkpoints: CheckpointsService::new(kept.clone()),
+        cluster: ClusterService::new(shared.clone()),
         shared: shared.clone(),
     };
     let router = Router::new().fallback(serve).with_state(api);
@@ -91,6 +96,7 @@ async fn answer(api: &Api, log: &LogName, request: Request) -> Answer {
         Call::Tail => entries::tail(api, asked).await,
         Call::Status => status(api).await,
         Call::Info => info(api).await,
+        Call::Role => role::watch(api).await,
         Call::ListConsumers => consumers::list(api, asked).await,
         Call::GetConsumer => consumers::get(api, asked).await,
         Call::RegisterConsumer => consumers::register(api, asked).await,

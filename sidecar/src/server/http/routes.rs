@@ -16,6 +16,7 @@ pub(super) enum Call {
     Tail,
     Status,
     Info,
+    Role,
     ListConsumers,
     GetConsumer,
     RegisterConsumer,
@@ -126,6 +127,7 @@ pub(super) const ROUTES: &[Route] = &[
         ..route("GET", "/v1/tail", Call::Tail, "Where the log begins and ends.", Gives::Json(of::<Tail>))
     },
     route("GET", "/v1/status", Call::Status, "What this member knows of itself.", Gives::Object),
+    route("GET", "/v1/role", Call::Role, ROLES, Gives::Events),
     route("GET", "/v1/info", Call::Info, "Versions and bounds.", Gives::Json(of::<Info>)),
     Route {
         query: &[FRESH, TIMEOUT],
@@ -162,6 +164,7 @@ pub(super) const ROUTES: &[Route] = &[
 
 const APPENDED: Gives = Gives::Json(of::<Appended>);
 const POSITION: Gives = Gives::Json(of::<Position>);
+const ROLES: &str = "Whether this member leads, as server-sent events: now, and whenever it changes.";
 const FOLLOWS: &str =
     "Entries as server-sent events: from an index on, then live. Never skips, never repeats.";
 
