@@ -6,6 +6,7 @@ use std::time::Duration;
 use synod_proto::v1::consumers_client::ConsumersClient;
 use synod_proto::v1::{
     AdvanceConsumerRequest, ListConsumersRequest, RegisterConsumerRequest, RemoveConsumerRequest,
+    SeekConsumerRequest,
 };
 use tonic::transport::Channel;
 
@@ -16,6 +17,31 @@ pub struct Consumer {
     pub name: String,
     /// It is done with every entry up to this index; 0: with none.
     pub index: u64,
+    /// How many entries are behind its position.
+    pub lag: u64,
+    /// After how long without a word it is forgotten; none: never.
+    pub expiry: Option<Duration>,
+}
+
+/// How to register a consumer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RegisterOptions {
+    /// It is done with every entry up to this; none: a new one begins where the log begins, one that is registered stays
+    /// where it stands.
+    pub index: Option<u64>,
+    /// It is forgotten once nobody has registered, moved or put it for so long, in the log's own time: 10 s or more, zero:
+    /// never. None: as it is, a new one never. Needs format level 4.
+    pub expiry: Option<Duration>,
+}
+
+/// A consumer that is registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Registered {
+    /// It is done with every entry up to this index: the next entry to read is the one behind.
+    pub index: u64,
+    /// This call registered it; otherwise it was registered before, perhaps by an earlier try.
+    pub created: bool,
 }
 
 /// All consumers, and where the log they read begins and ends.
@@ -48,7 +74,7 @@ pub struct ConsumerList {
 /// # }
 /// ```
 ///
-/// A position moves forward only, so each call may be repeated; until [`Consumers::timeout`] is over they are,
+/// A position goes back only where [`Consumers::seek`] puts it, so each call may be repeated; until [`Consumers::timeout`] is over they are,
 /// whatever happens between. A consumer that nobody needs any more must be removed, or the log grows for ever.
 #[derive(Clone, Debug)]
 pub struct Consumers {
@@ -81,7 +107,7 @@ impl Consumers {
     /// # Errors
     /// See [`CallError`]; `too-many-consumers` where the cluster has 1,024 already.
     pub async fn register(&self, name: impl Into<String>) -> Result<u64, CallError> {
-        self.set(RegisterConsumerRequest { name: name.into(), index: None }).await
+        Ok(self.register_with(name, RegisterOptions::default()).await?.index)
     }
 
     /// Registers a consumer that is done with every entry up to `index`, 0 for a new one that wants the whole log.
@@ -91,15 +117,44 @@ impl Consumers {
     /// `compacted` where what it would read next is gone, `beyond-tail` where the log does not reach so far; see
     /// [`CallError`].
     pub async fn register_at(&self, name: impl Into<String>, index: u64) -> Result<u64, CallError> {
-        self.set(RegisterConsumerRequest { name: name.into(), index: Some(index) }).await
+        let options = RegisterOptions { index: Some(index), ..RegisterOptions::default() };
+        Ok(self.register_with(name, options).await?.index)
     }
 
-    async fn set(&self, request: RegisterConsumerRequest) -> Result<u64, CallError> {
+    /// Registers a consumer with options, or changes the expiry of one that is registered.
+    ///
+    /// # Errors
+    /// As [`Consumers::register_at`]; `Reason::FormatLevel` where the log is not at the level of an expiry.
+    pub async fn register_with(
+        &self,
+        name: impl Into<String>,
+        options: RegisterOptions,
+    ) -> Result<Registered, CallError> {
+        let RegisterOptions { index, expiry } = options;
+        let expiry = expiry.map(synod_proto::duration);
+        let request = RegisterConsumerRequest { name: name.into(), index, expiry };
         let service = self.service();
         let call = |request| {
             let mut service = service.clone();
             async move { service.register(request).await }
         };
+        let answer = retry::until_answered(self.timeout, request, call).await?;
+        Ok(Registered { index: answer.index, created: answer.created })
+    }
+
+    /// Puts a registered consumer anywhere in the log, back as well: the next entry to read is the one behind `index`. Gives
+    /// the index.
+    ///
+    /// # Errors
+    /// `unknown-consumer` where it is not registered, `compacted` and `beyond-tail` where the log does not have it; see
+    /// [`CallError`].
+    pub async fn seek(&self, name: impl Into<String>, index: u64) -> Result<u64, CallError> {
+        let service = self.service();
+        let call = |request| {
+            let mut service = service.clone();
+            async move { service.seek(request).await }
+        };
+        let request = SeekConsumerRequest { name: name.into(), index };
         Ok(retry::until_answered(self.timeout, request, call).await?.index)
     }
 
@@ -145,7 +200,12 @@ impl Consumers {
         };
         let request = ListConsumersRequest { consistency: consistency.to_wire(&self.client.seen) };
         let list = retry::until_answered(self.timeout, request, call).await?;
-        let consumers = list.consumers.into_iter().map(|c| Consumer { name: c.name, index: c.index });
+        let consumers = list.consumers.into_iter().map(|c| Consumer {
+            expiry: c.expiry.and_then(|expiry| synod_proto::span(&expiry)),
+            name: c.name,
+            index: c.index,
+            lag: c.lag,
+        });
         Ok(ConsumerList {
             consumers: consumers.collect(),
             first_index: list.first_index,

@@ -72,7 +72,7 @@ pub mod wire;
 pub use append::{AppendOptions, Appended, IdempotencyKey, NewEntry, Repeats};
 pub use checkpoints::{Checkpoint, Checkpoints, Fetched, ListedCheckpoint, Progress};
 pub use connect::SOCKET_VARIABLE;
-pub use consumers::{Consumer, ConsumerList, Consumers};
+pub use consumers::{Consumer, ConsumerList, Consumers, RegisterOptions, Registered};
 pub use error::{AppendError, CallError, CheckpointError, ConnectError};
 pub use read::{Consistency, End, Entries, Entry, ReadOptions, Start, Subscription};
 pub use status::{MemberState, Role, Status, Tail};

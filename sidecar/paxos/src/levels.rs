@@ -9,7 +9,7 @@
 //! | 1 | the first version |
 //! | 2 | stricter bounds on settings; drawn session numbers; keys that are forgotten by age only |
 //! | 3 | fenced appends |
-//! | 4 | headers beside entries, and the time at which entries were proposed |
+//! | 4 | headers beside entries, and the time at which entries were proposed; cursors that go back, and that expire |
 //!
 //! No function here has a catch-all: a new kind does not compile until it says its level.
 
@@ -33,6 +33,7 @@ impl Operation {
             | Operation::SaveCheckpoint(_) => 1,
             Operation::OpenSessionAs { .. } => 2,
             Operation::FencedAppend { .. } => 3,
+            Operation::SeekCursor { .. } | Operation::LeaseCursor { .. } => 4,
         }
     }
 

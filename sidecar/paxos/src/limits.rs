@@ -29,6 +29,9 @@ pub const SESSION_WINDOW: usize = 4_096;
 pub const KEY_BYTES: usize = 64;
 /// Named cursors.
 pub const CURSORS: usize = 1_024;
+/// After how long without a word from its owner a cursor may be removed by itself.
+pub const CURSOR_EXPIRY: core::ops::RangeInclusive<Duration> =
+    Duration::from_secs(10)..=Duration::from_secs(100 * 365 * 24 * 3_600);
 /// Checkpoints of the application that the log knows of.
 pub const CHECKPOINTS: usize = 8;
 /// Marks: slots at which every member takes a snapshot, kept until the log is trimmed past them.

@@ -233,6 +233,20 @@ fn cursors_sessions_and_checkpoints_take_any_number() {
         let (index, name) = (Index(number), || "c".to_owned());
         assert!(goes_through_if_accepted(Operation::SetCursor { name: name(), index }));
         assert!(goes_through_if_accepted(Operation::AdvanceCursor { name: name(), index }));
+        assert!(goes_through_if_accepted(Operation::SeekCursor { name: name(), index }));
+        let lease = |expiry| Operation::LeaseCursor { name: name(), index, expiry };
+        let bounds = limits::CURSOR_EXPIRY;
+        let nanosecond = Duration::from_nanos(1);
+        for (expiry, good) in [
+            (Duration::ZERO, true),
+            (*bounds.start(), true),
+            (*bounds.start() - nanosecond, false),
+            (*bounds.end(), true),
+            (*bounds.end() + nanosecond, false),
+            (Duration::MAX, false),
+        ] {
+            assert_eq!(goes_through_if_accepted(lease(expiry)), good, "{expiry:?}");
+        }
         assert!(goes_through_if_accepted(Operation::OpenSessionAs { session: SessionId(number) }));
         assert!(goes_through_if_accepted(Operation::CloseSession { session: SessionId(number) }));
         let checkpoint = Checkpoint { index, length: number, digest: Digest([0xff; 32]) };

@@ -69,6 +69,13 @@ fn operation() -> impl Strategy<Value = Operation> {
             .prop_map(|(name, index)| Operation::SetCursor { name, index: Index(index) }),
         1 => ("[a-z0-9-]{1,40}", any::<u64>())
             .prop_map(|(name, index)| Operation::AdvanceCursor { name, index: Index(index) }),
+        1 => ("[a-z0-9-]{1,40}", any::<u64>())
+            .prop_map(|(name, index)| Operation::SeekCursor { name, index: Index(index) }),
+        1 => ("[a-z]", 0..4_u64, 0..40_u64).prop_map(|(name, index, seconds)| Operation::LeaseCursor {
+            name,
+            index: Index(index),
+            expiry: Duration::from_secs(seconds),
+        }),
         1 => "[a-z0-9-]{1,40}".prop_map(|name| Operation::RemoveCursor { name }),
         1 => (any::<[u64; 2]>(), any::<[u8; 32]>()).prop_map(|([index, length], digest)| {
             Operation::SaveCheckpoint(Checkpoint { index: Index(index), length, digest: Digest(digest) })

@@ -442,3 +442,72 @@ fn headers_tell_another_append_from_a_repeat() {
         assert_eq!(call(&mut state, with(other)), (reused, 0));
     }
 }
+
+/// docs: socket.md, "Consumers": one that nothing was heard of for its expiry is gone, and holds nothing back.
+#[test]
+fn a_cursor_expires_unless_its_owner_is_heard_of() {
+    let mut state = state(Limits::default());
+    for text in ["a", "b", "c"] {
+        call(&mut state, append(Identity::None, None, text));
+    }
+    let name = || "reader".to_owned();
+    let lease = |seconds| Operation::LeaseCursor {
+        name: name(),
+        index: Index(1),
+        expiry: Duration::from_secs(seconds),
+    };
+    let pass = |state: &mut SystemState, seconds| {
+        apply(state, Duration::from_secs(seconds), append(Identity::None, None, "later")).0.unwrap();
+        state.cursors.contains_key("reader")
+    };
+    assert_eq!(call(&mut state, lease(60)).0, Ok(Reply::CursorNew(Index(1))));
+    assert!(pass(&mut state, 59));
+    // Each of these is a word of its owner.
+    for heard in [
+        Operation::AdvanceCursor { name: name(), index: Index(2) },
+        Operation::SeekCursor { name: name(), index: Index(1) },
+        Operation::SetCursor { name: name(), index: Index(0) },
+        lease(60),
+    ] {
+        assert_eq!(call(&mut state, heard).0.map(|reply| matches!(reply, Reply::CursorSet(_))), Ok(true));
+        assert!(pass(&mut state, 59));
+        state = SystemState::decode(state.encode()).unwrap();
+    }
+    assert_eq!(state.trim_limit(), Index(2));
+    assert!(!pass(&mut state, 1));
+    assert!(state.cursor_expiry.is_empty());
+    assert_eq!(state.trim_limit(), Index(u64::MAX));
+    // One that is registered without an expiry stays, and so does one whose expiry was taken away.
+    assert_eq!(call(&mut state, lease(60)).0, Ok(Reply::CursorNew(Index(1))));
+    assert!(call(&mut state, lease(0)).0.is_ok());
+    assert!(pass(&mut state, 1_000_000));
+    // One that was removed and registered anew has no expiry from before.
+    assert!(call(&mut state, lease(60)).0.is_ok());
+    assert!(call(&mut state, Operation::RemoveCursor { name: name() }).0.is_ok());
+    assert!(call(&mut state, Operation::SetCursor { name: name(), index: Index(1) }).0.is_ok());
+    assert!(pass(&mut state, 1_000_000));
+}
+
+/// docs: socket.md, "Consumers": only `Seek` takes a position back, and not further than the log goes.
+#[test]
+fn a_cursor_is_put_anywhere_in_the_log() {
+    let mut state = state(Limits::default());
+    for text in ["a", "b", "c"] {
+        call(&mut state, append(Identity::None, None, text));
+    }
+    let seek = |index| Operation::SeekCursor { name: "reader".into(), index: Index(index) };
+    let unknown = CallRefused::NoSuchCursor { name: "reader".into() };
+    assert_eq!(call(&mut state, seek(1)).0, Err(unknown));
+    call(&mut state, Operation::SetCursor { name: "reader".into(), index: Index(3) });
+    for index in [0, 3, 1] {
+        assert_eq!(call(&mut state, seek(index)).0, Ok(Reply::CursorSet(Index(index))));
+        assert_eq!(state.cursors["reader"], Index(index));
+    }
+    assert_eq!(call(&mut state, seek(4)).0, Err(CallRefused::BeyondTail { tail: Index(3) }));
+    let slot = state.applied.next();
+    call(&mut state, Operation::SetCursor { name: "reader".into(), index: Index(3) });
+    state.apply(Slot(slot.0 + 1), &Value::Mark.encode()).unwrap();
+    state.apply(Slot(slot.0 + 2), &Value::Trim { through: Slot(slot.0 + 1) }.encode()).unwrap();
+    assert_eq!(call(&mut state, seek(2)).0, Err(CallRefused::Compacted { first: Index(4) }));
+    assert_eq!(state.cursors["reader"], Index(3));
+}

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use comfy_table::presets;
 use serde::Serialize;
 use std::time::Duration;
-use synod_client::{Consistency, Consumers};
+use synod_client::{Consistency, Consumers, RegisterOptions};
 
 /// Durable named positions in the log. The log is never trimmed past the slowest one, so a reader that goes by
 /// its position finds every entry behind it, however long it was away. One that nobody needs any more must be
@@ -20,6 +20,8 @@ pub(super) enum Command {
     Register(Register),
     /// Note that a consumer is done with every entry up to an index; prints where it stands.
     Advance(Advance),
+    /// Put a consumer anywhere in the log, back as well; prints where it stands.
+    Seek(Seek),
     /// Forget a consumer: the log may be trimmed past it.
     Remove(Remove),
 }
@@ -53,6 +55,9 @@ pub(super) struct Register {
     /// where the log begins, one that is registered stays where it is.
     #[arg(long, value_name = "INDEX")]
     index: Option<u64>,
+    /// Forget it by itself when nothing was heard of it for so many seconds, 10 or more; 0: never.
+    #[arg(long, value_name = "SECONDS")]
+    expiry: Option<u64>,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -63,6 +68,18 @@ pub(super) struct Advance {
     #[arg(value_name = "NAME")]
     name: String,
     /// It is done with every entry up to this one.
+    #[arg(value_name = "INDEX")]
+    index: u64,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct Seek {
+    #[command(flatten)]
+    at: At,
+    /// The consumer's name.
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// The next entry that it reads is the one behind this; 0: the first.
     #[arg(value_name = "INDEX")]
     index: u64,
 }
@@ -117,16 +134,17 @@ impl At {
 pub(super) async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::List(List { at }) => list(&at).await,
-        Command::Register(Register { at, name, index }) => {
-            let consumers = at.consumers()?;
-            let stands = match index {
-                Some(index) => consumers.register_at(&name, index).await,
-                None => consumers.register(&name).await,
-            };
-            at.tell(&name, stands.map_err(|error| at.socket.explain(error))?)
+        Command::Register(Register { at, name, index, expiry }) => {
+            let options = RegisterOptions { index, expiry: expiry.map(Duration::from_secs) };
+            let stands = at.consumers()?.register_with(&name, options).await;
+            at.tell(&name, stands.map_err(|error| at.socket.explain(error))?.index)
         }
         Command::Advance(Advance { at, name, index }) => {
             let stands = at.consumers()?.advance(&name, index).await;
+            at.tell(&name, stands.map_err(|error| at.socket.explain(error))?)
+        }
+        Command::Seek(Seek { at, name, index }) => {
+            let stands = at.consumers()?.seek(&name, index).await;
             at.tell(&name, stands.map_err(|error| at.socket.explain(error))?)
         }
         Command::Remove(Remove { at, name }) => {

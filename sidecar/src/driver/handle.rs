@@ -123,6 +123,8 @@ impl Facts {
 pub struct Application {
     /// Named positions that the log is not trimmed past.
     pub cursors: BTreeMap<String, Index>,
+    /// After how long without a word each of those is removed that expire.
+    pub cursor_expiry: BTreeMap<String, Duration>,
     /// The newest checkpoints, ascending by index.
     pub checkpoints: Vec<Checkpoint>,
     /// The newest configuration; none: this member belongs to no cluster.

@@ -504,6 +504,11 @@ impl Driver {
         };
         Application {
             cursors: system.cursors.clone(),
+            cursor_expiry: system
+                .cursor_expiry
+                .iter()
+                .map(|(name, (expiry, _))| (name.clone(), *expiry))
+                .collect(),
             checkpoints: system.checkpoints.clone(),
             configuration: Some(system.configurations.latest().clone()),
             first_index,

@@ -119,12 +119,18 @@ impl Asked {
     }
 
     fn operation(&mut self, settings: Settings) -> Operation {
-        match self.byte() % 9 {
+        match self.byte() % 11 {
             0 if self.byte().is_multiple_of(2) => Operation::OpenSession,
             0 => Operation::OpenSessionAs { session: SessionId(self.number()) },
             1 => Operation::CloseSession { session: SessionId(self.number()) },
             2 => Operation::SetCursor { name: self.name(), index: Index(self.number()) },
             3 => Operation::AdvanceCursor { name: self.name(), index: Index(self.number()) },
+            9 => Operation::SeekCursor { name: self.name(), index: Index(self.number()) },
+            10 => Operation::LeaseCursor {
+                name: self.name(),
+                index: Index(self.number()),
+                expiry: Duration::from_millis(self.number()),
+            },
             4 => Operation::RemoveCursor { name: self.name() },
             5 => {
                 let (expected_version, settings) = (self.number(), self.settings(settings));

@@ -1,12 +1,13 @@
 //! The consumers service on the socket: durable named positions that hold back trimming.
 //!
-//! All of its calls may be repeated: a position never goes back, and one that is gone stays gone.
+//! All of its calls may be repeated: a position goes back only where it is put, and one that is gone stays gone.
 
 use super::explained::Explained;
 use super::{Guard, deadline, failure, freshness};
 use crate::driver::{Application, Handle, Unanswered};
 use crate::shared::Shared;
 use std::sync::Arc;
+use std::time::Duration;
 use synod_paxos::system::{CallRefused, Reply};
 use synod_paxos::value::Operation;
 use synod_paxos::{Index, Refusal};
@@ -14,7 +15,7 @@ use synod_proto::v1::consumers_server::{Consumers, ConsumersServer};
 use synod_proto::v1::{
     AdvanceConsumerRequest, AdvanceConsumerResponse, Consumer, GetConsumerRequest, GetConsumerResponse,
     ListConsumersRequest, ListConsumersResponse, Reason, RegisterConsumerRequest, RegisterConsumerResponse,
-    RemoveConsumerRequest, RemoveConsumerResponse,
+    RemoveConsumerRequest, RemoveConsumerResponse, SeekConsumerRequest, SeekConsumerResponse,
 };
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
@@ -80,17 +81,24 @@ impl Consumers for ConsumersService {
         request: Request<RegisterConsumerRequest>,
     ) -> Result<Response<RegisterConsumerResponse>, Status> {
         let deadline = deadline::of(request.metadata());
-        let RegisterConsumerRequest { name, index } = request.into_inner();
+        let RegisterConsumerRequest { name, index, expiry } = request.into_inner();
+        let expiry = expiry.map(|expiry| synod_proto::span(&expiry).unwrap_or(Duration::MAX));
         // A new position can only hold back what would free space.
         self.guard.may_append().map_err(|failure| failure::status(*failure))?;
+        let is_anywhere = index.is_none();
         let mut wanted = index.map_or_else(|| self.shared.handle().first_index().previous(), Index);
         loop {
-            match self.set(Operation::SetCursor { name: name.clone(), index: wanted }, deadline).await {
+            let (name, index) = (name.clone(), wanted);
+            let operation = match expiry {
+                None => Operation::SetCursor { name, index },
+                Some(expiry) => Operation::LeaseCursor { name, index, expiry },
+            };
+            match self.set(operation, deadline).await {
                 Ok((index, created)) => {
                     return Ok(Response::new(RegisterConsumerResponse { index, created }));
                 }
                 // Trimmed meanwhile; the log's beginning only moves on, so that this ends.
-                Err(refused) => match refused.begins_at().filter(|_| index.is_none()) {
+                Err(refused) => match refused.begins_at().filter(|_| is_anywhere) {
                     Some(first) if first.previous() > wanted => wanted = first.previous(),
                     _ => return Err(refused.status()),
                 },
@@ -107,6 +115,19 @@ impl Consumers for ConsumersService {
         let advanced = self.set(Operation::AdvanceCursor { name, index: Index(index) }, deadline).await;
         let (index, _) = advanced.map_err(|refused| refused.status())?;
         Ok(Response::new(AdvanceConsumerResponse { index }))
+    }
+
+    async fn seek(
+        &self,
+        request: Request<SeekConsumerRequest>,
+    ) -> Result<Response<SeekConsumerResponse>, Status> {
+        let deadline = deadline::of(request.metadata());
+        let SeekConsumerRequest { name, index } = request.into_inner();
+        // One that goes back can only hold back what would free space.
+        self.guard.may_append().map_err(|failure| failure::status(*failure))?;
+        let put = self.set(Operation::SeekCursor { name, index: Index(index) }, deadline).await;
+        let (index, _) = put.map_err(|refused| refused.status())?;
+        Ok(Response::new(SeekConsumerResponse { index }))
     }
 
     async fn remove(
@@ -130,8 +151,7 @@ impl Consumers for ConsumersService {
         let _permit = self.guard.reader().map_err(|failure| failure::status(*failure))?;
         let (handle, _) = freshness::point(&self.shared, consistency, deadline).await?;
         let positions = self.positions(&handle).await?;
-        let last = positions.last_index;
-        let consumers = positions.cursors.into_iter().map(|(name, index)| consumer(name, index, last));
+        let consumers = positions.cursors.iter().map(|(name, index)| consumer(&positions, name, *index));
         Ok(Response::new(ListConsumersResponse {
             consumers: consumers.collect(),
             first_index: positions.first_index.0,
@@ -153,13 +173,15 @@ impl Consumers for ConsumersService {
             return Err(failure::status(failure::refused(Reason::UnknownConsumer, message)));
         };
         Ok(Response::new(GetConsumerResponse {
-            consumer: Some(consumer(name, index, positions.last_index)),
+            consumer: Some(consumer(&positions, &name, index)),
             first_index: positions.first_index.0,
             last_index: positions.last_index.0,
         }))
     }
 }
 
-fn consumer(name: String, index: Index, last: Index) -> Consumer {
-    Consumer { name, index: index.0, lag: last.0.saturating_sub(index.0) }
+fn consumer(positions: &Application, name: &str, index: Index) -> Consumer {
+    let expiry = positions.cursor_expiry.get(name).map(|expiry| synod_proto::duration(*expiry));
+    let lag = positions.last_index.0.saturating_sub(index.0);
+    Consumer { name: name.to_owned(), index: index.0, lag, expiry }
 }

@@ -55,9 +55,11 @@ pub fn disk_full(why: NoRoom) -> Failure {
 fn call(error: &CallError) -> Failure {
     match error {
         CallError::Empty => refused(Reason::EmptyCall, error),
-        CallError::Key { .. } | CallError::Sequence | CallError::Name(_) | CallError::Header(_) => {
-            refused(Reason::Invalid, error)
-        }
+        CallError::Key { .. }
+        | CallError::Sequence
+        | CallError::Name(_)
+        | CallError::Header(_)
+        | CallError::Expiry => refused(Reason::Invalid, error),
         CallError::Settings(_) => refused(Reason::InvalidSettings, error),
         CallError::EntryTooLarge { .. } => refused(Reason::EntryTooLarge, error),
         CallError::CallTooLarge { .. } => refused(Reason::CallTooLarge, error),

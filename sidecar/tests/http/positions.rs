@@ -18,10 +18,19 @@ async fn consumers_hold_the_log_back_and_what_is_trimmed_is_told() {
         let told = curl(socket, "/v1/consumers/nobody", &[spoken]).await;
         assert_eq!(told.reason(), (404, "UNKNOWN_CONSUMER"));
     }
-    assert_eq!(done(socket, name, &["-X", "PUT"]).await, json!({"index": 0}));
+    let registered = |created| json!({"index": 0, "created": created});
+    assert_eq!(done(socket, name, &["-X", "PUT"]).await, registered(true));
+    assert_eq!(done(socket, name, &["-X", "PUT"]).await, registered(false));
     assert_eq!(done(socket, &format!("{name}?index=60"), &["-X", "POST"]).await, json!({"index": 60}));
     // It never goes back.
     assert_eq!(done(socket, &format!("{name}?index=7"), &["-X", "POST"]).await, json!({"index": 60}));
+    // It goes back where it is put.
+    assert_eq!(done(socket, &format!("{name}?index=7"), &["-X", "PATCH"]).await, json!({"index": 7}));
+    assert_eq!(done(socket, &format!("{name}?index=60"), &["-X", "PATCH"]).await, json!({"index": 60}));
+    let put = done(socket, &format!("{name}?expiry_ms=60000"), &["-X", "PUT"]).await;
+    assert_eq!(put, json!({"index": 60, "created": false}));
+    assert_eq!(done(socket, name, &[]).await["expiry_ms"], 60_000);
+    done(socket, &format!("{name}?expiry_ms=0"), &["-X", "PUT"]).await;
     let consumer = json!({"name": "a/b c", "index": 60, "lag": 40});
     assert_eq!(done(socket, name, &[]).await, consumer);
     let all = done(socket, "/v1/consumers", &[]).await;
@@ -30,6 +39,10 @@ async fn consumers_hold_the_log_back_and_what_is_trimmed_is_told() {
         ("?index=101", &["-X", "POST"][..], 409, "BEYOND_TAIL"),
         ("?index=101", &["-X", "PUT"], 409, "BEYOND_TAIL"),
         ("?index=x", &["-X", "PUT"], 400, "INVALID"),
+        ("?expiry_ms=9999", &["-X", "PUT"], 400, "INVALID"),
+        ("?index=101", &["-X", "PATCH"], 409, "BEYOND_TAIL"),
+        ("", &["-X", "PATCH"], 400, "INVALID"),
+        ("x?index=1", &["-X", "PATCH"], 404, "UNKNOWN_CONSUMER"),
         ("", &["-X", "POST"], 400, "INVALID"),
         ("/x", &["-X", "PUT"], 404, "INVALID"),
         ("%ff", &["-X", "PUT"], 400, "INVALID"),

@@ -96,6 +96,8 @@ fn operations() -> Vec<Operation> {
         Operation::RemoveCursor { name: "reader".into() },
         Operation::ChangeSettings { expected_version: 1, settings: Settings::default() },
         Operation::AdvanceCursor { name: "reader".into(), index: Index(3) },
+        Operation::LeaseCursor { name: "leased".into(), index: Index(1), expiry: Duration::from_secs(60) },
+        Operation::SeekCursor { name: "reader".into(), index: Index(1) },
         Operation::FencedAppend { fence: Slot(2), append: headed.clone() },
         Operation::Append(headed),
     ]

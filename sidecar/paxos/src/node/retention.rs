@@ -49,14 +49,13 @@ impl Node {
     }
 
     /// Log time passes with batches. Where entries go by their age, a log that nobody writes to gets an empty batch now
-    /// and then, as long as there is an entry that may go.
+    /// and then, as long as there is an entry that may go; and where a cursor expires.
     fn due_stamp(&mut self, now: Instant) -> Option<Value> {
         let system = self.state();
-        let age = system.settings.retention.age?;
-        let pause = (age / AGE_PARTS).max(LEAST_PAUSE);
-        if system.last_index == system.trim.index {
-            return None;
-        }
+        let age = system.settings.retention.age.filter(|_| system.last_index != system.trim.index);
+        let expiry = system.cursor_expiry.values().map(|(expiry, _)| *expiry).min();
+        let span = age.into_iter().chain(expiry).min()?;
+        let pause = (span / AGE_PARTS).max(LEAST_PAUSE);
         let proposer = self.proposer.as_mut()?;
         if !proposer.queue.is_empty() || proposer.stamped.is_some_and(|stamped| now.since(stamped) < pause) {
             return None;

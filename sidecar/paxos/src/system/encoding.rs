@@ -5,7 +5,7 @@ use crate::codec::{DecodeError, Reader, Writer};
 use crate::configuration::ConfigurationHistory;
 use crate::limits;
 use crate::sessions::Sessions;
-use crate::settings::Settings;
+use crate::settings::{Settings, nanos};
 use crate::types::{Ballot, Index, MemberId, Slot, Time};
 use crate::value::Checkpoint;
 use alloc::collections::BTreeMap;
@@ -48,6 +48,14 @@ impl SystemState {
             w.bytes(name.as_bytes());
             w.u64(index.0);
         }
+        if self.settings.format_level >= Settings::TIMES {
+            w.length(self.cursor_expiry.len());
+            for (name, (expiry, heard)) in &self.cursor_expiry {
+                w.bytes(name.as_bytes());
+                w.u64(nanos(*expiry));
+                w.u64(nanos(*heard));
+            }
+        }
         w.length(self.checkpoints.len());
         self.checkpoints.iter().for_each(|checkpoint| checkpoint.write(&mut w));
         self.trim.write(&mut w);
@@ -89,6 +97,13 @@ impl SystemState {
             let name = r.text("cursor", limits::NAME_BYTES)?;
             cursors.insert(name, Index(r.u64()?));
         }
+        let mut cursor_expiry = BTreeMap::new();
+        let expiring = if timed { r.length("cursors that expire", limits::CURSORS, 20)? } else { 0 };
+        for _ in 0..expiring {
+            let name = r.text("cursor", limits::NAME_BYTES)?;
+            let (expiry, heard) = (Duration::from_nanos(r.u64()?), Duration::from_nanos(r.u64()?));
+            cursor_expiry.insert(name, (expiry, heard));
+        }
         let mut checkpoints = Vec::new();
         for _ in 0..r.length("checkpoints", limits::CHECKPOINTS, 48)? {
             checkpoints.push(Checkpoint::read(&mut r)?);
@@ -112,6 +127,7 @@ impl SystemState {
             recoveries,
             sessions,
             cursors,
+            cursor_expiry,
             checkpoints,
             marks,
             trim,

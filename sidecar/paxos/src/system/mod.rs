@@ -68,6 +68,8 @@ pub struct SystemState {
     pub sessions: Sessions,
     /// Named positions that the log is not trimmed past.
     pub cursors: BTreeMap<String, Index>,
+    /// Of those that expire: after how long, and the log time when their owner was heard of last.
+    pub cursor_expiry: BTreeMap<String, (Duration, Duration)>,
     /// The application's newest checkpoints, ascending by index.
     pub checkpoints: Vec<Checkpoint>,
     /// Where the log may be trimmed to: ascending, above `trim`.
@@ -96,6 +98,7 @@ impl SystemState {
             recoveries: 0,
             sessions: Sessions::default(),
             cursors: BTreeMap::new(),
+            cursor_expiry: BTreeMap::new(),
             checkpoints: Vec::new(),
             marks: Vec::new(),
             trim: Mark::default(),
@@ -172,6 +175,7 @@ impl SystemState {
         // Kept within what is stored, so that a state and its snapshot never differ.
         self.log_time = Duration::from_nanos(crate::settings::nanos(self.log_time.saturating_add(advance)));
         self.sessions.expire(self.log_time, &self.settings.limits);
+        self.expire_cursors();
         let first = self.last_index.next();
         let (mut entries, mut skipped, mut answers) =
             (Vec::new(), Vec::new(), Vec::with_capacity(calls.len()));
@@ -292,12 +296,25 @@ impl SystemState {
                 Ok(Reply::SessionClosed)
             }
             Operation::SetCursor { name, index } => self.set_cursor(name, index),
-            Operation::AdvanceCursor { name, .. } if !self.cursors.contains_key(&name) => {
+            Operation::AdvanceCursor { name, .. } | Operation::SeekCursor { name, .. }
+                if !self.cursors.contains_key(&name) =>
+            {
                 Err(CallRefused::NoSuchCursor { name })
             }
             Operation::AdvanceCursor { name, index } => self.set_cursor(name, index),
+            Operation::SeekCursor { name, index } => self.seek_cursor(&name, index),
+            Operation::LeaseCursor { name, index, expiry } => {
+                let reply = self.set_cursor(name.clone(), index)?;
+                // Below the level that has it nothing of it is stored.
+                match expiry.is_zero() || self.settings.format_level < Settings::TIMES {
+                    true => self.cursor_expiry.remove(&name),
+                    false => self.cursor_expiry.insert(name, (expiry, self.log_time)),
+                };
+                Ok(reply)
+            }
             Operation::RemoveCursor { name } => {
                 self.cursors.remove(&name);
+                self.cursor_expiry.remove(&name);
                 Ok(Reply::CursorRemoved)
             }
             Operation::SaveCheckpoint(checkpoint) => self.save_checkpoint(checkpoint),
@@ -320,6 +337,7 @@ impl SystemState {
         if index > self.last_index {
             return Err(CallRefused::BeyondTail { tail: self.last_index });
         }
+        self.touch_cursor(&name);
         if let Some(held) = self.cursors.get_mut(&name) {
             *held = index.max(*held);
             return Ok(Reply::CursorSet(*held));
@@ -332,6 +350,37 @@ impl SystemState {
         }
         self.cursors.insert(name, index);
         Ok(Reply::CursorNew(index))
+    }
+
+    /// Back as far as the log goes, or ahead as far.
+    fn seek_cursor(&mut self, name: &str, index: Index) -> Result<Reply, CallRefused> {
+        if index > self.last_index {
+            return Err(CallRefused::BeyondTail { tail: self.last_index });
+        }
+        if index < self.trim.index {
+            return Err(CallRefused::Compacted { first: self.trim.index.next() });
+        }
+        self.touch_cursor(name);
+        if let Some(held) = self.cursors.get_mut(name) {
+            *held = index;
+        }
+        Ok(Reply::CursorSet(index))
+    }
+
+    /// Its owner was heard of.
+    fn touch_cursor(&mut self, name: &str) {
+        if let Some((_, heard)) = self.cursor_expiry.get_mut(name) {
+            *heard = self.log_time;
+        }
+    }
+
+    /// Those whose owner has not been heard of for too long hold the log back no more.
+    fn expire_cursors(&mut self) {
+        let now = self.log_time;
+        let expired = |(expiry, heard): &(Duration, Duration)| now.saturating_sub(*heard) >= *expiry;
+        for (name, _) in self.cursor_expiry.extract_if(.., |_, since| expired(since)) {
+            self.cursors.remove(&name);
+        }
     }
 
     /// "for an index it has applied; above that it is refused" (docs: protocol.md, "Snapshots").

@@ -4,11 +4,12 @@ use super::entry::{Entry, HeaderError};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::limits;
 use crate::names::{self, NameError};
-use crate::settings::{Settings, SettingsError};
+use crate::settings::{Settings, SettingsError, nanos};
 use crate::types::{Digest, Incarnation, Index, MemberId, RequestId, SessionId, Slot};
 use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
+use core::time::Duration;
 use xxhash_rust::xxh3::Xxh3;
 
 const APPEND: u8 = 0;
@@ -21,6 +22,8 @@ const SAVE_CHECKPOINT: u8 = 6;
 const ADVANCE_CURSOR: u8 = 7;
 const OPEN_SESSION_AS: u8 = 8;
 const FENCED_APPEND: u8 = 9;
+const SEEK_CURSOR: u8 = 10;
+const LEASE_CURSOR: u8 = 11;
 
 const EXPECTED_INDEX: u8 = 1;
 const WITH_SESSION: u8 = 2;
@@ -85,6 +88,23 @@ pub enum Operation {
         name: String,
         /// What its owner is done with.
         index: Index,
+    },
+    /// Puts a cursor that is registered anywhere in the log, back as well; since level 4.
+    SeekCursor {
+        /// Its name.
+        name: String,
+        /// What its owner is done with from now on.
+        index: Index,
+    },
+    /// As [`Operation::SetCursor`]; and the cursor is removed once its owner has not been heard of for `expiry` of log time.
+    /// Since level 4.
+    LeaseCursor {
+        /// Its name.
+        name: String,
+        /// What its owner is done with.
+        index: Index,
+        /// [`limits::CURSOR_EXPIRY`]; zero: never, from now on.
+        expiry: Duration,
     },
     /// Removes a cursor.
     RemoveCursor {
@@ -159,6 +179,8 @@ impl Operation {
             | Operation::CloseSession { .. }
             | Operation::SetCursor { .. }
             | Operation::AdvanceCursor { .. }
+            | Operation::SeekCursor { .. }
+            | Operation::LeaseCursor { .. }
             | Operation::RemoveCursor { .. }
             | Operation::ChangeSettings { .. }
             | Operation::SaveCheckpoint(_) => None,
@@ -316,6 +338,8 @@ impl Call {
         let name = match &self.operation {
             Operation::SetCursor { name, .. }
             | Operation::AdvanceCursor { name, .. }
+            | Operation::SeekCursor { name, .. }
+            | Operation::LeaseCursor { name, .. }
             | Operation::RemoveCursor { name } => name.len(),
             _ => 0,
         };
@@ -330,6 +354,12 @@ impl Call {
     pub fn validate(&self) -> Result<(), CallError> {
         match &self.operation {
             Operation::SetCursor { name, .. } => names::check(name)?,
+            Operation::LeaseCursor { name, expiry, .. } => {
+                names::check(name)?;
+                if !expiry.is_zero() && !limits::CURSOR_EXPIRY.contains(expiry) {
+                    return Err(CallError::Expiry);
+                }
+            }
             Operation::ChangeSettings { settings, .. } => settings.validate()?,
             Operation::Append(_)
             | Operation::FencedAppend { .. }
@@ -337,6 +367,7 @@ impl Call {
             | Operation::OpenSessionAs { .. }
             | Operation::CloseSession { .. }
             | Operation::AdvanceCursor { .. }
+            | Operation::SeekCursor { .. }
             | Operation::RemoveCursor { .. }
             | Operation::SaveCheckpoint(_) => {}
         }
@@ -350,6 +381,8 @@ impl Call {
             Operation::Append(append) | Operation::FencedAppend { append, .. } => append.validate(),
             Operation::SetCursor { name, .. }
             | Operation::AdvanceCursor { name, .. }
+            | Operation::SeekCursor { name, .. }
+            | Operation::LeaseCursor { name, .. }
             | Operation::RemoveCursor { name } => match name.len() {
                 0 => Err(NameError::Empty.into()),
                 1..=limits::NAME_BYTES => Ok(()),
@@ -419,6 +452,17 @@ impl Call {
                 w.bytes(name.as_bytes());
                 w.u64(index.0);
             }
+            Operation::SeekCursor { name, index } => {
+                w.u8(SEEK_CURSOR);
+                w.bytes(name.as_bytes());
+                w.u64(index.0);
+            }
+            Operation::LeaseCursor { name, index, expiry } => {
+                w.u8(LEASE_CURSOR);
+                w.bytes(name.as_bytes());
+                w.u64(index.0);
+                w.u64(nanos(*expiry));
+            }
             Operation::RemoveCursor { name } => {
                 w.u8(REMOVE_CURSOR);
                 w.bytes(name.as_bytes());
@@ -454,6 +498,15 @@ impl Call {
             ADVANCE_CURSOR => {
                 let name = r.text("cursor", limits::NAME_BYTES)?;
                 Operation::AdvanceCursor { name, index: Index(r.u64()?) }
+            }
+            SEEK_CURSOR => {
+                let name = r.text("cursor", limits::NAME_BYTES)?;
+                Operation::SeekCursor { name, index: Index(r.u64()?) }
+            }
+            LEASE_CURSOR => {
+                let name = r.text("cursor", limits::NAME_BYTES)?;
+                let (index, expiry) = (Index(r.u64()?), Duration::from_nanos(r.u64()?));
+                Operation::LeaseCursor { name, index, expiry }
             }
             REMOVE_CURSOR => Operation::RemoveCursor { name: r.text("cursor", limits::NAME_BYTES)? },
             CHANGE_SETTINGS => {
@@ -511,6 +564,9 @@ pub enum CallError {
     /// Headers beyond their bounds.
     #[error(transparent)]
     Header(#[from] HeaderError),
+    /// An expiry beyond its bounds.
+    #[error("a consumer expires after 10 s to 100 years in which nothing is heard of it")]
+    Expiry,
     /// Settings beyond their bounds.
     #[error(transparent)]
     Settings(#[from] SettingsError),

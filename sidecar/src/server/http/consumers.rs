@@ -5,11 +5,12 @@ use super::{Answer, Api, Asked, input, json};
 use crate::views;
 use schemars::JsonSchema;
 use serde::Serialize;
+use std::time::Duration;
 use synod_proto::v1::checkpoints_server::Checkpoints as _;
 use synod_proto::v1::consumers_server::Consumers as _;
 use synod_proto::v1::{
-    AdvanceConsumerRequest, ListCheckpointsRequest, ListConsumersRequest, ListConsumersResponse, Reason,
-    RegisterConsumerRequest, RemoveConsumerRequest,
+    self, AdvanceConsumerRequest, ListCheckpointsRequest, ListConsumersRequest, ListConsumersResponse,
+    Reason, RegisterConsumerRequest, RegisterConsumerResponse, RemoveConsumerRequest, SeekConsumerRequest,
 };
 
 /// A registered consumer.
@@ -21,6 +22,9 @@ pub(super) struct Consumer {
     index: u64,
     /// How many entries are behind its position.
     lag: u64,
+    /// After how many milliseconds without a word it is forgotten; not there where it never is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expiry_ms: Option<u64>,
 }
 
 /// All consumers, and where the log is.
@@ -39,6 +43,15 @@ pub(super) struct Consumers {
 pub(super) struct Position {
     /// It is done with every entry up to it.
     index: u64,
+}
+
+/// A consumer is registered.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Registered {
+    /// It is done with every entry up to it.
+    index: u64,
+    /// This call registered it; otherwise it was registered before.
+    created: bool,
 }
 
 /// A consumer was removed.
@@ -71,22 +84,23 @@ async fn all(api: &Api, query: &input::Query) -> Result<ListConsumersResponse, P
     Ok(api.consumers.list(request).await?.into_inner())
 }
 
+fn shown(wire: v1::Consumer) -> Consumer {
+    let v1::Consumer { name, index, lag, expiry } = wire;
+    let expiry = expiry.and_then(|expiry| synod_proto::span(&expiry));
+    let expiry_ms = expiry.map(|expiry| u64::try_from(expiry.as_millis()).unwrap_or(u64::MAX));
+    Consumer { name, index, lag, expiry_ms }
+}
+
 pub(super) async fn list(api: &Api, asked: Asked) -> Answer {
     let ListConsumersResponse { consumers, first_index, last_index } = all(api, &asked.query).await?;
-    let consumers = consumers.into_iter().map(|consumer| {
-        let lag = last_index.saturating_sub(consumer.index);
-        Consumer { name: consumer.name, index: consumer.index, lag }
-    });
+    let consumers = consumers.into_iter().map(shown);
     json(&Consumers { consumers: consumers.collect(), first_index, last_index })
 }
 
 pub(super) async fn get(api: &Api, asked: Asked) -> Answer {
     let all = all(api, &asked.query).await?;
     match all.consumers.into_iter().find(|consumer| consumer.name == asked.name) {
-        Some(found) => {
-            let lag = all.last_index.saturating_sub(found.index);
-            json(&Consumer { name: found.name, index: found.index, lag })
-        }
+        Some(found) => json(&shown(found)),
         None => {
             let message = format!("no consumer {:?} is registered: register it first", asked.name);
             Err(Problem::new(Reason::UnknownConsumer, message))
@@ -95,9 +109,11 @@ pub(super) async fn get(api: &Api, asked: Asked) -> Answer {
 }
 
 pub(super) async fn register(api: &Api, asked: Asked) -> Answer {
-    let request = RegisterConsumerRequest { index: asked.query.number("index")?, name: asked.name };
+    let expiry = asked.query.number("expiry_ms")?.map(|ms| synod_proto::duration(Duration::from_millis(ms)));
+    let request = RegisterConsumerRequest { index: asked.query.number("index")?, name: asked.name, expiry };
     let registered = api.consumers.register(super::request(request, asked.query.timeout()?)).await?;
-    json(&Position { index: registered.into_inner().index })
+    let RegisterConsumerResponse { index, created } = registered.into_inner();
+    json(&Registered { index, created })
 }
 
 pub(super) async fn advance(api: &Api, asked: Asked) -> Answer {
@@ -107,6 +123,17 @@ pub(super) async fn advance(api: &Api, asked: Asked) -> Answer {
     let request = AdvanceConsumerRequest { name: asked.name, index };
     let advanced = api.consumers.advance(super::request(request, asked.query.timeout()?)).await?;
     json(&Position { index: advanced.into_inner().index })
+}
+
+pub(super) async fn seek(api: &Api, asked: Asked) -> Answer {
+    let Some(index) = asked.query.number("index")? else {
+        return Err(Problem::invalid(
+            "index is missing: where the consumer shall stand; 0 is before the first entry",
+        ));
+    };
+    let request = SeekConsumerRequest { name: asked.name, index };
+    let put = api.consumers.seek(super::request(request, asked.query.timeout()?)).await?;
+    json(&Position { index: put.into_inner().index })
 }
 
 pub(super) async fn remove(api: &Api, asked: Asked) -> Answer {

@@ -101,6 +101,7 @@ async fn answer(api: &Api, log: &LogName, request: Request) -> Answer {
         Call::GetConsumer => consumers::get(api, asked).await,
         Call::RegisterConsumer => consumers::register(api, asked).await,
         Call::AdvanceConsumer => consumers::advance(api, asked).await,
+        Call::SeekConsumer => consumers::seek(api, asked).await,
         Call::RemoveConsumer => consumers::remove(api, asked).await,
         Call::ListCheckpoints => consumers::checkpoints(api, asked).await,
         Call::Openapi => json(&openapi::document()),

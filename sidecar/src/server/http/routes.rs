@@ -1,6 +1,6 @@
 //! Every request there is, in one table: what is served, and what /openapi.json tells, come from it.
 
-use super::consumers::{Checkpoints, Consumer, Consumers, Position, Removed};
+use super::consumers::{Checkpoints, Consumer, Consumers, Position, Registered, Removed};
 use super::entries::{Appended, Page, Tail};
 use super::problem::Problem;
 use super::{Info, input};
@@ -21,6 +21,7 @@ pub(super) enum Call {
     GetConsumer,
     RegisterConsumer,
     AdvanceConsumer,
+    SeekConsumer,
     RemoveConsumer,
     ListCheckpoints,
     Openapi,
@@ -87,6 +88,11 @@ const REVERSE: &[Parameter] =
 const INDEX: &[Parameter] = &[("index", true, "The consumer is done with every entry up to it.")];
 const KEY: &[Parameter] =
     &[("Idempotency-Key", false, "1 to 64 bytes: a repeat with the same key is appended once.")];
+const EXPIRY: &[Parameter] = &[(
+    "expiry_ms",
+    true,
+    "The consumer is forgotten when nothing is heard of it for so long: 10000 or more; 0: never.",
+)];
 const LAST: &[Parameter] = &[("Last-Event-ID", true, "The last index that was seen; goes before `from`.")];
 
 fn of<T: schemars::JsonSchema>(schemas: &mut SchemaGenerator) -> Schema {
@@ -138,12 +144,28 @@ pub(super) const ROUTES: &[Route] = &[
         ..route("GET", CONSUMER, Call::GetConsumer, "One consumer.", Gives::Json(of::<Consumer>))
     },
     Route {
-        query: &[INDEX, TIMEOUT],
-        ..route("PUT", CONSUMER, Call::RegisterConsumer, "Register a consumer.", POSITION)
+        query: &[INDEX, EXPIRY, TIMEOUT],
+        ..route(
+            "PUT",
+            CONSUMER,
+            Call::RegisterConsumer,
+            "Register a consumer.",
+            Gives::Json(of::<Registered>),
+        )
     },
     Route {
         query: &[INDEX, TIMEOUT],
         ..route("POST", CONSUMER, Call::AdvanceConsumer, "Move a registered consumer on.", POSITION)
+    },
+    Route {
+        query: &[INDEX, TIMEOUT],
+        ..route(
+            "PATCH",
+            CONSUMER,
+            Call::SeekConsumer,
+            "Put a registered consumer anywhere in the log.",
+            POSITION,
+        )
     },
     Route {
         query: &[TIMEOUT],
