@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help try demo demo-down cluster cluster-down test e2e verify fix tools bench sim sim-explain mutants search fuzz torture volumes cover sbom rust powercut evidence
+.PHONY: help try demo demo-down cluster cluster-down test e2e verify fix tools bench sim sim-explain opsim opsim-explain mutants search fuzz torture volumes cover sbom rust powercut evidence
 
 CACHE := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/synod
 NEXTEST_VERSION := 0.9.151
@@ -79,6 +79,14 @@ sim: rust ## Try to break the core on both cores: make sim FOR=10m
 
 sim-explain: rust ## Show how a seed breaks a promise: make sim-explain SEED=7
 	@$(SIM) explain $(SEED)
+
+OPSIM := cargo run --quiet --locked --profile sim --package synod-opsim --bin synod-opsim --
+
+opsim: rust ## Try to break the operator: make opsim FOR=10m, or SEEDS=10000
+	@$(OPSIM) sweep $(if $(SEEDS),--seeds $(SEEDS),--for $(FOR)) $(OPSIM_ARGS)
+
+opsim-explain: rust ## Show how a seed breaks a rule of the operator: make opsim-explain SEED=7
+	@$(OPSIM) explain $(SEED) $(OPSIM_ARGS)
 
 mutants: rust ## Plant each bug of the list in the core, and see which test catches it
 	@cargo run --quiet --locked --package synod-mutants -- $(MUTANTS_ARGS)

@@ -208,7 +208,7 @@ impl Context {
         let now = self.now();
         let known = lock(&self.nodes);
         let (at, nodes) = known.as_ref()?;
-        (now.duration_since(*at).as_secs() < NODES_SECONDS).then(|| nodes.clone())
+        (now.duration_since(*at).as_secs() < NODES_SECONDS || planted!(NodesReadOnce)).then(|| nodes.clone())
     }
 
     /// Remembers the nodes.

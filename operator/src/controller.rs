@@ -1,6 +1,7 @@
 //! Runs the pipeline: what triggers a reconcile, what it does, and when the next one is due.
 
 use std::collections::hash_map::DefaultHasher;
+use std::convert::Infallible;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -102,14 +103,18 @@ where
     }
 }
 
-/// What a user says in an object: the generation, the annotations, and that it shall go.
 fn spoken(cluster: &PartialObjectMeta<PaxosCluster>) -> Option<u64> {
+    Some(said(cluster))
+}
+
+/// What a user says in an object, as a hash: the generation, the annotations, and that it shall go.
+pub fn said(cluster: &impl ResourceExt) -> u64 {
     let mut hasher = DefaultHasher::new();
-    cluster.metadata.generation.hash(&mut hasher);
+    cluster.meta().generation.hash(&mut hasher);
     cluster.annotations().hash(&mut hasher);
-    cluster.metadata.deletion_timestamp.is_some().hash(&mut hasher);
+    cluster.meta().deletion_timestamp.is_some().hash(&mut hasher);
     cluster.uid().hash(&mut hasher);
-    Some(hasher.finish())
+    hasher.finish()
 }
 
 /// Changes of objects that carry our label; only their metadata is read, and of those that are applied a stamp
@@ -158,7 +163,7 @@ fn of_cluster<K: Resource>(
 async fn reconcile(
     cluster: Arc<PartialObjectMeta<PaxosCluster>>,
     ctx: Arc<Context>,
-) -> Result<Action, Error> {
+) -> Result<Action, Infallible> {
     let (ns, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     let span = info_span!("reconcile", object = format!("paxoscluster/{ns}/{name}"));
     let started = Instant::now();
@@ -166,14 +171,33 @@ async fn reconcile(
     let work = look(&ctx, &ns, &name).instrument(span);
     let result = tokio::time::timeout(PATIENCE, work).await.unwrap_or(Err(Error::TooLong));
     ctx.metrics.took(started.elapsed().as_secs_f64());
-    if result.is_err() {
-        ctx.read_again(&ns, &name);
-    }
-    match result? {
-        Some(pause) => Ok(Action::requeue(jittered(pause))),
-        None => {
-            ctx.forget(&ns, &name, &cluster.uid().unwrap_or_default());
-            Ok(Action::await_change())
+    let pause = next_look(&ctx, &ns, &name, &cluster.uid().unwrap_or_default(), &result);
+    Ok(pause.map_or_else(Action::await_change, |pause| Action::requeue(jittered(pause))))
+}
+
+/// A reconcile never fails for the controller: what went wrong is logged, and says when the next one is due.
+fn on_error(_: Arc<PartialObjectMeta<PaxosCluster>>, error: &Infallible, _: Arc<Context>) -> Action {
+    match *error {}
+}
+
+/// When a cluster is looked at again after a look that ended so, unless something changes before: `None` where it is
+/// gone. A failure is logged here, once.
+pub fn next_look(
+    ctx: &Context,
+    ns: &str,
+    name: &str,
+    uid: &str,
+    result: &Result<Option<Duration>, Error>,
+) -> Option<Duration> {
+    match result {
+        Ok(None) => {
+            ctx.forget(ns, name, uid);
+            None
+        }
+        Ok(pause) => *pause,
+        Err(error) => {
+            ctx.read_again(ns, name);
+            Some(after_failure(ctx, ns, name, uid, error))
         }
     }
 }
@@ -304,6 +328,9 @@ async fn write_status(
     let mut object = fresh.clone();
     object.metadata.managed_fields = None;
     object.status = Some(new);
+    if planted!(StatusUnconditional) {
+        object.metadata.resource_version = None;
+    }
     let params =
         PostParams { field_manager: Some(crate::names::FIELD_MANAGER.into()), ..PostParams::default() };
     let written = api.replace_status(&fresh.name_any(), &params, &object).await;
@@ -414,15 +441,15 @@ fn jittered(base: Duration) -> Duration {
 }
 
 /// When to try again after a failure: at once if the world moved on, else later and later.
-fn on_error(cluster: Arc<PartialObjectMeta<PaxosCluster>>, error: &Error, ctx: Arc<Context>) -> Action {
+fn after_failure(ctx: &Context, ns: &str, name: &str, uid: &str, error: &Error) -> Duration {
     ctx.metrics.error(error.kind());
-    let object = format!("paxoscluster/{}/{}", cluster.namespace().unwrap_or_default(), cluster.name_any());
+    let object = format!("paxoscluster/{ns}/{name}");
     if apply::moved_on(error) {
         debug!(object, %error, "plans anew");
-        return Action::requeue(jittered(Duration::from_millis(300)));
+        return Duration::from_millis(300);
     }
-    let failures = ctx.failed(&cluster.uid().unwrap_or_default());
+    let failures = ctx.failed(uid);
     warn!(object, %error, failures, "the reconcile failed and will be tried again");
     let exponent = failures.saturating_sub(1).min(7);
-    Action::requeue(jittered(Duration::from_millis(500 * (1 << exponent)).min(LONGEST)))
+    Duration::from_millis(500 * (1 << exponent)).min(LONGEST)
 }

@@ -11,6 +11,20 @@
 //! `validate`, `plan` and `build` have no client type in reach: their tests are data in, data out.
 #![forbid(unsafe_code)]
 
+/// Whether a bug is planted: never, in any build but that of the operator's simulator.
+#[cfg(feature = "planted")]
+macro_rules! planted {
+    ($bug:ident) => {
+        crate::planted::is(crate::planted::Bug::$bug)
+    };
+}
+#[cfg(not(feature = "planted"))]
+macro_rules! planted {
+    ($bug:ident) => {
+        false
+    };
+}
+
 pub mod apply;
 pub mod build;
 pub mod context;
@@ -28,6 +42,8 @@ pub mod metrics;
 pub mod names;
 pub mod observed;
 pub mod plan;
+#[cfg(feature = "planted")]
+pub mod planted;
 pub mod plugin;
 pub mod settings;
 pub mod status;

@@ -3,6 +3,8 @@
 //!
 //! docs: operator.md, rule 10.
 
+use crate::crd::FirstSettings;
+
 /// Settings as values that can be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -27,6 +29,36 @@ pub struct Retention {
     pub bytes: Option<u64>,
     /// What is younger than so many milliseconds.
     pub age_ms: Option<u64>,
+}
+
+impl From<Settings> for FirstSettings {
+    fn from(settings: Settings) -> FirstSettings {
+        FirstSettings {
+            heartbeat_ms: settings.heartbeat_ms,
+            election_timeout_ms: settings.election_timeout_ms,
+            leases: settings.leases,
+            clock_drift_percent: settings.clock_drift_percent,
+            max_entries: settings.retention.entries,
+            max_bytes: settings.retention.bytes,
+            max_age_ms: settings.retention.age_ms,
+        }
+    }
+}
+
+impl From<&FirstSettings> for Settings {
+    fn from(first: &FirstSettings) -> Settings {
+        Settings {
+            heartbeat_ms: first.heartbeat_ms,
+            election_timeout_ms: first.election_timeout_ms,
+            leases: first.leases,
+            clock_drift_percent: first.clock_drift_percent,
+            retention: Retention {
+                entries: first.max_entries,
+                bytes: first.max_bytes,
+                age_ms: first.max_age_ms,
+            },
+        }
+    }
 }
 
 /// Settings in force, as a member has applied them.

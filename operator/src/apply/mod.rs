@@ -120,6 +120,7 @@ impl Desk<'_> {
                 Ok(true)
             }
             Err(error) => match error.refusal() {
+                Some(_) if planted!(RefusalStops) => Err(error),
                 Some(refusal) => {
                     self.ctx.note_refusal(uid, object, hash, refusal.clone());
                     self.refusals.push(refusal);

@@ -123,7 +123,7 @@ pub(super) async fn stateful_set(desk: &mut Desk<'_>, read: &Dereferenced, size:
     if let Some(set) = waiting {
         return resize(ctx, desired, set, size).await;
     }
-    if let Some(set) = set {
+    if let Some(set) = set.filter(|_| !planted!(SetWithoutVersion)) {
         object.value["metadata"]["resourceVersion"] = Value::String(set.resource_version.clone());
     }
     let mut after = None;

@@ -19,6 +19,7 @@ use crate::names::{
     LABEL_ROLE, MemberId,
 };
 use crate::plan::{ClaimMark, Plan, RoleLabel, Step};
+use crate::settings::Settings;
 use crate::validate::Desired;
 
 use super::{Desk, Outcome, claims, objects};
@@ -38,8 +39,12 @@ pub(super) async fn take(
         Step::Initialize { cluster, members, targets } => {
             let members: Vec<(String, MemberId)> =
                 members.iter().map(|(o, id)| (desired.name.pod(*o), *id)).collect();
+            // What was recorded with the list: the spec may have been edited since the first of them was told.
+            let recorded = read.observed.status.bootstrap.as_ref().and_then(|b| b.settings.as_ref());
+            let recorded = recorded.filter(|_| !planted!(SettingsOfTheDay)).map(Settings::from);
+            let settings = recorded.unwrap_or(desired.settings);
             for ordinal in targets {
-                let (cluster, settings) = (*cluster, desired.settings);
+                let cluster = *cluster;
                 hand.ask(*ordinal, Ask::Initialize { cluster, members: members.clone(), settings }).await?;
             }
         }
@@ -77,6 +82,9 @@ pub(super) async fn take(
         }
         Step::Renew { ordinal, member } => hand.ask(*ordinal, Ask::Renew(*member)).await?,
         Step::DeletePod { ordinal, uid, force } => hand.delete_pod(*ordinal, uid, *force).await?,
+        Step::Evict { ordinal, uid } if planted!(RestartedByDelete) => {
+            hand.delete_pod(*ordinal, uid, false).await?;
+        }
         Step::Evict { ordinal, uid } => return hand.evict(*ordinal, uid).await,
         Step::DeleteClaim { ordinal, uid } => hand.delete_claim(*ordinal, uid).await?,
         Step::RetireClaim { ordinal, uid, member } => {
@@ -139,7 +147,7 @@ impl Hand<'_> {
                 false => counted.remove(&label.ordinal),
             };
         }
-        if counted == before {
+        if counted == before || planted!(BudgetNotRecounted) {
             return Ok(());
         }
         let budgets: Api<PodDisruptionBudget> =
@@ -226,6 +234,9 @@ pub(super) fn merging() -> PatchParams {
 
 /// Only this very object.
 fn exactly(uid: &str) -> DeleteParams {
+    if planted!(DeletesWithoutUid) {
+        return DeleteParams::default();
+    }
     DeleteParams::default().preconditions(Preconditions { uid: Some(uid.to_owned()), resource_version: None })
 }
 

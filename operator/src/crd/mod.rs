@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 
 pub use raw::{PodTemplate, RawObject, Resources};
 pub use status::{
-    BootstrapMember, BootstrapStatus, Condition, ConditionType, MemberRole, MemberStatus, OperationStatus,
-    OperationType, PaxosClusterStatus, Reason,
+    BootstrapMember, BootstrapStatus, Condition, ConditionType, FirstSettings, MemberRole, MemberStatus,
+    OperationStatus, OperationType, PaxosClusterStatus, Reason,
 };
 
 /// One log, its members, and the application that runs beside them.

@@ -84,6 +84,33 @@ pub struct BootstrapStatus {
     /// Whether every one of them has confirmed.
     #[serde(default)]
     pub done: bool,
+    /// The settings every one of them is told, whatever the spec says by then: founders of different settings would
+    /// never agree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<FirstSettings>,
+}
+
+/// The log's first settings.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FirstSettings {
+    /// Milliseconds between two words of a leader.
+    pub heartbeat_ms: u32,
+    /// Milliseconds a silent leader is waited for.
+    pub election_timeout_ms: u32,
+    /// Whether a leader may answer reads from a lease.
+    pub leases: bool,
+    /// How far clocks may differ in rate.
+    pub clock_drift_percent: u32,
+    /// Most entries kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_entries: Option<u64>,
+    /// Most bytes of entries kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<u64>,
+    /// Greatest age of an entry in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_age_ms: Option<u64>,
 }
 
 /// One of the first members.

@@ -27,7 +27,7 @@ pub(super) fn facts(nodes: &[Node]) -> BTreeMap<String, NodeFacts> {
 /// nothing, is never stranded: a node of that zone may come.
 pub(super) fn stranded(volume: &PersistentVolume, nodes: &BTreeMap<String, NodeFacts>) -> bool {
     let affinity = volume.spec.as_ref().and_then(|s| s.node_affinity.as_ref());
-    let Some(required) = affinity.and_then(|a| a.required.as_ref()) else { return false };
+    let Some(required) = affinity.and_then(|a| a.required.as_ref()) else { return planted!(MovableGivenUp) };
     let terms = &required.node_selector_terms;
     !terms.is_empty()
         && terms.iter().all(names_a_node)
@@ -51,8 +51,13 @@ fn fits(term: &NodeSelectorTerm, name: &str, node: &NodeFacts) -> bool {
     let fields = term.match_fields.iter().flatten();
     let empty = labels.clone().next().is_none() && fields.clone().next().is_none();
     !empty
-        && labels.clone().all(|e| meets(e, node.labels.get(&e.key).map(String::as_str)))
+        && labels.clone().all(|e| meets(e, value(node, name, &e.key)))
         && fields.clone().all(|e| e.key == "metadata.name" && meets(e, Some(name)))
+}
+
+/// What a node's label says.
+fn value<'a>(node: &'a NodeFacts, name: &'a str, key: &str) -> Option<&'a str> {
+    if planted!(NamesForLabels) { Some(name) } else { node.labels.get(key).map(String::as_str) }
 }
 
 /// Whether a value meets one requirement. An operator of the future is met: a volume is not given up for a

@@ -18,7 +18,7 @@ pub(super) fn verdict(view: &View<'_>) -> Verdict {
     if o.deleting {
         return Verdict::Wait(Gate::new(GateKind::Deleting, "the PaxosCluster is being deleted"), None);
     }
-    if view.desired.spec.paused {
+    if view.desired.spec.paused && !planted!(PausedIgnored) {
         return Verdict::Wait(
             Gate::new(GateKind::Paused, "spec.paused is true: set it to false to go on"),
             None,
@@ -43,7 +43,7 @@ fn pods(view: &View<'_>) -> Verdict {
             .filter(|(ordinal, c)| c.deleting && view.observed.pods.contains_key(ordinal))
             .map(|(ordinal, _)| view.desired.name.claim(*ordinal))
             .collect();
-        if current > 0 && !going.is_empty() {
+        if current > 0 && !going.is_empty() && !planted!(GoingDiskHibernated) {
             let why = format!(
                 "{}: being deleted, their disks would go with the pods; raise spec.replicas to have them replaced",
                 going.join(", ")
@@ -124,6 +124,7 @@ fn unformed(view: &View<'_>) -> Verdict {
     let named: BTreeSet<ClusterId> =
         (o.claims.values().filter(|c| c.retired.is_none()).filter_map(|c| c.cluster))
             .chain(o.reports.values().filter_map(|r| r.cluster))
+            .filter(|_| !planted!(KeptDisksIgnored))
             .collect();
     let mut ids = named.iter();
     match (ids.next(), ids.next()) {
@@ -270,7 +271,7 @@ fn start_over(view: &View<'_>, members: &[(u32, MemberId)]) -> Verdict {
         let mut own = o.reports.values().filter(|r| r.member == id);
         own.any(|r| !matches!(r.state, MemberState::Joining | MemberState::Uninitialized))
     };
-    if here.iter().any(|(_, id)| confirmed(*id)) {
+    if here.iter().any(|(_, id)| confirmed(*id)) && !planted!(StartedOver) {
         return Verdict::Idle;
     }
     if gone.len() >= majority(members.len()) {

@@ -61,7 +61,7 @@ pub(super) fn admit(view: &View<'_>, ordinal: u32) -> Verdict {
         // Those that are about to leave keep nobody from a vote: the last of them may be all there is.
         let stays = |m: &&ConfigMember| view.homes.get(&m.member).is_none_or(|o| *o < view.desired.replicas);
         let voters = u32::try_from(config.voters().filter(stays).count()).unwrap_or(u32::MAX);
-        if voters >= view.desired.voters() {
+        if voters >= view.desired.voters() && !planted!(PromotedPastTheMost) {
             return Verdict::Idle;
         }
         if !view.caught_up(report.member) {
@@ -82,6 +82,9 @@ pub(super) fn admit(view: &View<'_>, ordinal: u32) -> Verdict {
         MemberState::Uninitialized => {
             let digest = leader.genesis_digest.clone();
             Verdict::step(Step::Join { ordinal, cluster, digest }, kind, ordinal)
+        }
+        MemberState::Removed if planted!(RemovedAddedAgain) => {
+            Verdict::step(Step::AddLearner(change("add")), kind, ordinal)
         }
         MemberState::Removed => Verdict::step(Step::Renew { ordinal, member: report.member }, kind, ordinal),
         // Whether it still waits for the log or follows it already is its own affair.

@@ -391,7 +391,10 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let rolling = matches!(&verdict, Verdict::Do(Step::Evict { .. }, _));
     let budget = tighten::budget(&view, leaving, rolling);
     let rests = matches!(&verdict, Verdict::Wait(gate, _) if gate.forbids_writes());
-    let claims = claims::patches(&view, rests);
+    let claims = match &verdict {
+        Verdict::Do(..) | Verdict::Wait(..) if planted!(RetainLate) => Vec::new(),
+        _ => claims::patches(&view, rests),
+    };
     let plan = |step, gate, operation| Plan { size: view.size(), budget, step, gate, operation, claims };
     // Class 5: before a membership step or a restart, labels and budget say what it leaves behind.
     let tightened = if rests { None } else { tighten::due(&view, leaving, budget) };

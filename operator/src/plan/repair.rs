@@ -14,7 +14,8 @@ pub(super) fn verdict(view: &View<'_>) -> Verdict {
         if view.claim_goes(*ordinal) {
             continue;
         }
-        let broken = pod.trouble.is_some() && !takes_part(view, *ordinal) && !pod.deleting;
+        let part = takes_part(view, *ordinal) && !planted!(BrokenThoughVoting);
+        let broken = pod.trouble.is_some() && !part && !pod.deleting;
         let outdated = broken && view.outdated(*ordinal) == Some(true);
         let abandoned = abandoned(view, *ordinal, pod);
         if outdated || abandoned {
@@ -35,7 +36,7 @@ fn takes_part(view: &View<'_>, ordinal: u32) -> bool {
 /// volume can be used elsewhere.
 fn abandoned(view: &View<'_>, ordinal: u32, pod: &PodFacts) -> bool {
     let (Some(nodes), Some(node)) = (&view.observed.nodes, &pod.node) else { return false };
-    let gone = nodes.get(node).is_none_or(|n| n.out_of_service);
+    let gone = nodes.get(node).is_none_or(|n| n.out_of_service) || planted!(ForcedWhereNodesLive);
     let heard = view.observed.reports.contains_key(&ordinal)
         || view.members_at(ordinal).iter().any(|m| view.live.contains(m));
     let usable = view.observed.claims.get(&ordinal).is_some_and(|c| !c.stranded);

@@ -116,7 +116,8 @@ fn cause(view: &View<'_>, member: MemberId, ordinal: u32) -> Option<Cause> {
     let o = view.observed;
     let report = o.reports.get(&ordinal);
     let answers = report.is_some_and(|r| r.member == member);
-    let fenced = report.is_some_and(|r| r.member == member && r.state == MemberState::Fenced);
+    let fenced = report.is_some_and(|r| r.member == member && r.state == MemberState::Fenced)
+        && !planted!(FencedKept);
     // The ordinal answers with another disk, one without a life or another member's: the old one is gone.
     let emptied = !answers
         && report.is_some_and(|r| {
@@ -126,7 +127,7 @@ fn cause(view: &View<'_>, member: MemberId, ordinal: u32) -> Option<Cause> {
     if fenced || emptied || stranded(view, member, ordinal) {
         return Some(Cause::Gone);
     }
-    if o.replace == Some(member) {
+    if o.replace == Some(member) && !planted!(DeclaredForgotten) {
         return Some(Cause::Declared);
     }
     // One that is to leave needs no new disk: until it does, it may hold the last whole copy.
@@ -138,7 +139,9 @@ fn cause(view: &View<'_>, member: MemberId, ordinal: u32) -> Option<Cause> {
 /// Whether every pod answers and none of them is the member. Where one is silent the member may be there: volumes
 /// can have changed places.
 fn is_nowhere(view: &View<'_>, member: MemberId) -> bool {
-    (0..view.size()).all(|ordinal| view.observed.reports.contains_key(&ordinal)) && view.silent(member)
+    let everyone = planted!(SwapTakenForLoss);
+    (0..view.size()).all(|ordinal| everyone || view.observed.reports.contains_key(&ordinal))
+        && (everyone || view.silent(member))
 }
 
 /// Whether the member's volume has been unusable anywhere for longer than `replaceLost.after`.
@@ -148,7 +151,7 @@ fn stranded(view: &View<'_>, member: MemberId, ordinal: u32) -> bool {
     {
         return false;
     }
-    let after = i128::from(view.desired.replace_after_ms);
+    let after = if planted!(GivenUpAtOnce) { 0 } else { i128::from(view.desired.replace_after_ms) };
     view.stranded_since(ordinal, member)
         .is_some_and(|since| view.observed.now.duration_since(since).as_millis() >= after)
 }

@@ -32,14 +32,14 @@ pub(super) fn verdict(view: &View<'_>) -> Verdict {
     if outdated.is_empty() {
         return Verdict::Idle;
     }
-    if let Some(gate) = others_not_ready(view) {
+    if let Some(gate) = others_not_ready(view).filter(|_| !planted!(RestartUnchecked)) {
         return gate;
     }
     let leader = view.leader.map(|(ordinal, _)| ordinal);
     // Highest ordinal first, as a StatefulSet would; the leader last.
     let next = outdated.iter().rev().find(|(o, _)| Some(*o) != leader).or(outdated.last());
     let Some((ordinal, pod)) = next else { return Verdict::Idle };
-    if view.claim_goes(*ordinal) {
+    if view.claim_goes(*ordinal) && !planted!(GoingDiskRestarted) {
         let claim = view.desired.name.claim(*ordinal);
         let why = format!("claim {claim} is being deleted: its disk would go with the pod");
         return Verdict::wait(GateKind::ClaimTerminating, why, kind, *ordinal);
@@ -49,12 +49,13 @@ pub(super) fn verdict(view: &View<'_>) -> Verdict {
     let voters = view.voters().len();
     if let (Some(member), true) = (member, votes && voters > 2)
         && !view.quorum_while_down(member)
+        && !planted!(RestartUnchecked)
     {
         let why =
             format!("while {} restarts the other voters would be no quorum", view.desired.name.pod(*ordinal));
         return Verdict::wait(GateKind::QuorumAtRisk, why, kind, *ordinal);
     }
-    if Some(*ordinal) == leader && voters > 1 {
+    if Some(*ordinal) == leader && voters > 1 && !planted!(LeaderEvicted) {
         return match (view.successor(*ordinal), view.cluster) {
             (Some((to, member)), Some(cluster)) => {
                 Verdict::step(Step::TransferLeader { from: *ordinal, to, member, cluster }, kind, *ordinal)

@@ -20,6 +20,9 @@ pub(super) fn verdict(view: &View<'_>) -> Verdict {
     }
     let ordinal = size - 1;
     match view.members_at(ordinal).first() {
+        Some(_) if planted!(SizeFirst) => {
+            Verdict::step(Step::Scale { from: size, to: ordinal }, OperationType::Shrink, ordinal)
+        }
         Some(member) => remove(view, *member, ordinal, OperationType::Shrink),
         None => Verdict::step(Step::Scale { from: size, to: ordinal }, OperationType::Shrink, ordinal),
     }
@@ -36,7 +39,7 @@ pub(super) fn remove(view: &View<'_>, member: MemberId, ordinal: u32, kind: Oper
         let why = format!("without {pod} the remaining voters would have no live quorum{hint}");
         return Verdict::wait(GateKind::QuorumAtRisk, why, kind, ordinal);
     }
-    if leader.member == member {
+    if leader.member == member && !planted!(LeaderRemoved) {
         return match view.successor(ordinal) {
             Some((to, member)) => {
                 Verdict::step(Step::TransferLeader { from: ordinal, to, member, cluster }, kind, ordinal)
@@ -56,7 +59,7 @@ pub(super) fn remove(view: &View<'_>, member: MemberId, ordinal: u32, kind: Oper
 
 /// Claims beyond the set whose pods are gone and whose members are no members any more.
 fn leftovers(view: &View<'_>) -> Verdict {
-    let Some(config) = view.config else { return Verdict::Idle };
+    let Some(config) = view.config.filter(|_| !planted!(ClaimsLeft)) else { return Verdict::Idle };
     for (ordinal, claim) in view.observed.claims.iter().filter(|(o, _)| **o >= view.size()) {
         let pod = view.desired.name.pod(*ordinal);
         if view.observed.pods.contains_key(ordinal) {
@@ -75,6 +78,7 @@ fn leftovers(view: &View<'_>) -> Verdict {
         let uid = claim.uid.clone();
         let step = match view.desired.spec.storage.when_scaled {
             WhenScaled::Delete => Step::DeleteClaim { ordinal: *ordinal, uid },
+            WhenScaled::Retain if planted!(RetainIgnored) => Step::DeleteClaim { ordinal: *ordinal, uid },
             WhenScaled::Retain => Step::RetireClaim { ordinal: *ordinal, uid, member },
         };
         return Verdict::step(step, OperationType::Shrink, *ordinal);

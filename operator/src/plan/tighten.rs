@@ -33,6 +33,7 @@ pub(super) fn budget(view: &View<'_>, leaving: Option<MemberId>, rolling: bool) 
         let target = usize::try_from(view.desired.voters()).unwrap_or(usize::MAX);
         majority(voters.len().max(target))
     };
+    let quorum = if planted!(BudgetTooLow) { quorum.saturating_sub(1) } else { quorum };
     u32::try_from(quorum).ok()
 }
 
@@ -59,6 +60,7 @@ fn labels(view: &View<'_>, leaving: Option<MemberId>) -> Vec<RoleLabel> {
             (None, Some(_)) => continue,
         };
         let heard = match view.leader {
+            _ if planted!(BudgetCountsAll) => true,
             Some(_) => view.members_at(*ordinal).iter().any(|m| view.serves(*m)),
             None => pod.counted,
         };

@@ -57,11 +57,11 @@ impl<'a> View<'a> {
         };
         let told: BTreeSet<MemberId> = match leader {
             // The leader counts whom it hears: a member that answers the operator may be cut off from it.
-            Some((_, r)) => {
+            Some((_, r)) if !planted!(LiveByAnswer) => {
                 let peers = r.peers.iter().filter(|p| p.connected).map(|p| p.member);
                 std::iter::once(r.member).chain(peers).collect()
             }
-            None => observed
+            _ => observed
                 .reports
                 .values()
                 .filter(|r| of_cluster(r) && r.state == MemberState::Active)
@@ -75,7 +75,8 @@ impl<'a> View<'a> {
     /// Replicas of the StatefulSet as the operator wrote them last, 0 where there is none: what somebody
     /// else wrote into it is put back, never followed.
     pub fn size(&self) -> u32 {
-        self.observed.set.as_ref().map_or(0, |s| s.applied_size.unwrap_or(s.replicas))
+        let own = |_: &u32| !planted!(HandSizeFollowed);
+        self.observed.set.as_ref().map_or(0, |s| s.applied_size.filter(own).unwrap_or(s.replicas))
     }
 
     /// Ids of the voters.
@@ -99,6 +100,9 @@ impl<'a> View<'a> {
     pub fn quorum_without(&self, without: MemberId) -> bool {
         let mut rest = self.voters();
         rest.remove(&without);
+        if planted!(QuorumUnchecked) {
+            return !rest.is_empty();
+        }
         !rest.is_empty() && rest.iter().filter(|m| self.serves(**m)).count() >= majority(rest.len())
     }
 
@@ -183,7 +187,8 @@ impl<'a> View<'a> {
                 format!("configuration {version} comes into force"),
             ));
         }
-        let removed = leader.removed.iter().find(|r| !r.retired && self.matters(r))?;
+        let waits = |r: &&Removed| !r.retired && !planted!(DeletedBeforeRetired) && self.matters(r);
+        let removed = leader.removed.iter().find(waits)?;
         let who = self
             .homes
             .get(&removed.member)
@@ -210,7 +215,10 @@ impl<'a> View<'a> {
 
     /// Whether the log knows that this member was removed and is retired.
     pub fn retired(&self, member: MemberId) -> bool {
-        self.leader.is_some_and(|(_, r)| r.removed.iter().any(|gone| gone.member == member && gone.retired))
+        self.leader.is_some_and(|(_, r)| {
+            let done = |gone: &&Removed| gone.retired || planted!(DeletedBeforeRetired);
+            r.removed.iter().filter(done).any(|gone| gone.member == member)
+        })
     }
 
     /// The operation that status records, as a plan would name it.
@@ -245,7 +253,8 @@ impl<'a> View<'a> {
     /// docs: operator.md, rule 9.
     pub fn outdated(&self, ordinal: u32) -> Option<bool> {
         let set = self.observed.set.as_ref()?;
-        if set.observed_generation != set.generation || set.update_revision.is_empty() {
+        let seen = set.observed_generation == set.generation || planted!(RevisionOfTheLastSet);
+        if !seen || set.update_revision.is_empty() {
             return None;
         }
         self.observed.pods.get(&ordinal).map(|p| p.revision != set.update_revision)

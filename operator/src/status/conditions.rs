@@ -167,7 +167,7 @@ fn unready(view: &View<'_>, plan: &Plan, outcome: &Outcome) -> Option<(Reason, S
     if let (false, Some(told)) = (behind.is_empty(), trouble(view)) {
         return Some(told);
     }
-    if !behind.is_empty() {
+    if !behind.is_empty() && !planted!(ReadyBehind) {
         return Some((Reason::MembersNotReady, format!("not ready: {}", behind.join(", "))));
     }
     if voters.len() != wanted {
@@ -181,7 +181,7 @@ fn too_small(view: &View<'_>) -> Option<String> {
     let wanted = view.desired.storage_bytes;
     let claims = view.observed.claims.iter().filter(|(ordinal, _)| **ordinal < view.desired.replicas);
     let small: Vec<String> = claims
-        .filter(|(_, c)| !c.deleting && (c.requested < wanted || (1..c.requested).contains(&c.capacity)))
+        .filter(|(_, c)| !c.deleting && (c.requested < wanted || (!planted!(ReadyBeforeCapacity) && (1..c.requested).contains(&c.capacity))))
         .map(|(ordinal, c)| {
             let (claim, mib) = (view.desired.name.claim(*ordinal), |bytes: u64| bytes >> 20);
             format!("{claim} has {} MiB of {} MiB", mib(c.capacity), mib(wanted.max(c.requested)))
@@ -220,6 +220,7 @@ fn available(view: &View<'_>) -> Says {
         return says(false, Reason::DiskFull, full);
     }
     match (view.no_quorum(), view.leader) {
+        (Some(gate), _) if planted!(AvailableAlone) => says(true, Reason::QuorumAvailable, gate.message),
         (Some(gate), _) if gate.kind == GateKind::NoLeader => says(false, Reason::NoLeader, gate.message),
         (Some(gate), _) => says(false, Reason::QuorumLost, gate.message),
         (None, Some((ordinal, _))) => says(

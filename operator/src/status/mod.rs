@@ -103,7 +103,8 @@ fn record(status: &mut PaxosClusterStatus, desired: &Desired, plan: &Plan) {
                 member_id: id.to_string(),
             };
             let members = members.iter().map(member).collect();
-            status.bootstrap = Some(BootstrapStatus { members, done: false });
+            let settings = Some(desired.settings.into());
+            status.bootstrap = Some(BootstrapStatus { members, done: false, settings });
         }
         Some(Step::ConfirmBootstrap) => {
             status.bootstrap.get_or_insert_default().done = true;
