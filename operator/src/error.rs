@@ -62,6 +62,12 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// An object came into being since it was looked for.
+    #[error("{object} was made meanwhile")]
+    Moved {
+        /// The object.
+        object: String,
+    },
     /// The reconcile took too long.
     #[error("the API server or a member does not answer: the reconcile was given up after 60 s")]
     TooLong,
@@ -95,7 +101,11 @@ impl Error {
             {
                 (Reason::Refused, format!("{doing}: the API server says: {}", status.message))
             }
-            Error::Api { .. } | Error::Member { .. } | Error::Leftover { .. } | Error::TooLong => {
+            Error::Api { .. }
+            | Error::Member { .. }
+            | Error::Leftover { .. }
+            | Error::Moved { .. }
+            | Error::TooLong => {
                 return None;
             }
         };
@@ -112,6 +122,7 @@ impl Error {
             Error::Secret { .. } => "secret",
             Error::NameConflict { .. } => "name_conflict",
             Error::Leftover { .. } => "leftover",
+            Error::Moved { .. } => "conflict",
             Error::TooLong => "too_long",
             Error::Template(_) => "template",
         }

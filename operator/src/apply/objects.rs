@@ -171,6 +171,8 @@ async fn put(
         let live = api.get_metadata_opt(&object.name).await.map_err(Error::api(doing))?;
         if let Some(live) = live {
             check_owner(&live.metadata, &desired.name, object.kind)?;
+            // Another operator made it since it was read, maybe of another size: it is looked at first.
+            return Err(Error::Moved { object: format!("StatefulSet {}", object.name) });
         }
     }
     if !unchanged {

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Api;
 use kube::api::ResourceExt as _;
-use kube::api::{DeleteParams, EvictParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::{Value, json};
 
 use crate::build;
@@ -217,8 +217,16 @@ impl Hand<'_> {
 
     async fn evict(&self, ordinal: u32, uid: &str) -> Result<Outcome, Error> {
         let pod = self.desired.name.pod(ordinal);
-        let params = EvictParams { delete_options: Some(exactly(uid)), post_options: PostParams::default() };
-        match gone_is_fine(self.pods().evict(&pod, &params).await) {
+        // Written out: the client's own call names the options otherwise than the API does, and the UID is lost.
+        let preconditions = (!planted!(DeletesWithoutUid)).then(|| json!({ "uid": uid }));
+        let eviction = json!({
+            "apiVersion": "policy/v1", "kind": "Eviction",
+            "metadata": { "name": pod, "namespace": self.desired.name.namespace },
+            "deleteOptions": { "preconditions": preconditions },
+        });
+        let (pods, params) = (self.pods(), PostParams::default());
+        let asked = pods.create_subresource::<Value, Value>("eviction", &pod, &params, &eviction);
+        match gone_is_fine(asked.await) {
             Ok(_) => Ok(Outcome::Done),
             Err(kube::Error::Api(status)) if status.code == 429 => {
                 Ok(Outcome::Refused(format!("the disruption budget does not allow {pod} to restart now")))
@@ -244,6 +252,7 @@ fn exactly(uid: &str) -> DeleteParams {
 pub(crate) fn moved_on(error: &Error) -> bool {
     match error {
         Error::Api { source, .. } => code(source) == Some(409),
+        Error::Moved { .. } => true,
         Error::Member { source: MemberError::Refused { code, .. }, .. } => {
             matches!(code, tonic::Code::FailedPrecondition | tonic::Code::Aborted)
         }

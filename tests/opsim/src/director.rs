@@ -562,8 +562,9 @@ impl Director {
 
     /// A person does what status asks for: declares those lost whose disks are gone, where nobody else may.
     pub fn help(&mut self, world: &mut World, rules: &mut Rules) -> Option<String> {
-        let id = world.log()?;
-        let log = world.members.logs.get(&id)?;
+        let Some(log) = world.log().and_then(|id| world.members.logs.get(&id)) else {
+            return give_up_unformed(world);
+        };
         let manual = world.spec()["storage"]["replaceLost"]["policy"] == "Manual";
         let lost = log.config().members.iter().map(|m| m.member).find(|m| !world.members.is_whole(*m))?;
         if !manual {
@@ -574,6 +575,15 @@ impl Director {
         world.server.edit(CLUSTER, &json!({ "metadata": { "annotations": annotation } }));
         Some(format!("a person declares {lost} lost"))
     }
+}
+
+/// Before a log is formed nobody may give up a volume but a person: those of pods that find no node.
+fn give_up_unformed(world: &mut World) -> Option<String> {
+    let pods = world.server.under(PODS);
+    let stuck = pods.into_iter().find(|(_, p)| p["status"]["conditions"][0]["reason"] == "Unschedulable");
+    let (pod, _) = stuck?;
+    let _ = world.server.delete(&pod.replace("pods/", "persistentvolumeclaims/data-"), &Value::Null);
+    Some(format!("a person gives up the volume of {pod}"))
 }
 
 /// Members on these volumes.

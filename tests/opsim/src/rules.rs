@@ -220,7 +220,9 @@ impl Rules {
             self.revision = world.server.get(SET).map(|s| content_hash(&s["spec"]["template"]));
             return;
         };
-        if !body["metadata"]["resourceVersion"].is_string() {
+        let generation = |set: &Value| set["metadata"]["generation"].clone();
+        let changed = world.server.get(SET).map(generation) != Some(generation(old));
+        if !body["metadata"]["resourceVersion"].is_string() && changed {
             self.fail("the set is written by its version", "no resourceVersion");
         }
         if body["spec"]["template"].is_object() {
@@ -501,7 +503,8 @@ pub fn is_ready(world: &World) -> Result<(), String> {
     }
     for (path, claim) in world.server.under(CLAIMS).into_iter().filter(|(p, _)| ordinal(p) >= wanted) {
         let disk = claim["spec"]["volumeName"].as_str().and_then(|v| world.members.disks.get(v));
-        if disk.is_some_and(|d| d.confirmed) && claim["metadata"]["labels"][LABEL_RETIRED].is_null() {
+        let goes = !claim["metadata"]["deletionTimestamp"].is_null();
+        if !goes && disk.is_some_and(|d| d.confirmed) && claim["metadata"]["labels"][LABEL_RETIRED].is_null() {
             return Err(format!("{path} was left behind"));
         }
     }

@@ -243,7 +243,8 @@ impl World {
 
     fn make_pod(&mut self, set: &Value, ordinal: u64, revision: &str) {
         let (pod, claim) = (format!("{PODS}/demo-{ordinal}"), format!("{CLAIMS}/data-demo-{ordinal}"));
-        if self.server.get(&pod).is_some() {
+        let pending = self.server.get(&pod).map(|p| p["spec"]["nodeName"].is_null());
+        if pending == Some(false) {
             return;
         }
         match self.server.get(&claim) {
@@ -262,6 +263,9 @@ impl World {
                 self.server.make(&claim, object);
             }
         }
+        if pending.is_some() {
+            return;
+        }
         let mut metadata = set["spec"]["template"]["metadata"].clone();
         metadata["name"] = format!("demo-{ordinal}").into();
         metadata["namespace"] = "ns".into();
@@ -278,7 +282,9 @@ impl World {
             let pod = path.replace("persistentvolumeclaims/data-", "pods/");
             let volume = claim["spec"]["volumeName"].as_str().map(str::to_owned);
             if !claim["metadata"]["deletionTimestamp"].is_null() {
-                if self.server.get(&pod).is_none() {
+                // A pod that runs nowhere holds no claim.
+                let held = self.server.get(&pod).is_some_and(|p| p["spec"]["nodeName"].is_string());
+                if !held {
                     self.server.remove(&path);
                     if let Some(volume) = volume {
                         self.server.remove(&format!("{VOLUMES}/{volume}"));
