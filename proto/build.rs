@@ -22,6 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".")
         .btree_map(".")
         .codec_path("crate::codec::Codec")
+        .server_mod_attribute(".", "#[cfg(feature = \"server\")]")
         // Reasons are added: whoever goes by them bears one that it does not know.
         .enum_attribute("synod.v1.Reason", "#[non_exhaustive]")
         .compile_fds(descriptors)?;

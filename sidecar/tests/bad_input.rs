@@ -50,12 +50,12 @@ async fn calls_beyond_their_bounds() {
     // Far beyond: not even decoded.
     let mut log = LogClient::new(channel(&cluster.members[0].socket).unwrap());
     let huge = || AppendRequest { entries: vec![Bytes::from(vec![b'x'; 5 << 20])], ..Default::default() };
-    let error = CallError::from(log.append(huge()).await.unwrap_err());
+    let error = synod_client::wire::error(&log.append(huge()).await.unwrap_err());
     assert_eq!(error.reason, Reason::CallTooLarge, "{error}");
     assert_eq!(error.outcome, Outcome::NotAppended);
     let request = AppendStreamRequest { tag: 1, append: Some(huge()), timeout_ms: 0 };
     let mut answers = log.append_stream(futures::stream::iter([request])).await.unwrap().into_inner();
-    let error = CallError::from(answers.message().await.unwrap_err());
+    let error = synod_client::wire::error(&answers.message().await.unwrap_err());
     assert_eq!(error.reason, Reason::CallTooLarge, "{error}");
     let status =
         log.subscribe(SubscribeRequest { start: Some(Start::From(0)), end: None }).await.unwrap_err();

@@ -37,7 +37,7 @@ fn keyed(key: &str, minted_at: Option<u64>, text: &str) -> AppendRequest {
 }
 
 async fn append(member: &Member, request: AppendRequest) -> Result<AppendResponse, CallError> {
-    Ok(log(member).append(request).await?.into_inner())
+    Ok(log(member).append(request).await.map_err(|status| synod_client::wire::error(&status))?.into_inner())
 }
 
 /// Sends a request again until the log has decided it, as a client may that gives its calls an identity.
@@ -258,7 +258,7 @@ async fn sequential_never_goes_back() {
     let behind = TailRequest { consistency: Some(v1::Consistency { kind: Some(sequential) }) };
     let mut short = Request::new(behind);
     short.set_timeout(Duration::from_millis(200));
-    let error = CallError::from(log(&cluster.members[one]).tail(short).await.unwrap_err());
+    let error = synod_client::wire::error(&log(&cluster.members[one]).tail(short).await.unwrap_err());
     assert_eq!((error.reason, error.tail), (Reason::Behind, Some(0)));
     // A reader waits for what it has seen elsewhere.
     let mut waiting = log(&cluster.members[one]);

@@ -1,10 +1,10 @@
 //! gRPC channels over a Unix socket.
 
 use crate::error::ConnectError;
+use crate::events::Herald;
 use hyper_util::rt::TokioIo;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 
 /// The environment variable that names the socket; the operator sets it in every container.
@@ -26,6 +26,8 @@ const KEEP_ALIVE_PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) struct Channels {
     pub(crate) appends: Channel,
     pub(crate) calls: Channel,
+    // Without the feature that needs it, it is never used, and so never connected.
+    #[cfg_attr(not(feature = "checkpoints"), allow(dead_code))]
     pub(crate) states: Channel,
 }
 
@@ -33,15 +35,16 @@ pub(crate) struct Channels {
 ///
 /// # Errors
 /// If no socket can have this path.
-pub(crate) fn channels(path: &Path) -> Result<Channels, ConnectError> {
-    Ok(Channels { appends: channel(path)?, calls: channel(path)?, states: channel(path)? })
+pub(crate) fn channels(path: &Path, herald: &Herald) -> Result<Channels, ConnectError> {
+    let channel = || channel(path, herald);
+    Ok(Channels { appends: channel()?, calls: channel()?, states: channel()? })
 }
 
 /// A channel to the socket at `path`, which connects with the first call and again when it breaks.
 ///
 /// # Errors
 /// If no socket can have this path.
-pub fn channel(path: &Path) -> Result<Channel, ConnectError> {
+pub(crate) fn channel(path: &Path, herald: &Herald) -> Result<Channel, ConnectError> {
     let length = path.as_os_str().len();
     if length == 0 || length > PATH_BYTES {
         return Err(ConnectError::Path { path: path.to_owned(), length });
@@ -53,9 +56,9 @@ pub fn channel(path: &Path) -> Result<Channel, ConnectError> {
         .keep_alive_timeout(KEEP_ALIVE_PATIENCE)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
-    let path: PathBuf = path.to_owned();
+    let (path, herald): (PathBuf, _) = (path.to_owned(), herald.clone());
     Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
-        let path = path.clone();
-        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        let (path, herald) = (path.clone(), herald.clone());
+        async move { herald.connect(&path).await.map(TokioIo::new) }
     })))
 }

@@ -12,6 +12,7 @@ use tonic::transport::Channel;
 
 /// A registered consumer.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Consumer {
     /// Its name.
     pub name: String,
@@ -46,6 +47,7 @@ pub struct Registered {
 
 /// All consumers, and where the log they read begins and ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ConsumerList {
     /// By name.
     pub consumers: Vec<Consumer>,

@@ -99,18 +99,15 @@ impl CallError {
     }
 }
 
+/// The error of a call that ended with this status: not a `From`, which would show the transport's type to everybody.
+pub(crate) fn failed(status: Status) -> CallError {
+    CallError::from_status(&status)
+}
+
 fn is_timeout(status: &Status) -> bool {
     let first = std::error::Error::source(status);
     let mut chain = std::iter::successors(first, |error| error.source());
     status.code() == Code::DeadlineExceeded || chain.any(|error| error.is::<tonic::TimeoutExpired>())
-}
-
-// Only within this crate's own calls, which are hidden: the public interface has no types of the transport.
-#[doc(hidden)]
-impl From<Status> for CallError {
-    fn from(status: Status) -> CallError {
-        CallError::from_status(&status)
-    }
 }
 
 /// A status without details comes from the connection: its source tells more than its message.
@@ -128,6 +125,7 @@ fn describe(status: &Status) -> String {
 }
 
 /// A checkpoint could not be saved or fetched.
+#[cfg(feature = "checkpoints")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
@@ -139,7 +137,15 @@ pub enum CheckpointError {
     Io(#[from] std::io::Error),
 }
 
-/// An append did not succeed, or nobody knows. There is no other end of an append.
+/// What an unknown outcome means, where the error does not say it itself.
+fn unless_said(error: &CallError) -> &'static str {
+    match error.reason {
+        Reason::OutcomeUnknown => "",
+        _ => "it may or may not have been appended: ",
+    }
+}
+
+/// An append did not succeed, or nobody knows. There is no other end of an append, and there will be none.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AppendError {
     /// It is certain that nothing was appended; where trying again could help, it was tried until the
@@ -154,7 +160,7 @@ pub enum AppendError {
     },
     /// It may or may not have been appended, now or a little later: the deadline passed while nobody could tell, or
     /// the session or key was forgotten meanwhile. Appending again may make a second entry; reading the log tells.
-    #[error("it may or may not have been appended: {0}")]
+    #[error("{}{}", unless_said(.0), .0)]
     Unknown(CallError),
 }
 
@@ -165,11 +171,11 @@ mod tests {
     #[test]
     fn a_failure_is_read_from_a_status() {
         let failure = Failure { tail: Some(7), ..Failure::new(Reason::ExpectedIndex, "the last index is 7") };
-        let error = CallError::from(failure.of_append().to_status());
+        let error = CallError::from_status(&failure.of_append().to_status());
         assert_eq!((error.reason, error.tail, error.retry_after), (Reason::ExpectedIndex, Some(7), None));
         assert_eq!(error.to_string(), "the last index is 7 (EXPECTED_INDEX)");
         assert!(error.outcome == Outcome::NotAppended && !error.is_resumable());
-        let cut = CallError::from(Status::unavailable("gone"));
+        let cut = CallError::from_status(&Status::unavailable("gone"));
         assert_eq!((cut.reason, cut.outcome), (Reason::Transport, Outcome::Unspecified));
         assert!(cut.is_resumable());
     }

@@ -28,6 +28,10 @@
 //! | [`AppendError::Refused`] | nothing of this call | what the reason says; appending again cannot duplicate |
 //! | [`AppendError::Unknown`] | perhaps the entries | only after the deadline, or where the session expired meanwhile: read the log before appending again |
 //!
+//! A program that appends little and ends soon needs no session: [`Repeats::Minted`] makes a key for each append, which
+//! the log remembers for an hour, and is as safe. It is in no order with others, and takes a row of the log's table of
+//! 100,000 for that hour: not for streams.
+//!
 //! All clones of a [`Client`] share one session and one stream, and appends are appended in the order in which they
 //! were called, also where one has to be tried again. A session that is left alone for an hour (the cluster's
 //! `session_idle`) expires; the next append opens another one by itself.
@@ -53,28 +57,41 @@
 //! # Where to go on after a restart
 //!
 //! A [`Consumers`] position is kept in the log and holds back trimming: whoever reads by it misses nothing, however long
-//! it was away. A [`Checkpoints`] state lets the log be trimmed up to its index: whoever starts anew fetches the newest
+//! it was away. A checkpoint (feature `checkpoints`) is a state that lets the log be trimmed up to its index: whoever starts anew fetches the newest
 //! and reads on behind it. An application that keeps its state in memory needs the second, one that hands entries on to
 //! another system the first.
+//!
+//! # Features
+//!
+//! None is on by default. `checkpoints` has the application's states; `wire` shows the generated gRPC clients, which are
+//! not covered by this crate's version.
 #![forbid(unsafe_code)]
 
 mod append;
+#[cfg(feature = "checkpoints")]
 mod checkpoints;
 mod connect;
 mod consumers;
 mod error;
+mod events;
 mod read;
 mod retry;
+mod role;
 mod status;
-#[doc(hidden)]
+#[cfg(feature = "wire")]
 pub mod wire;
 
 pub use append::{AppendOptions, Appended, IdempotencyKey, NewEntry, Repeats};
+#[cfg(feature = "checkpoints")]
 pub use checkpoints::{Checkpoint, Checkpoints, Fetched, ListedCheckpoint, Progress};
 pub use connect::SOCKET_VARIABLE;
 pub use consumers::{Consumer, ConsumerList, Consumers, RegisterOptions, Registered};
-pub use error::{AppendError, CallError, CheckpointError, ConnectError};
-pub use read::{Consistency, End, Entries, Entry, ReadOptions, Start, Subscription};
+#[cfg(feature = "checkpoints")]
+pub use error::CheckpointError;
+pub use error::{AppendError, CallError, ConnectError};
+pub use events::{ConnectionEvent, ConnectionEvents};
+pub use read::{Consistency, End, Entries, Entry, ReadOptions, Start, SubscribeOptions, Subscription};
+pub use role::{Leadership, Leaderships};
 pub use status::{MemberState, Role, Status, Tail};
 pub use synod_proto::v1::{Outcome, Reason};
 
@@ -93,6 +110,7 @@ pub struct Client {
     appender: append::Appender,
     /// The highest index that was acknowledged, read or told.
     seen: Arc<AtomicU64>,
+    herald: events::Herald,
 }
 
 impl Client {
@@ -115,10 +133,18 @@ impl Client {
     /// # Panics
     /// Outside a Tokio runtime.
     pub fn connect(path: impl AsRef<Path>) -> Result<Client, ConnectError> {
-        let channels = connect::channels(path.as_ref())?;
+        let herald = events::Herald::new();
+        let channels = connect::channels(path.as_ref(), &herald)?;
         let seen = Arc::new(AtomicU64::new(0));
-        let appender = append::Appender::start(channels.appends.clone(), seen.clone());
-        Ok(Client { channels, timeout: retry::PATIENCE, appender, seen })
+        let appender =
+            append::Appender::start(channels.appends.clone(), channels.calls.clone(), seen.clone());
+        Ok(Client { channels, timeout: retry::PATIENCE, appender, seen, herald })
+    }
+
+    /// What becomes of this client's connections, from now on: for a log line or a readiness probe. Calls make the
+    /// connections and make them anew by themselves.
+    pub fn connection_events(&self) -> ConnectionEvents {
+        self.herald.listen()
     }
 
     /// How long calls other than appends are tried, all attempts together; 30 seconds where nothing is said.
@@ -181,12 +207,22 @@ impl Client {
     /// the last entry it gave: nothing is skipped, nothing comes twice. It ends only with an error that trying
     /// again cannot mend.
     pub fn subscribe(&self, start: impl Into<Start>) -> Subscription {
-        self.subscribe_until(start, End::Never)
+        self.subscribe_with(start, SubscribeOptions::default())
     }
 
     /// The same, up to an end.
     pub fn subscribe_until(&self, start: impl Into<Start>, end: End) -> Subscription {
-        read::subscribe(self.channels.calls.clone(), self.seen.clone(), start.into(), end)
+        self.subscribe_with(start, SubscribeOptions { end, ..SubscribeOptions::default() })
+    }
+
+    /// The same, with options.
+    pub fn subscribe_with(&self, start: impl Into<Start>, options: SubscribeOptions) -> Subscription {
+        read::subscribe(self.channels.calls.clone(), self.seen.clone(), start.into(), options)
+    }
+
+    /// Whether this member leads, now and whenever that changes: for work that one member shall do.
+    pub fn watch_role(&self) -> Leaderships {
+        role::watch(self.channels.calls.clone())
     }
 
     /// The last index; 0 where the log is empty.
@@ -215,9 +251,10 @@ impl Client {
     }
 
     /// Waits until what this client and its clones have appended is answered, and closes the session: the log
-    /// need not remember it until it expires. A client that is used again opens another one.
+    /// need not remember it until it expires. A client that is used again opens another one. It waits no longer than
+    /// [`Client::timeout`]; a session that is left open then expires by itself.
     pub async fn close(&self) {
-        self.appender.close().await;
+        drop(tokio::time::timeout_at(retry::within(self.timeout), self.appender.close()).await);
     }
 
     /// What this member knows of itself and its cluster.
@@ -225,7 +262,7 @@ impl Client {
     /// # Errors
     /// See [`CallError`].
     pub async fn status(&self) -> Result<Status, CallError> {
-        let cluster = wire::cluster(self);
+        let cluster = synod_proto::v1::cluster_client::ClusterClient::new(self.channels.calls.clone());
         let call = |request| {
             let mut cluster = cluster.clone();
             async move { cluster.status(request).await }

@@ -1,7 +1,7 @@
 //! Reading: pages become entries, a cut subscription resumes.
 
-use crate::error::CallError;
-use crate::retry::{FIRST_PAUSE, LONGEST_PAUSE, TRY, until_answered};
+use crate::error::{CallError, failed};
+use crate::retry::{FIRST_PAUSE, LONGEST_PAUSE, SILENCE, TRY, until_answered, within};
 use bytes::Bytes;
 use futures::stream::{BoxStream, Stream};
 use std::collections::{BTreeMap, VecDeque};
@@ -18,14 +18,13 @@ use synod_proto::v1::{
     self, ReadRequest, Reason, SubscribeRequest, SubscribeResponse, TailRequest, TailResponse,
     subscribe_request,
 };
+use tokio::time::Instant;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Channel;
 use tonic::{Request, Streaming};
 
 /// A page of entries and what stands around them.
 const LARGEST_MESSAGE: usize = 8 << 20;
-/// A member says something on a subscription every 10 s: one that says nothing for so long does not live.
-const SILENCE: Duration = Duration::from_secs(30);
 
 /// How fresh a read must be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,7 +54,7 @@ impl Consistency {
     }
 }
 
-fn sequential(at_least: u64) -> v1::Consistency {
+pub(crate) fn sequential(at_least: u64) -> v1::Consistency {
     v1::Consistency { kind: Some(Kind::Sequential(v1::Sequential { at_least })) }
 }
 
@@ -107,6 +106,16 @@ pub enum End {
     Index(u64),
     /// With the last entry that was acknowledged before the call.
     Tail,
+}
+
+/// How to subscribe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SubscribeOptions {
+    /// Where it ends.
+    pub end: End,
+    /// How long a cut may last before the subscription ends with the error that lasted, also where it cannot begin. None:
+    /// it tries for ever; [`crate::Client::connection_events`] tell how the connection is.
+    pub give_up_after: Option<Duration>,
 }
 
 /// One entry of the log.
@@ -302,7 +311,9 @@ struct Following {
     channel: Channel,
     seen: Arc<AtomicU64>,
     start: Start,
-    end: End,
+    options: SubscribeOptions,
+    /// When it gives up, while it is cut.
+    gives_up: Option<Instant>,
     page: Page,
     stream: Option<Streaming<SubscribeResponse>>,
     /// The log that the first answer named: after a recovery its indexes would be another's.
@@ -321,7 +332,7 @@ impl Following {
             (None, Start::Consumer(name)) => From::Consumer(name.clone()),
             (None, Start::Time(time)) => From::Time(synod_proto::timestamp(micros(*time))),
         };
-        let end = match self.end {
+        let end = match self.options.end {
             End::Never => None,
             End::Index(index) => Some(Until::Until(index)),
             End::Tail => Some(Until::Tail(v1::AtTail {})),
@@ -332,11 +343,25 @@ impl Following {
         if let Some(log) = &self.log {
             request.metadata_mut().insert(LOG, log.clone());
         }
-        let answer = log(self.channel.clone()).subscribe(request).await?;
+        let answer = log(self.channel.clone()).subscribe(request).await.map_err(failed)?;
         if self.log.is_none() {
             self.log = answer.metadata().get(LOG).cloned();
         }
         Ok(answer.into_inner())
+    }
+
+    /// The error of a cut that has lasted for too long; otherwise waits a little.
+    async fn hold(&mut self, error: CallError) -> Result<(), CallError> {
+        self.stream = None;
+        let wake = Instant::now() + self.pause;
+        if let Some(most) = self.options.give_up_after
+            && wake >= *self.gives_up.get_or_insert_with(|| within(most))
+        {
+            return Err(error);
+        }
+        tokio::time::sleep_until(wake).await;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        Ok(())
     }
 
     async fn message(&mut self) -> Result<Option<SubscribeResponse>, CallError> {
@@ -345,7 +370,7 @@ impl Following {
         }
         let Some(stream) = self.stream.as_mut() else { return Ok(None) };
         match tokio::time::timeout(SILENCE, stream.message()).await {
-            Ok(message) => Ok(message?),
+            Ok(message) => message.map_err(failed),
             Err(_) => Err(CallError::local(Reason::Transport, "the member says nothing on the stream")),
         }
     }
@@ -359,7 +384,7 @@ impl Source for Following {
             }
             match self.message().await {
                 Ok(Some(SubscribeResponse { entries, event })) => {
-                    self.pause = FIRST_PAUSE;
+                    (self.pause, self.gives_up) = (FIRST_PAUSE, None);
                     // Where nothing came yet, that is where it goes on: a cut must not skip what comes now.
                     // A time is still to come then.
                     if let Some(Event::CaughtUp(caught_up)) = event
@@ -369,13 +394,12 @@ impl Source for Following {
                     }
                     self.page.fill(entries, &self.seen);
                 }
-                Ok(None) if self.end != End::Never => return Ok(None),
-                Err(error) if !error.is_resumable() => return Err(error),
-                Ok(None) | Err(_) => {
-                    self.stream = None;
-                    tokio::time::sleep(self.pause).await;
-                    self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+                Ok(None) if self.options.end != End::Never => return Ok(None),
+                Ok(None) => {
+                    self.hold(CallError::local(Reason::Transport, "the member ended the stream")).await?
                 }
+                Err(error) if error.is_resumable() => self.hold(error).await?,
+                Err(error) => return Err(error),
             }
         }
     }
@@ -393,7 +417,12 @@ pub(crate) fn read(
     Entries(entries(Reading { channel, seen, timeout, options, page, left, through: None }))
 }
 
-pub(crate) fn subscribe(channel: Channel, seen: Arc<AtomicU64>, start: Start, end: End) -> Subscription {
+pub(crate) fn subscribe(
+    channel: Channel,
+    seen: Arc<AtomicU64>,
+    start: Start,
+    options: SubscribeOptions,
+) -> Subscription {
     let next = if let Start::Index(index) = start { Some(index.max(1)) } else { None };
     let page = Page { next, ..Page::default() };
     let stream = None;
@@ -401,7 +430,8 @@ pub(crate) fn subscribe(channel: Channel, seen: Arc<AtomicU64>, start: Start, en
         channel,
         seen,
         start,
-        end,
+        options,
+        gives_up: None,
         page,
         stream,
         log: None,

@@ -11,6 +11,8 @@ pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// How long one try may take where the call as a whole may take longer: a member that hangs is asked anew.
 pub(crate) const TRY: Duration = Duration::from_secs(10);
+/// A member says something on a stream every 10 s: one that says nothing for so long does not live.
+pub(crate) const SILENCE: Duration = Duration::from_secs(30);
 /// No call takes longer; more than the clock can add is not an error.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
 

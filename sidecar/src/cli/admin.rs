@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use std::time::Duration;
-use synod_client::{CallError, Reason};
+use synod_client::Reason;
 use synod_paxos::ClusterId;
 use synod_proto::admin::v1::{
     ChangeRequest, ChangeResponse, ChangeSettingsRequest, GenesisMember, InitializeRequest, JoinRequest,
@@ -258,7 +258,7 @@ async fn change_members(options: Change, kind: Kind) -> anyhow::Result<()> {
                 return Ok(());
             }
             Err(refused) => {
-                let error = CallError::from(refused.clone());
+                let error = synod_client::wire::error(&refused);
                 // A repeat of the same operation is answered with what happened.
                 let may_pass = matches!(
                     error.reason,

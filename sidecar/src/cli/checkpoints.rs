@@ -135,6 +135,8 @@ fn show(bar: &ProgressBar, progress: Progress) {
         Progress::Replicating => {
             return waiting(bar, "all is sent; a quorum of members is to have it on disk");
         }
+        // What a later client tells of, too.
+        _ => return,
     };
     bar.set_message(message);
     bar.set_position(bytes);

@@ -80,7 +80,7 @@ impl DataDir {
     }
 
     pub(super) fn explain(&self, status: Status) -> anyhow::Error {
-        let error = CallError::from(status);
+        let error = synod_client::wire::error(&status);
         let is_transport = error.reason == Reason::Transport;
         let error = anyhow::Error::new(error);
         if is_transport {

@@ -18,6 +18,7 @@ use content::Content;
 pub use content::NewEntry;
 
 use crate::error::{AppendError, CallError};
+use crate::read;
 use crate::retry::within;
 use bytes::Bytes;
 use std::collections::hash_map::RandomState;
@@ -86,6 +87,9 @@ pub enum Repeats {
     /// By a key of the application's choice: as `Session`, and also across a restart of the application. Such
     /// appends are in no order among each other.
     Key(IdempotencyKey),
+    /// By a key that the client makes for this append: as `Session`, without a session, and in no order. Each takes a row
+    /// of the log's table for an hour, so that it suits programs that append little or end soon.
+    Minted,
     /// Not at all: what may have been appended is not tried again, and ends as [`AppendError::Unknown`].
     Untold,
 }
@@ -195,15 +199,45 @@ pub(crate) struct Appender {
     /// Bytes under way of calls that are not of the session.
     loose_bytes: Arc<Semaphore>,
     seen: Arc<AtomicU64>,
+    /// For what an append by a key needs to know of the log.
+    calls: Channel,
+    minter: Arc<Minter>,
+}
+
+/// Makes keys that nobody else makes: two numbers by a keyed function, whose 128 bits of key are this client's own.
+#[derive(Debug, Default)]
+struct Minter {
+    state: RandomState,
+    made: AtomicU64,
+}
+
+impl Minter {
+    fn key(&self) -> Bytes {
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        let half = |which: u8| self.state.hash_one((number, which)).to_be_bytes();
+        [half(0), half(1)].concat().into()
+    }
+}
+
+/// What tells a repeat of a call that is not of the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// A key that the application keeps: an earlier process may have used it.
+    Kept,
+    /// A key that nobody used before this call.
+    Minted,
+    /// Nothing: what may have been appended is not tried again.
+    Nothing,
 }
 
 impl Appender {
     /// `seen` is raised to the indexes that are acknowledged.
-    pub(crate) fn start(channel: Channel, seen: Arc<AtomicU64>) -> Appender {
+    pub(crate) fn start(channel: Channel, calls: Channel, seen: Arc<AtomicU64>) -> Appender {
         // Bounded by the callers, each of which has its payload already.
         let (commands, queue) = mpsc::unbounded_channel();
         tokio::spawn(pump::run(channel, queue));
-        Appender { commands, loose_bytes: Arc::new(Semaphore::new(LOOSE_BYTES as usize)), seen }
+        let loose_bytes = Arc::new(Semaphore::new(LOOSE_BYTES as usize));
+        Appender { commands, loose_bytes, seen, calls, minter: Arc::default() }
     }
 
     pub(crate) async fn append(
@@ -224,9 +258,12 @@ impl Appender {
             Repeats::Session => self.ordered(content, condition, deadline).await,
             Repeats::Key(IdempotencyKey { key, minted_at }) => {
                 let identity = Some(Identity::Key(v1::IdempotencyKey { key, minted_at }));
-                self.loose(condition.request(content, identity), bytes, deadline, true).await
+                self.loose(condition.request(content, identity), bytes, deadline, Told::Kept).await
             }
-            Repeats::Untold => self.loose(condition.request(content, None), bytes, deadline, false).await,
+            Repeats::Minted => self.minted(content, condition, deadline).await,
+            Repeats::Untold => {
+                self.loose(condition.request(content, None), bytes, deadline, Told::Nothing).await
+            }
         };
         if let Ok(appended) = &outcome {
             self.seen.fetch_max(appended.last_index, Ordering::Relaxed);
@@ -249,13 +286,61 @@ impl Appender {
         reply.await.unwrap_or_else(|_| Err(AppendError::Unknown(transport("the client has stopped"))))
     }
 
-    /// `repeatable`: trying again what may have been appended cannot duplicate it.
+    /// An append by a key of its own. `minted_at` is what this client has seen; where the log has forgotten keys since,
+    /// the key is made anew with the log's end.
+    async fn minted(
+        &self,
+        content: Content,
+        condition: Condition,
+        deadline: Instant,
+    ) -> Result<Appended, AppendError> {
+        let bytes = content.bytes();
+        let mut minted_at = self.seen.load(Ordering::Relaxed);
+        let mut asked = false;
+        loop {
+            if minted_at == 0 || asked {
+                let consistency = if asked { None } else { Some(read::sequential(0)) };
+                minted_at = self.last_index(consistency, deadline).await?;
+            }
+            let key = v1::IdempotencyKey { key: self.minter.key(), minted_at: Some(minted_at) };
+            let request = condition.request(content.clone(), Some(Identity::Key(key)));
+            match self.loose(request, bytes, deadline, Told::Minted).await {
+                Err(AppendError::Refused(error)) if error.reason == Reason::KeyExpired && !asked => {
+                    asked = true
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// The log's last index, tried as an append is.
+    async fn last_index(
+        &self,
+        consistency: Option<v1::Consistency>,
+        deadline: Instant,
+    ) -> Result<u64, AppendError> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let error = match read::tail(&self.calls, left, consistency).await {
+                Ok(tail) => return Ok(tail.last_index),
+                Err(error) => error.of_append(Outcome::NotAppended),
+            };
+            let wake = Instant::now() + wait(&error, pause);
+            if judge(&error) != Judged::MayPass || wake >= deadline {
+                return Err(AppendError::Refused(error));
+            }
+            tokio::time::sleep_until(wake).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
     async fn loose(
         &self,
         request: AppendRequest,
         bytes: usize,
         deadline: Instant,
-        repeatable: bool,
+        told: Told,
     ) -> Result<Appended, AppendError> {
         let size = u32::try_from(bytes).unwrap_or(u32::MAX).min(LOOSE_BYTES);
         let room = self.loose_bytes.clone().acquire_many_owned(size);
@@ -270,7 +355,8 @@ impl Appender {
                 Attempt::NotSent(error) => error,
                 Attempt::Failed(error) => match judge(&error) {
                     Judged::UnexpectedIndex { tail } => return Err(AppendError::UnexpectedIndex { tail }),
-                    Judged::Forgotten => return Err(AppendError::Unknown(error)),
+                    // Of a key that nobody used before, no earlier try can have appended it.
+                    Judged::Forgotten => return Err(ended(error, maybe || told != Told::Minted)),
                     Judged::Reused => return Err(AppendError::Refused(error)),
                     Judged::Refused => return Err(ended(error, maybe)),
                     Judged::MayPass => error,
@@ -284,7 +370,7 @@ impl Appender {
                     error
                 }
             };
-            if maybe && !repeatable {
+            if maybe && told == Told::Nothing {
                 return Err(AppendError::Unknown(error));
             }
             let wake = Instant::now() + wait(&error, pause);

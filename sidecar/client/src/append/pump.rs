@@ -2,7 +2,7 @@
 
 use super::ordered::{Next, Ordered};
 use super::{Attempt, Command, FIRST_PAUSE, IN_FLIGHT, LONGEST_PAUSE, Loose, transport, wait};
-use crate::error::CallError;
+use crate::error::{CallError, failed};
 use crate::read::log;
 use futures::future::{BoxFuture, FutureExt, OptionFuture};
 use std::collections::{HashMap, VecDeque};
@@ -102,7 +102,7 @@ async fn open_session(channel: Channel) -> Result<u64, CallError> {
     let mut request = Request::new(OpenSessionRequest {});
     request.set_timeout(SESSION_TIMEOUT);
     let opened = log(channel).open_session(request).await.map_err(|status| {
-        let error = CallError::from_status(&status);
+        let error = failed(status);
         // Nothing was appended, of course; where the connection failed or time ran out, the next try may come through.
         let again = matches!(error.reason, Reason::Transport | Reason::Deadline);
         let outcome = if again { Known::Unknown } else { Known::NotAppended };
@@ -114,7 +114,8 @@ async fn open_session(channel: Channel) -> Result<u64, CallError> {
 async fn connect(channel: Channel) -> Result<Connection, CallError> {
     // Bounded by `IN_FLIGHT` and by the callers' permits on bytes.
     let (requests, stream) = mpsc::unbounded_channel();
-    let answers = log(channel).append_stream(UnboundedReceiverStream::new(stream)).await?;
+    let answers = log(channel).append_stream(UnboundedReceiverStream::new(stream)).await;
+    let answers = answers.map_err(failed)?;
     Ok(Connection { requests, answers: answers.into_inner() })
 }
 
@@ -222,7 +223,7 @@ impl Pump {
         let answer = match answer {
             Ok(Some(answer)) => answer,
             Ok(None) => return self.cut(&transport("the member closed the stream")),
-            Err(status) => return self.cut(&CallError::from(status)),
+            Err(status) => return self.cut(&failed(status)),
         };
         let attempt = match answer.outcome {
             Some(Outcome::Appended(appended)) => Attempt::Appended(appended.into()),

@@ -1,7 +1,7 @@
 //! A state on its way out.
 
 use super::{Checkpoint, Checkpoints, Patience, Progress};
-use crate::error::{CallError, CheckpointError};
+use crate::error::{CallError, CheckpointError, failed};
 use crate::retry::FIRST_PAUSE;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
@@ -72,7 +72,7 @@ impl Fetched {
                 self.chunks = Some(self.checkpoints.open(Some(index), digest, self.offset).await?.1);
             }
             match &mut self.chunks {
-                Some(chunks) => Ok::<_, CallError>(chunks.message().await?),
+                Some(chunks) => chunks.message().await.map_err(failed),
                 None => Ok(None),
             }
         });

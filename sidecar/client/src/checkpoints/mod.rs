@@ -4,7 +4,7 @@ mod fetched;
 
 pub use fetched::Fetched;
 
-use crate::error::{CallError, CheckpointError};
+use crate::error::{CallError, CheckpointError, failed};
 use crate::retry::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::{Client, Consistency, retry};
 use bytes::{Bytes, BytesMut};
@@ -60,6 +60,7 @@ impl fmt::Debug for Checkpoint {
 
 /// A checkpoint of the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ListedCheckpoint {
     /// Which.
     pub checkpoint: Checkpoint,
@@ -69,6 +70,7 @@ pub struct ListedCheckpoint {
 
 /// How far a transfer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Progress {
     /// The state's digest is computed: so many bytes are read.
     Read(u64),
@@ -312,7 +314,7 @@ impl Checkpoints {
 
     async fn standing(&self, wanted: &Checkpoint) -> Result<u64, CallError> {
         let request = StandingRequest { checkpoint: Some(out(wanted)) };
-        Ok(self.service().standing(request).await?.into_inner().bytes)
+        Ok(self.service().standing(request).await.map_err(failed)?.into_inner().bytes)
     }
 
     /// Sends what the member lacks.
@@ -356,7 +358,7 @@ impl Checkpoints {
                 call.await
             }
         };
-        Ok(checkpoint(answer.map_err(CallError::from)?.into_inner().checkpoint)?)
+        Ok(checkpoint(answer.map_err(failed)?.into_inner().checkpoint)?)
     }
 
     async fn feed<R>(
@@ -458,8 +460,8 @@ impl Checkpoints {
     ) -> Result<(Checkpoint, Streaming<FetchCheckpointResponse>), CallError> {
         let consistency = self.consistency.to_wire(&self.client.seen);
         let request = FetchCheckpointRequest { index, digest, offset, consistency };
-        let mut chunks = self.service().fetch(request).await?.into_inner();
-        let head = chunks.message().await?.and_then(|head| head.checkpoint);
+        let mut chunks = self.service().fetch(request).await.map_err(failed)?.into_inner();
+        let head = chunks.message().await.map_err(failed)?.and_then(|head| head.checkpoint);
         Ok((checkpoint(head)?, chunks))
     }
 }
