@@ -143,7 +143,7 @@ pub enum AdminOutcome {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Not appended: no leader is known or reachable now.
-    #[error("no leader right now, nothing was appended: try again shortly")]
+    #[error("no leader right now: try again shortly")]
     NoLeader,
     /// A read that was cancelled while a leader is known.
     #[error(
@@ -151,9 +151,7 @@ pub enum Refusal {
     )]
     NotConfirmed,
     /// It was proposed, and whether it will be chosen cannot be known here any more.
-    #[error(
-        "the outcome is unknown: it may or may not have been appended; read the log before you append it again"
-    )]
+    #[error("whether it was carried out is not known: it may be, now or a little later")]
     OutcomeUnknown,
     /// Not appended: the last index is another.
     #[error("the last index is {tail}, not the expected one: read on and decide again")]

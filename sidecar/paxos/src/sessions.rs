@@ -54,7 +54,7 @@ pub enum IdentityRefused {
     KeyExpired,
     /// The table is full of sessions in use, and of keys that are not old enough to be forgotten.
     #[error(
-        "the table of sessions and keys is full, and no key in it is old enough to be forgotten: nothing was appended; \
+        "the table of sessions and keys is full, and no key in it is old enough to be forgotten: \
          try again later, or raise the limit of session rows"
     )]
     TooManyKeys,

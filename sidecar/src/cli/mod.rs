@@ -178,6 +178,7 @@ pub fn main() -> ExitCode {
         // A reader that went away (`synod-sidecar tail | head`) is no fault.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
+            let error = of_output(error);
             let failed = Failed::of(&error);
             let message = whole(&error);
             if wants_json() && !error.is::<Told>() {
@@ -188,6 +189,16 @@ pub fn main() -> ExitCode {
             eprintln!("synod: {message}");
             ExitCode::from(failed.code())
         }
+    }
+}
+
+/// What could not be printed is said to be that: the bare words of the system could be about the disk of the member.
+fn of_output(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref::<std::io::Error>() {
+        Some(io) if io.kind() == std::io::ErrorKind::StorageFull && error.chain().len() == 1 => {
+            error.context("the answer cannot be printed")
+        }
+        _ => error,
     }
 }
 
@@ -229,8 +240,9 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
             let name = std::env::args().next().unwrap_or_default();
             let name = std::path::Path::new(&name).file_name().and_then(|name| name.to_str());
             let name = name.unwrap_or("synod");
-            clap_complete::generate(shell, &mut Cli::command(), name, &mut std::io::stdout());
-            Ok(())
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), name, &mut text);
+            Ok(std::io::stdout().write_all(&text)?)
         }
     }
 }

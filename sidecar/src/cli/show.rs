@@ -70,7 +70,12 @@ pub(super) async fn status(options: Options) -> anyhow::Result<()> {
         let (voters, learners) = (configuration.voters.len(), configuration.learners.len());
         row(
             "Configuration",
-            format!("version {}: {voters} voters, {learners} learners{pending}", configuration.version),
+            format!(
+                "version {}: {}, {}{pending}",
+                configuration.version,
+                counted(voters, "voter"),
+                counted(learners, "learner")
+            ),
         );
     }
     row("Last index", status.last_index.to_string());
@@ -153,4 +158,8 @@ pub(super) async fn history(options: Options) -> anyhow::Result<()> {
         leaders.add_row(vec![leadership.fencing_epoch.to_string(), ballot]);
     }
     print(&leaders)
+}
+
+fn counted(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }

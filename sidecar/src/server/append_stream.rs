@@ -155,7 +155,7 @@ impl Serving {
                 }
                 true
             }
-            Err((refusal, _)) => self.fail(tag, failure::refusal(&refusal)).await,
+            Err((refusal, _)) => self.fail(tag, failure::refusal_of_append(&refusal)).await,
         }
     }
 
@@ -169,7 +169,7 @@ impl Serving {
                 Some(appended) => Outcome::Appended(appended),
                 None => unreachable!("the core answered an append with {reply:?}"),
             },
-            Err(refusal) => Outcome::Failure(failure::refusal(&refusal).of_append()),
+            Err(refusal) => Outcome::Failure(failure::refusal_of_append(&refusal)),
         };
         self.answer(tag, outcome).await
     }

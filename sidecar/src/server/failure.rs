@@ -46,8 +46,7 @@ pub fn disk_full(why: NoRoom) -> Failure {
         NoRoom::Leader => "the disk of the leader is",
         NoRoom::Quorum => "the disks of too many members are",
     };
-    let message =
-        format!("{whose} almost full, nothing was appended: make the volume larger or trim the log");
+    let message = format!("{whose} almost full: make the volume larger or trim the log");
     refused(Reason::DiskFull, message)
 }
 
@@ -147,6 +146,19 @@ pub fn unanswered(error: &Unanswered) -> Failure {
     }
 }
 
+/// The core's refusal of an append.
+pub fn refusal_of_append(inner: &Refusal) -> Failure {
+    match inner {
+        Refusal::OutcomeUnknown => {
+            let message = "whether it was appended is not known: under a key or in a session try it again, otherwise read \
+                           the log first";
+            refused(Reason::OutcomeUnknown, message)
+        }
+        inner => refusal(inner),
+    }
+    .of_append()
+}
+
 /// The same of an append.
 pub fn unanswered_append(error: &Unanswered) -> Failure {
     match error {
@@ -155,6 +167,7 @@ pub fn unanswered_append(error: &Unanswered) -> Failure {
             let message = "the deadline passed, and whether it was appended is not known";
             refused(Reason::OutcomeUnknown, message)
         }
+        Unanswered::Refused(inner) => refusal_of_append(inner),
         error => unanswered(error),
     }
     .of_append()

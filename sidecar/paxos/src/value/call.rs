@@ -541,7 +541,7 @@ pub enum CallError {
     },
     /// The whole call over its bound.
     #[error(
-        "a call of {entries} entries and {bytes} bytes is over the limit of {} entries and {limit} bytes: send several calls",
+        "the call is over its limits, {} entries and {limit} bytes, with {entries} and {bytes}: send several calls",
         limits::BATCH_ENTRIES
     )]
     CallTooLarge {

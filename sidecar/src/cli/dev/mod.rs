@@ -131,18 +131,30 @@ async fn look(cluster: &Cluster) -> std::convert::Infallible {
     }
 }
 
+/// How this program is called in a terminal: by its name where PATH leads to it, otherwise by its path.
+fn program() -> String {
+    let Ok(path) = std::env::current_exe() else { return "synod".to_owned() };
+    let name = path.file_name().unwrap_or_default();
+    let on_path = std::env::var_os("PATH").is_some_and(|folders| {
+        std::env::split_paths(&folders)
+            .any(|folder| folder.join(name).canonicalize().is_ok_and(|it| it == path))
+    });
+    if on_path { name.to_string_lossy().into_owned() } else { path.display().to_string() }
+}
+
 fn tell(dir: &Path, replicas: u8, kept: bool) {
     println!("A cluster of {replicas} runs. Its sockets:");
     for number in 0..replicas {
         println!("  {}", dir.join(format!("dev-{number}.sock")).display());
     }
+    let synod = program();
     println!("\nTry, in another terminal:");
     println!("  export SYNOD_SOCKET={}", dir.join("dev-0.sock").display());
-    println!("  synod append hello");
-    println!("  synod tail -f");
+    println!("  {synod} append hello");
+    println!("  {synod} tail -f");
     println!("\nHurt it (kill, start, pause, resume, cut, heal, slow):");
     println!("  export SYNOD_DEV_DIR={}", dir.display());
-    println!("  synod dev kill 1");
+    println!("  {synod} dev kill 1");
     let end = if kept { "the data stays" } else { "the data goes with it" };
     println!("Ctrl-C ends the cluster; {end}.");
 }
