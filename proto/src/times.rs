@@ -11,7 +11,25 @@ pub fn duration(span: Duration) -> Wire {
 
 /// A duration from the wire; `None` where it is negative, or no duration at all.
 pub fn span(wire: &Wire) -> Option<Duration> {
-    Duration::try_from(*wire).ok()
+    // Not by the library, which negates what it refuses: the least number has no negative.
+    let seconds = u64::try_from(wire.seconds).ok()?;
+    let nanos = u32::try_from(wire.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    Some(Duration::new(seconds, nanos))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Found by random calls: the least number of seconds ended the process that read it.
+    #[test]
+    fn what_is_no_duration_is_none() {
+        for (seconds, nanos) in [(i64::MIN, 0), (i64::MIN, i32::MIN), (-1, 0), (0, -1), (0, 1_000_000_000)] {
+            assert_eq!(span(&Wire { seconds, nanos }), None, "{seconds} {nanos}");
+        }
+        assert_eq!(span(&Wire { seconds: 1, nanos: 5 }), Some(Duration::new(1, 5)));
+        assert_eq!(span(&duration(Duration::MAX)), Some(Duration::new(i64::MAX as u64, 999_999_999)));
+    }
 }
 
 /// A time for the wire: microseconds since the beginning of 1970.
