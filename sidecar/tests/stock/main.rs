@@ -4,6 +4,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod documented;
 
 use common::{Cluster, PATIENCE, until};
 use std::path::{Path, PathBuf};
@@ -127,6 +128,33 @@ async fn node_grpc_js() {
     };
     let (writer, reader) = (start(), start());
     works(cluster, leader, writer, reader).await;
+}
+
+/// A client program that is built into a folder of the test's own, of which the script says how it is run.
+async fn built(script: &str, command: impl Fn(&Path) -> Command) {
+    let (cluster, leader, follower) = cluster().await;
+    let place = installed(script, &[&cluster.dir.path().join("client")]).await;
+    let start = || {
+        let mut command = command(&place);
+        Program::start(command.arg(target(&cluster.members[follower].socket)))
+    };
+    let (writer, reader) = (start(), start());
+    works(cluster, leader, writer, reader).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn go_grpc_go() {
+    built("grpc-go", |program| Command::new(program)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn java_grpc_java() {
+    built("grpc-java", |classes| {
+        let mut java = Command::new("java");
+        java.arg("-cp").arg(classes).arg("Client");
+        java
+    })
+    .await;
 }
 
 /// One call with grpcurl, which is grpc-go: what it prints, or the error.
