@@ -17,6 +17,7 @@ use tokio::process::Command;
 mod bad_input;
 mod described;
 mod positions;
+mod property;
 
 /// How curl speaks.
 const SPOKEN: [&str; 2] = ["--http1.1", "--http2-prior-knowledge"];

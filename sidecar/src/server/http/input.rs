@@ -189,7 +189,7 @@ pub(super) fn is_json(headers: &HeaderMap) -> bool {
 #[serde(deny_unknown_fields)]
 pub(super) struct Many {
     /// 1 to 4,096 entries; all or none are appended, at neighbouring indexes.
-    #[schemars(with = "Vec<One>")]
+    #[schemars(with = "Vec<One>", length(min = 1, max = 4_096))]
     entries: Bounded,
 }
 

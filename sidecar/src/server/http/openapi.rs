@@ -2,7 +2,7 @@
 
 use super::input::Many;
 use super::problem::{self, Body9457};
-use super::routes::{Call, Gives, Parameter, ROUTES, Route};
+use super::routes::{Call, Gives, Parameter, ROUTES, Route, Value as Given};
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
@@ -35,7 +35,8 @@ pub(super) fn document() -> Value {
 fn operation(route: &Route, failure: &Value, schemas: &mut SchemaGenerator) -> Value {
     let mut parameters = Vec::new();
     if route.path.contains("{name}") {
-        let name = ("name", false, "The consumer's name: 1 to 253 bytes without control characters.");
+        let name =
+            ("name", Given::Text(253), "The consumer's name: 1 to 253 bytes without control characters.");
         parameters.push(parameter(&name, "path"));
     }
     let query = route.query.iter().flat_map(|group| group.iter());
@@ -71,10 +72,14 @@ fn operation(route: &Route, failure: &Value, schemas: &mut SchemaGenerator) -> V
     operation
 }
 
-fn parameter((name, is_number, meaning): &Parameter, place: &str) -> Value {
-    let schema = match is_number {
-        true => json!({ "type": "integer", "format": "uint64", "minimum": 0 }),
-        false => json!({ "type": "string" }),
+fn parameter((name, value, meaning): &Parameter, place: &str) -> Value {
+    let schema = match value {
+        Given::Number(least, most) => {
+            json!({ "type": "integer", "format": "uint64", "minimum": least, "maximum": most })
+        }
+        Given::Word(words) => json!({ "type": "string", "enum": words }),
+        Given::Text(most) => json!({ "type": "string", "minLength": 1, "maxLength": most }),
+        Given::Time => json!({ "type": "string", "format": "date-time" }),
     };
     json!({
         "name": name, "in": place, "required": place == "path", "description": meaning, "schema": schema,

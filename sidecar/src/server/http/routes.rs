@@ -38,8 +38,23 @@ pub(super) enum Gives {
     Events,
 }
 
-/// A parameter: its name, whether it is a number, and what it means.
-pub(super) type Parameter = (&'static str, bool, &'static str);
+/// What a parameter's value is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Value {
+    /// A number between these.
+    Number(u64, u64),
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// So many characters at most, one at least.
+    Text(usize),
+    /// A moment, as RFC 3339 writes it.
+    Time,
+}
+
+/// A parameter: its name, its values, and what it means.
+pub(super) type Parameter = (&'static str, Value, &'static str);
+
+const INDEXES: Value = Value::Number(0, u64::MAX);
 
 /// A request.
 #[derive(Debug)]
@@ -55,45 +70,58 @@ pub(super) struct Route {
     pub(super) gives: Gives,
 }
 
-const TIMEOUT: &[Parameter] =
-    &[("timeout_ms", true, "Milliseconds that the call may take: 1 to 600000; otherwise 30000.")];
+const TIMEOUT: &[Parameter] = &[(
+    "timeout_ms",
+    Value::Number(1, 600_000),
+    "Milliseconds that the call may take: 1 to 600000; otherwise 30000.",
+)];
 const FRESH: &[Parameter] = &[
-    ("consistency", false, "linearizable (the default), sequential or stale-bounded."),
-    ("at_least", true, "With sequential: waits until this index is applied at this member."),
-    ("max_staleness_ms", true, "With stale-bounded: how old the answer may be."),
+    (
+        "consistency",
+        Value::Word(&["linearizable", "sequential", "stale-bounded"]),
+        "linearizable (the default), sequential or stale-bounded.",
+    ),
+    ("at_least", INDEXES, "With sequential: waits until this index is applied at this member."),
+    ("max_staleness_ms", Value::Number(0, u32::MAX as u64), "With stale-bounded: how old the answer may be."),
 ];
 const APPEND: &[Parameter] = &[
     (
         "expected_index",
-        true,
+        INDEXES,
         "The last index before this call; refused as EXPECTED_INDEX where it is another.",
     ),
-    ("fence", true, "A fencing epoch; refused as FENCED where a later leadership has begun."),
-    ("minted_at", true, "An index that was in the log when the idempotency key was made."),
+    ("fence", INDEXES, "A fencing epoch; refused as FENCED where a later leadership has begun."),
+    ("minted_at", INDEXES, "An index that was in the log when the idempotency key was made."),
 ];
 const FROM: &[Parameter] =
-    &[("from", true, "The first index, from 1; otherwise the first that can be read.")];
-const SINCE: &[Parameter] =
-    &[("time", false, "Begins at the first entry of this time (RFC 3339) or later; in the place of `from`.")];
+    &[("from", Value::Number(1, u64::MAX), "The first index, from 1; otherwise the first that can be read.")];
+const SINCE: &[Parameter] = &[(
+    "time",
+    Value::Time,
+    "Begins at the first entry of this time (RFC 3339) or later; in the place of `from`.",
+)];
 const PAGE: &[Parameter] = &[
-    ("limit", true, "At most this many entries: 1 to 4096; otherwise 1024."),
+    ("limit", Value::Number(1, 4_096), "At most this many entries: 1 to 4096; otherwise 1024."),
     (
         "max_bytes",
-        true,
+        Value::Number(1, 1 << 20),
         "About so many bytes of payload, one entry at least: 1 to 1048576; otherwise 262144.",
     ),
 ];
-const REVERSE: &[Parameter] =
-    &[("reverse", false, "true: the newest first, from `from` back; otherwise from the end of the log.")];
-const INDEX: &[Parameter] = &[("index", true, "The consumer is done with every entry up to it.")];
+const REVERSE: &[Parameter] = &[(
+    "reverse",
+    Value::Word(&["true", "false"]),
+    "true: the newest first, from `from` back; otherwise from the end of the log.",
+)];
+const INDEX: &[Parameter] = &[("index", INDEXES, "The consumer is done with every entry up to it.")];
 const KEY: &[Parameter] =
-    &[("Idempotency-Key", false, "1 to 64 bytes: a repeat with the same key is appended once.")];
+    &[("Idempotency-Key", Value::Text(64), "1 to 64 bytes: a repeat with the same key is appended once.")];
 const EXPIRY: &[Parameter] = &[(
     "expiry_ms",
-    true,
+    Value::Number(0, u64::MAX),
     "The consumer is forgotten when nothing is heard of it for so long: 10000 or more; 0: never.",
 )];
-const LAST: &[Parameter] = &[("Last-Event-ID", true, "The last index that was seen; goes before `from`.")];
+const LAST: &[Parameter] = &[("Last-Event-ID", INDEXES, "The last index that was seen; goes before `from`.")];
 
 fn of<T: schemars::JsonSchema>(schemas: &mut SchemaGenerator) -> Schema {
     schemas.subschema_for::<T>()
