@@ -15,6 +15,7 @@ pub mod server;
 pub mod shared;
 mod shown;
 pub mod space;
+pub mod spans;
 pub mod telemetry;
 pub mod tls;
 pub mod transport;

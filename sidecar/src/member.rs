@@ -1,13 +1,14 @@
 //! One member: the disk, the core's driver, the transport and the servers, put together.
 
 use crate::checkpoints::{Checkpoints, Keeper, PeerCheckpointsService};
-use crate::connections::{self, Accept, Budgets, Incoming, Known, Limits, Shares, Tally, Terms};
+use crate::connections::{self, Accept, Budgets, Calls, Incoming, Known, Limits, Shares, Tally, Terms};
 use crate::descriptors;
 use crate::driver::{Driver, Fatal};
 use crate::scrub::{self, Scrubber};
 use crate::server::admin::{Access, AdminService, Renewal};
 use crate::server::health::{self, Health};
 use crate::server::listen::{self, Bound, ListenError};
+use crate::server::observed::observed;
 use crate::server::{
     self, Callers, CheckpointsService, ClusterService, ConsumersService, Guard, LogService, standard,
 };
@@ -135,6 +136,7 @@ struct Services {
     checkpoints: Checkpoints,
     shares: Shares,
     tally: Tally,
+    calls: Calls,
 }
 
 async fn open_disk(config: &Config) -> Result<Opened, StorageError> {
@@ -214,7 +216,15 @@ impl Member {
         let supervisor = tokio::spawn(supervisor.run(driver, renewal_queue).in_current_span());
         let admin = AdminService::new(shared.clone(), renewals);
         let tally = metrics.sockets.clone();
-        let services = Services { admin, guard: Guard::new(space), checkpoints, shares, tally };
+        let calls = metrics.calls.clone();
+        let services = Services {
+            admin,
+            guard: Guard::new(space, metrics.calls.clone()),
+            checkpoints,
+            shares,
+            tally,
+            calls,
+        };
         let (servers, bound) = (Vec::new(), Vec::new());
         let mut member = Member { shared, supervisor, tasks, servers, bound, config, peer_address };
         if let Err(error) = member.listen(&context, peer_listener, &services).await {
@@ -222,7 +232,7 @@ impl Member {
             return Err(error);
         }
         member.background(&context, services, metrics.clone());
-        health.started(&context, metrics);
+        health.started(&context, &metrics);
         Ok(member)
     }
 
@@ -232,7 +242,7 @@ impl Member {
         peer_listener: TcpListener,
         services: &Services,
     ) -> Result<(), StartError> {
-        let Services { admin, guard, checkpoints, shares, tally } = services;
+        let Services { admin, guard, checkpoints, shares, tally, calls } = services;
         let secured =
             |listener, limits| Incoming::new(listener, limits, context.tls.clone(), context.known.clone());
         let streams = PeerService::server(context.clone());
@@ -285,8 +295,10 @@ impl Member {
         let applications = clients(&Callers::new(&self.config.allowed_uids));
         let path = self.config.data_dir.join(ADMIN_SOCKET);
         let budgets = Budgets::new(server::explain, tally);
-        let terms =
-            |allowed: &[u32], plain| Terms { budgets: budgets.clone(), allowed: allowed.to_vec(), plain };
+        let terms = |allowed: &[u32], plain| {
+            let (budgets, allowed) = (budgets.clone(), allowed.to_vec());
+            Terms { budgets, allowed, plain, observed: observed(calls) }
+        };
         self.serve_unix(router, (path, ADMIN_MODE), shares.admin_socket, terms(&[], None)).await?;
         // Last: an application that can connect can be served.
         let place = (self.config.socket.clone(), self.config.socket_mode);
@@ -313,7 +325,7 @@ impl Member {
     }
 
     fn background(&mut self, context: &Context, services: Services, metrics: Arc<Metrics>) {
-        let Services { checkpoints, guard: _, admin: _, shares: _, tally: _ } = services;
+        let Services { checkpoints, guard: _, admin: _, shares: _, tally: _, calls: _ } = services;
         let keeper = Keeper::new(checkpoints);
         self.tasks.push(tokio::spawn(keeper.run().in_current_span()));
         let scrubber = Scrubber {

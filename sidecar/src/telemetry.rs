@@ -1,6 +1,6 @@
 //! Structured logs and metrics.
 
-use crate::connections::Tally;
+use crate::connections::{Calls, Tally};
 use crate::driver::CallOutcome;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -39,6 +39,8 @@ pub fn start_logging(format: LogFormat, filter: &str) -> anyhow::Result<()> {
 pub struct Metrics {
     /// What the sockets refused and ended.
     pub sockets: Tally,
+    /// The calls of the sockets.
+    pub calls: Calls,
     /// Append calls taken from clients.
     pub append_calls: Counter,
     /// Their entries.
@@ -91,6 +93,7 @@ impl Default for Metrics {
     fn default() -> Metrics {
         Metrics {
             sockets: Tally::default(),
+            calls: Calls::default(),
             append_calls: Counter::default(),
             append_entries: Counter::default(),
             appended: Counter::default(),

@@ -4,6 +4,7 @@ use super::connect::{parse_cluster, parse_name};
 use super::stop_signal;
 use crate::member::{Config, Member, StartError};
 use crate::scrub;
+use crate::spans;
 use crate::telemetry::{LogFormat, start_logging};
 use crate::tls::TlsError;
 use crate::transport::PeerSource;
@@ -90,6 +91,10 @@ pub(super) struct Options {
     /// Stop when the process with this number ends, which must be the one that started this member.
     #[arg(long, value_name = "PID")]
     end_with: Option<i32>,
+    /// Send spans of traced calls to the collector there, by OTLP over gRPC without TLS. A call is traced where its caller
+    /// traces it (docs/tracing.md).
+    #[arg(long, env = "SYNOD_OTLP_ENDPOINT", value_name = "http://HOST:4317")]
+    otlp_endpoint: Option<String>,
     /// How log lines look.
     #[arg(long, env = "SYNOD_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -146,6 +151,10 @@ pub(super) async fn run(options: Options) -> anyhow::Result<()> {
     if let Some(parent) = options.end_with {
         end_with(parent)?;
     }
+    let exporting = match &options.otlp_endpoint {
+        Some(endpoint) => Some(spans::export(endpoint, &options.name).context("cannot send spans")?),
+        None => None,
+    };
     let config = options.config();
     let mut stop = std::pin::pin!(stop_signal());
     let starting = start(&config);
@@ -165,6 +174,9 @@ pub(super) async fn run(options: Options) -> anyhow::Result<()> {
     tracing::info!("stopping");
     member.hand_over().await;
     member.stop().await;
+    if let Some(exporting) = exporting {
+        exporting.end().await;
+    }
     Ok(())
 }
 

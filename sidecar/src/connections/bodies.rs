@@ -1,5 +1,6 @@
 //! The bodies of calls, counted while they are in memory (docs: reliability.md, "Bounds").
 
+use super::calls::Seen;
 use super::fair::{Cut, Fair, Full, Held, Why};
 use super::fields::{self, Fields, Shape};
 use super::table::Open;
@@ -365,6 +366,8 @@ pub(super) struct Given<B> {
     ended: bool,
     /// It is no gRPC call's: there is no place for a status behind it.
     is_plain: bool,
+    /// Until the answer has ended.
+    seen: Option<Seen>,
     /// The place among the open calls.
     _call: Option<Held>,
     _open: Option<Open>,
@@ -390,6 +393,7 @@ impl<B> Given<B> {
             rest: None,
             ended: false,
             is_plain: false,
+            seen: None,
             _call: call,
             _open: open,
         }
@@ -412,6 +416,18 @@ impl<B> Given<B> {
         self
     }
 
+    /// The same of a call that is counted when it ends.
+    pub(super) fn seen(mut self, seen: Seen) -> Given<B> {
+        self.seen = Some(seen);
+        self
+    }
+
+    fn end(&mut self, trailers: &HeaderMap) {
+        if let Some(seen) = &mut self.seen {
+            seen.trailers(trailers);
+        }
+    }
+
     /// The status in place of what cannot be given.
     fn refuse(&mut self) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         self.ended = true;
@@ -420,7 +436,9 @@ impl<B> Given<B> {
             return Poll::Ready(Some(Err(status)));
         }
         let mut trailers = HeaderMap::new();
-        Poll::Ready(Some(match status.add_header(&mut trailers) {
+        let added = status.add_header(&mut trailers);
+        self.end(&trailers);
+        Poll::Ready(Some(match added {
             Ok(()) => Ok(Frame::trailers(trailers)),
             Err(_) => Err(status),
         }))
@@ -445,8 +463,19 @@ impl<B: Body<Data = Bytes, Error = Status> + Unpin> Body for Given<B> {
         let Some(body) = &mut self.body else { return self.refuse() };
         let frame = match Pin::new(body).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => frame,
-            other => return other,
+            other => {
+                if matches!(other, Poll::Ready(None)) {
+                    self.end(&HeaderMap::new());
+                }
+                return other;
+            }
         };
+        if let Some(trailers) = frame.trailers_ref() {
+            self.end(trailers);
+        } else if self.body.as_ref().is_some_and(Body::is_end_stream) {
+            // An answer without trailers may not be asked whether there is more.
+            self.end(&HeaderMap::new());
+        }
         let mut bytes = match frame.into_data() {
             Ok(bytes) if bytes.len() > SMALL => bytes,
             Ok(bytes) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),

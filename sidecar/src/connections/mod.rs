@@ -4,6 +4,7 @@
 
 mod authority;
 mod bodies;
+mod calls;
 mod fair;
 mod fields;
 mod serve;
@@ -11,6 +12,8 @@ mod stream;
 mod table;
 
 pub use bodies::{Budgets, CALLS, Explain, INCOMING, OUTGOING, PLAIN_BODY, Refused, Tally, Weight};
+pub(crate) use calls::DONE;
+pub use calls::{Calls, Observed};
 pub use serve::{Plain, Terms, serve};
 pub use stream::{Accept, Caller, Connection, Incoming};
 pub use table::{Crowded, Source, Table, Usage};

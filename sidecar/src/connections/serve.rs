@@ -1,6 +1,7 @@
 //! Serves the connections of a Unix socket: bounded in what their calls hold, and ended with the member.
 
 use super::bodies::{Budgets, Counted, Given, Refused, Weight};
+use super::calls::{Observed, Seen};
 use super::fair::Cut;
 use super::table::{Activity, Open};
 use super::{Accept, Caller, Connection, Incoming};
@@ -91,6 +92,8 @@ pub struct Terms {
     pub allowed: Vec<u32>,
     /// What it offers beside gRPC.
     pub plain: Option<Plain>,
+    /// How its calls are counted.
+    pub observed: Observed,
 }
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Calls {
@@ -119,6 +122,7 @@ struct Entrance {
     activity: Arc<Activity>,
     /// Users that may call; none: all.
     allowed: Arc<[u32]>,
+    observed: Observed,
     /// It has a place among those that stay.
     admitted: Arc<AtomicBool>,
     /// The connection is to end: it has none.
@@ -145,15 +149,17 @@ impl Entrance {
     }
 
     /// The connection stays until this has been said.
-    fn refuse(&self, why: Refused, open: Open, plain: Option<&Plain>) -> Ready<Answer> {
+    fn refuse(&self, why: Refused, (open, mut seen): (Open, Seen), plain: Option<&Plain>) -> Ready<Answer> {
         let status = (self.budgets.explain)(why);
         let answer = match plain {
             Some(plain) => (plain.problem)(&status),
             None => status.into_http(),
         };
+        seen.answered(answer.headers(), answer.extensions());
         let (budgets, connection) = (&self.budgets, self.connection);
         ready(Ok(answer.map(|body| {
-            Given::new(body, budgets, connection, Arc::default(), None, Some(open)).plain(plain.is_some())
+            let given = Given::new(body, budgets, connection, Arc::default(), None, Some(open));
+            given.plain(plain.is_some()).seen(seen)
         })))
     }
 
@@ -175,15 +181,16 @@ impl hyper::service::Service<Request<hyper::body::Incoming>> for Entrance {
         self.calls.next(cut.clone());
         let open = self.activity.open();
         let plain = self.plain(&request);
+        let (mut parts, body) = request.into_parts();
+        let seen = self.observed.begin(&mut parts, plain.is_some());
         if let Err(why) = self.admit() {
             self.budgets.tally.connections_refused.inc();
             self.refused.notify_one();
-            return Box::pin(self.refuse(why, open, plain.as_ref()));
+            return Box::pin(self.refuse(why, (open, seen), plain.as_ref()));
         }
         let Ok(call) = self.budgets.calls.take(self.connection, 1, &cut) else {
-            return Box::pin(self.refuse(Refused::Calls, open, plain.as_ref()));
+            return Box::pin(self.refuse(Refused::Calls, (open, seen), plain.as_ref()));
         };
-        let (mut parts, body) = request.into_parts();
         parts.extensions.insert(self.caller.clone());
         let counted = match plain {
             Some(_) => Counted::plain(body, &self.budgets, self.connection),
@@ -191,18 +198,20 @@ impl hyper::service::Service<Request<hyper::body::Incoming>> for Entrance {
         };
         let body = match counted {
             Ok(body) => body,
-            Err(why) => return Box::pin(self.refuse(why, open, plain.as_ref())),
+            Err(why) => return Box::pin(self.refuse(why, (open, seen), plain.as_ref())),
         };
         let is_plain = plain.is_some();
         let mut routes = plain.map_or_else(|| self.routes.clone(), |plain| plain.routes);
         let answering = routes.call(Request::from_parts(parts, body));
         let (budgets, connection) = (self.budgets.clone(), self.connection);
         Box::pin(async move {
+            let mut seen = seen;
             let mut answer = answering.await?;
+            seen.answered(answer.headers(), answer.extensions());
             let weight = answer.extensions_mut().remove::<Weight>();
             Ok(answer.map(|body| {
                 let given = Given::new(body, &budgets, connection, cut, Some(call), Some(open));
-                given.plain(is_plain).weighing(weight)
+                given.plain(is_plain).weighing(weight).seen(seen)
             }))
         })
     }
@@ -238,6 +247,7 @@ struct Socket {
     plain: Option<Plain>,
     budgets: Budgets,
     allowed: Arc<[u32]>,
+    observed: Observed,
     end: watch::Receiver<bool>,
 }
 
@@ -247,7 +257,7 @@ impl Socket {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Socket { routes, plain, budgets, allowed, mut end } = self;
+        let Socket { routes, plain, budgets, allowed, observed, mut end } = self;
         let (calls, tally) = (Calls::default(), budgets.tally.clone());
         let (admitted, refused) = (Arc::<AtomicBool>::default(), Arc::<Notify>::default());
         let activity = connection.activity();
@@ -262,6 +272,7 @@ impl Socket {
             caller: connection.connect_info(),
             connection: connection_id,
             activity: activity.clone(),
+            observed,
             admitted: admitted.clone(),
             refused: refused.clone(),
         };
@@ -293,12 +304,12 @@ impl Socket {
 pub async fn serve<L: Accept>(
     routes: Routes,
     mut incoming: Incoming<L>,
-    Terms { budgets, allowed, plain }: Terms,
+    Terms { budgets, allowed, plain, observed }: Terms,
     end: impl Future<Output = ()> + Send,
 ) {
     let (ending, ended) = watch::channel(false);
     let (routes, allowed) = (routes.prepare(), allowed.into());
-    let socket = Socket { routes, plain, budgets, allowed, end: ended };
+    let socket = Socket { routes, plain, budgets, allowed, observed, end: ended };
     let mut connections = JoinSet::new();
     let mut look = tokio::time::interval(LOOK);
     let mut end = pin!(end);

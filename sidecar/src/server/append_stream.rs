@@ -1,6 +1,7 @@
 //! Many appends on one stream: answers carry the request's tag and come as they are known.
 
 use super::{Guard, convert, excluded, explained, failure, repeated};
+use crate::connections::DONE;
 use crate::driver::{CallOutcome, CallReply, Handle};
 use crate::shared::Shared;
 use futures::Stream;
@@ -17,6 +18,8 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
+/// The name of one append of a stream in metrics.
+const STREAMED: &str = "Log.AppendStream (one append)";
 /// Unanswered requests on one stream; more are not read before some are answered.
 const UNANSWERED: usize = 8_192;
 /// Answers that wait for a slow client.
@@ -111,6 +114,11 @@ impl Serving {
 
     /// `false`: nobody listens any more.
     async fn answer(&self, tag: u64, outcome: Outcome) -> bool {
+        let reason = match &outcome {
+            Outcome::Appended(_) => DONE,
+            Outcome::Failure(failure) => failure.reason().word(),
+        };
+        self.guard.calls.count(STREAMED, reason);
         self.answers.send(Ok(AppendStreamResponse { tag, outcome: Some(outcome) })).await.is_ok()
     }
 

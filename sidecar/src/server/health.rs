@@ -16,14 +16,15 @@ use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::Listener;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use synod_paxos::status::Role;
+use synod_paxos::status::{MemberState, Role};
 use tokio::net::{TcpListener, TcpStream};
 
 /// How long the driver's loop may take for a turn before the member counts as hung.
@@ -38,17 +39,19 @@ pub struct Health {
 #[derive(Debug)]
 struct Running {
     shared: Arc<Shared>,
-    metrics: Arc<Metrics>,
     dropped: Arc<AtomicU64>,
     tls: Option<Tls>,
+    /// What counts by itself.
+    counted: Registry,
 }
 
 impl Health {
     /// The disk is recovered and the socket open.
-    pub(crate) fn started(&self, context: &Context, metrics: Arc<Metrics>) {
+    pub(crate) fn started(&self, context: &Context, metrics: &Metrics) {
         let Context { shared, tls, dropped, .. } = context.clone();
         // Told once; a second telling would change nothing.
-        drop(self.running.set(Running { shared, metrics, dropped, tls }));
+        let counted = counted(metrics);
+        drop(self.running.set(Running { shared, dropped, tls, counted }));
     }
 
     async fn report(&self) -> Option<Report> {
@@ -130,7 +133,10 @@ async fn metrics(State(health): State<Health>) -> Response {
         return say(false, "not started, or stopping");
     };
     let mut text = String::new();
-    match encode(&mut text, &registry(running, &report)) {
+    let told = encode_registry(&mut text, &running.counted)
+        .and_then(|()| encode_registry(&mut text, &looked_at(running, &report)))
+        .and_then(|()| encode_eof(&mut text));
+    match told {
         Ok(()) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(header::CONTENT_TYPE, kind)], text).into_response()
@@ -145,8 +151,41 @@ fn counter(registry: &mut Registry, name: &str, help: &str, value: u64) {
     registry.register(name, help, counter);
 }
 
-/// Made anew for each scrape: gauges are read from the core then, counters are shared.
-fn registry(running: &Running, report: &Report) -> Registry {
+/// What counts while the member runs: registered once.
+fn counted(metrics: &Metrics) -> Registry {
+    let mut registry = Registry::with_prefix("synod");
+    let calls = &metrics.calls;
+    registry.register("calls", "Calls that have ended, by call and reason; OK: done", calls.answered.clone());
+    registry.register(
+        "call_seconds",
+        "Time until a call was answered; of a stream, until it began",
+        calls.seconds.clone(),
+    );
+    registry.register("calls_open", "Calls that have not ended", calls.open.clone());
+    registry.register("append_calls", "Append calls taken from clients", metrics.append_calls.clone());
+    registry.register("append_entries", "Entries of append calls", metrics.append_entries.clone());
+    registry.register("appended", "Append calls answered with indexes", metrics.appended.clone());
+    registry.register(
+        "append_repeats",
+        "Append calls that an earlier try had appended",
+        metrics.append_repeats.clone(),
+    );
+    registry.register("append_refused", "Append calls refused for certain", metrics.append_refused.clone());
+    registry.register("append_unknown", "Append calls with unknown outcome", metrics.append_unknown.clone());
+    registry.register("turns", "Turns of the driver's loop", metrics.turns.clone());
+    registry.register("commit_batches", "Write batches of the core", metrics.commit_batches.clone());
+    registry.register("commit_seconds", "Time of a disk transaction", metrics.commit_seconds.clone());
+    rows(&mut registry, metrics);
+    checkpoints(&mut registry, metrics);
+    sockets(&mut registry, &metrics.sockets);
+    let version = Family::<[(&str, &str); 1], Gauge>::default();
+    version.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
+    registry.register("build_info", "1, with the version of this program", version);
+    registry
+}
+
+/// What is the case at a scrape: read from the core and the system then.
+fn looked_at(running: &Running, report: &Report) -> Registry {
     let mut registry = Registry::with_prefix("synod");
     let mut gauge = |name: &str, help: &str, value: u64| {
         let gauge = Gauge::<i64>::default();
@@ -178,7 +217,11 @@ fn registry(running: &Running, report: &Report) -> Registry {
     gauge("waiting_appends", "Appends taken and not answered", status.waiting_appends as u64);
     let connected = status.peers.iter().filter(|peer| peer.connected).count();
     gauge("peers_connected", "Peers with a connection", connected as u64);
-    gauge(
+    gauge("first_index", "The first index that can be read here", running.shared.handle().first_index().0);
+    let waiting = status.damaged.len() as u64;
+    gauge("rows_unhealed", "Damaged rows of this disk that wait for a peer's", waiting);
+    counter(
+        &mut registry,
         "messages_dropped",
         "Messages to peers dropped at full queues",
         running.dropped.load(Ordering::Relaxed),
@@ -195,23 +238,7 @@ fn registry(running: &Running, report: &Report) -> Registry {
         "Messages of peers of a kind that this version does not know",
         running.shared.unknown_messages(),
     );
-    let metrics = &running.metrics;
-    registry.register("append_calls", "Append calls taken from clients", metrics.append_calls.clone());
-    registry.register("append_entries", "Entries of append calls", metrics.append_entries.clone());
-    registry.register("appended", "Append calls answered with indexes", metrics.appended.clone());
-    registry.register(
-        "append_repeats",
-        "Append calls that an earlier try had appended",
-        metrics.append_repeats.clone(),
-    );
-    registry.register("append_refused", "Append calls refused for certain", metrics.append_refused.clone());
-    registry.register("append_unknown", "Append calls with unknown outcome", metrics.append_unknown.clone());
-    registry.register("turns", "Turns of the driver's loop", metrics.turns.clone());
-    registry.register("commit_batches", "Write batches of the core", metrics.commit_batches.clone());
-    registry.register("commit_seconds", "Time of a disk transaction", metrics.commit_seconds.clone());
-    rows(&mut registry, metrics, status.damaged.len());
-    checkpoints(&mut registry, metrics);
-    sockets(&mut registry, &metrics.sockets);
+    state(&mut registry, &status.state);
     disk(&mut registry, running.shared.space());
     descriptors(&mut registry);
     if let Some(tls) = &running.tls {
@@ -305,10 +332,18 @@ fn disk(registry: &mut Registry, space: &Space) {
     gauge("appends_refused_disk_full", "Whether appends are refused here because of any disk", refused);
 }
 
-fn rows(registry: &mut Registry, metrics: &Metrics, waiting: usize) {
-    let gauge = Gauge::<i64>::default();
-    gauge.set(i64::try_from(waiting).unwrap_or(i64::MAX));
-    registry.register("rows_unhealed", "Damaged rows of this disk that wait for a peer's", gauge);
+/// 1 for the state that it is in, 0 for each other.
+fn state(registry: &mut Registry, state: &MemberState) {
+    let states = Family::<[(&str, &str); 1], Gauge>::default();
+    let now = convert::state(state);
+    for name in ["UNINITIALIZED", "JOINING", "RECOVERING", "ACTIVE", "FENCED", "REMOVED", "HALTED"] {
+        let is_now = now.as_str_name().strip_prefix("MEMBER_STATE_") == Some(name);
+        states.get_or_create(&[("state", name)]).set(i64::from(is_now));
+    }
+    registry.register("member_state", "1 for the state that this member is in", states);
+}
+
+fn rows(registry: &mut Registry, metrics: &Metrics) {
     let mut counter = |name: &str, help: &str, counter: &Counter| {
         registry.register(name, help, counter.clone());
     };

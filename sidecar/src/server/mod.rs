@@ -17,6 +17,7 @@ pub mod http;
 mod identity;
 pub mod listen;
 mod log;
+pub(crate) mod observed;
 mod paced;
 mod reading;
 mod seeking;
@@ -28,7 +29,7 @@ pub use cluster::ClusterService;
 pub use consumers::ConsumersService;
 pub use log::LogService;
 
-use crate::connections::{Caller, Crowded, Refused};
+use crate::connections::{Caller, Calls, Crowded, Refused};
 use crate::driver::Handle;
 use crate::shared::Shared;
 use crate::space::Space;
@@ -52,13 +53,15 @@ pub struct Guard {
     subscribers: Arc<Semaphore>,
     reads: Arc<Semaphore>,
     sessions: Arc<Shares>,
+    calls: Calls,
 }
 
 impl Guard {
-    /// Takes on what there is space for.
-    pub fn new(space: Space) -> Guard {
+    /// Takes on what there is space for; counts in `calls` what no call of its own is.
+    pub fn new(space: Space, calls: Calls) -> Guard {
         let (subscribers, reads) = (Semaphore::new(SUBSCRIBERS), Semaphore::new(READS));
-        Guard { space, subscribers: Arc::new(subscribers), reads: Arc::new(reads), sessions: Arc::default() }
+        let (subscribers, reads) = (Arc::new(subscribers), Arc::new(reads));
+        Guard { space, subscribers, reads, sessions: Arc::default(), calls }
     }
 
     fn may_append(&self) -> Result<(), Box<Failure>> {

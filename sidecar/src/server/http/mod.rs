@@ -52,6 +52,8 @@ struct Asked {
     body: Body,
 }
 
+pub(super) use routes::call_name;
+
 type Answer = Result<Response<Body>, Problem>;
 
 /// What a member offers beside gRPC.

@@ -1,6 +1,7 @@
 //! Failures as `application/problem+json`, with the reasons that gRPC callers read.
 
 use crate::server::failure;
+use crate::server::observed::Why;
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::response::IntoResponse;
@@ -189,6 +190,7 @@ impl IntoResponse for Problem {
         let status = self.status();
         let mut response = Response::new(Body::from(self.line()));
         *response.status_mut() = status;
+        response.extensions_mut().insert(Why(self.failure.reason()));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         if let Some(hint) = self.failure.retry_hint() {

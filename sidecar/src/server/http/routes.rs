@@ -6,6 +6,8 @@ use super::problem::Problem;
 use super::{Info, input};
 use axum::http::Method;
 use schemars::{Schema, SchemaGenerator};
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -231,6 +233,18 @@ impl Route {
             Some(before) => path.strip_prefix(before).filter(|name| !name.is_empty() && !name.contains('/')),
         }
     }
+}
+
+/// The name of a request in metrics: method and path as in the table.
+pub(in crate::server) fn call_name(method: &Method, path: &str) -> Option<&'static str> {
+    static NAMES: OnceLock<BTreeMap<(&str, &str), &'static str>> = OnceLock::new();
+    let names = NAMES.get_or_init(|| {
+        let name = |route: &Route| &*format!("{} {}", route.method, route.path).leak();
+        ROUTES.iter().map(|route| ((route.method, route.path), name(route))).collect()
+    });
+    let is_asked = |route: &&Route| route.method == method.as_str() && route.name(path).is_some();
+    let route = ROUTES.iter().find(is_asked)?;
+    names.get(&(route.method, route.path)).copied()
 }
 
 /// The route of a request, and the name in its path.

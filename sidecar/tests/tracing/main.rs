@@ -1,0 +1,153 @@
+//! Spans of calls at a real OpenTelemetry Collector: whoever traces a call finds the member's part of it in its own trace.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+use common::{Cluster, Member, free_address, until};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use synod_client::wire::channel;
+use synod_proto::v1::log_client::LogClient;
+use synod_proto::v1::{AppendRequest, TailRequest};
+use tokio::process::{Child, Command};
+use tonic::Request;
+use tonic::transport::Channel;
+
+/// A trace of the caller's, and the caller's span.
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const CALLER: &str = "00f067aa0ba902b7";
+
+/// A collector, and the file that it writes spans to, a JSON object a line.
+struct Collector {
+    _process: Child,
+    address: SocketAddr,
+    file: PathBuf,
+}
+
+impl Collector {
+    async fn start(dir: &Path) -> Collector {
+        let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tracing/build");
+        let built = Command::new(build).stderr(Stdio::inherit()).output().await.unwrap();
+        assert!(built.status.success());
+        let (address, file) = (free_address(), dir.join("spans.json"));
+        let settings = serde_json::json!({
+            "receivers": {"otlp": {"protocols": {"grpc": {"endpoint": address}}}},
+            "exporters": {"file": {"path": file, "flush_interval": "50ms"}},
+            "service": {
+                "telemetry": {"metrics": {"level": "none"}, "logs": {"level": "error"}},
+                "pipelines": {"traces": {"receivers": ["otlp"], "exporters": ["file"]}},
+            },
+        });
+        let mut command = Command::new(String::from_utf8(built.stdout).unwrap().trim());
+        command.arg("--config").arg(format!("yaml:{settings}")).stdin(Stdio::null()).kill_on_drop(true);
+        let process = command.spawn().unwrap();
+        until("the collector listens", || tokio::net::TcpStream::connect(address)).await;
+        Collector { _process: process, address, file }
+    }
+
+    /// The spans that came so far, by name.
+    fn spans(&self) -> BTreeMap<String, Value> {
+        let text = std::fs::read_to_string(&self.file).unwrap_or_default();
+        let mut spans = BTreeMap::new();
+        // The last line may be on its way.
+        for batch in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+            for resource in batch["resourceSpans"].as_array().unwrap() {
+                for scope in resource["scopeSpans"].as_array().unwrap() {
+                    for span in scope["spans"].as_array().unwrap() {
+                        let mut span = span.clone();
+                        span["resource"] = resource["resource"].clone();
+                        spans.insert(span["name"].as_str().unwrap().to_owned(), span);
+                    }
+                }
+            }
+        }
+        spans
+    }
+
+    async fn has(&self, names: &[&str]) -> BTreeMap<String, Value> {
+        until("the collector has the spans", || async {
+            let spans = self.spans();
+            if names.iter().all(|name| spans.contains_key(*name)) { Ok(spans) } else { Err(spans) }
+        })
+        .await
+    }
+}
+
+fn attributes(of: &Value) -> BTreeMap<&str, &str> {
+    let attributes = of["attributes"].as_array().unwrap().iter();
+    attributes.map(|a| (a["key"].as_str().unwrap(), a["value"]["stringValue"].as_str().unwrap())).collect()
+}
+
+fn traced<T>(message: T, flags: &str) -> Request<T> {
+    let mut request = Request::new(message);
+    let parent = format!("00-{TRACE}-{CALLER}-{flags}").parse().unwrap();
+    request.metadata_mut().insert("traceparent", parent);
+    request
+}
+
+fn log(member: &Member) -> LogClient<Channel> {
+    LogClient::new(channel(&member.socket).unwrap())
+}
+
+async fn curl(member: &Member, path: &str, arguments: &[&str]) {
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "--unix-socket"]).arg(&member.socket).args(arguments);
+    let done = curl.arg(format!("http://synod{path}")).stdout(Stdio::null()).status().await.unwrap();
+    assert!(done.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_are_in_their_callers_traces() {
+    let dir = tempfile::tempdir().unwrap();
+    let collector = Collector::start(dir.path()).await;
+    let endpoint = format!("--otlp-endpoint=http://{}", collector.address);
+    let mut cluster = Cluster::prepared(1, |member| member.extra.push(endpoint.clone())).await;
+    cluster.form().await;
+    let member = &cluster.members[0];
+    let append = |expected_index| AppendRequest {
+        entries: vec!["traced".into()],
+        expected_index,
+        ..AppendRequest::default()
+    };
+    log(member).append(traced(append(Some(9)), "01")).await.unwrap_err();
+    let refused = collector.has(&["Log.Append"]).await.remove("Log.Append").unwrap();
+    assert_eq!((&refused["traceId"], &refused["parentSpanId"]), (&TRACE.into(), &CALLER.into()));
+    // SERVER; ERROR.
+    assert_eq!((refused["kind"].as_u64(), refused["status"]["code"].as_u64()), (Some(2), Some(2)));
+    assert_eq!(attributes(&refused)["synod.reason"], "EXPECTED_INDEX");
+    assert_eq!(attributes(&refused["resource"])["service.name"], "synod-sidecar");
+    assert_eq!(attributes(&refused["resource"])["service.instance.id"], "n0");
+    // Neither a call that is not traced nor one that its caller left out makes a span; over HTTP it is the same.
+    log(member).tail(TailRequest::default()).await.unwrap();
+    log(member).tail(traced(TailRequest::default(), "00")).await.unwrap();
+    let parent = format!("traceparent: 00-{TRACE}-{CALLER}-01");
+    curl(member, "/v1/status", &[]).await;
+    curl(member, "/v1/entries", &["-H", &parent, "-d", "traced"]).await;
+    // What was not sent yet is sent at the end.
+    log(member).append(traced(append(None), "01")).await.unwrap();
+    assert_eq!(cluster.members[0].terminate(), Some(0));
+    let spans = collector.has(&["POST /v1/entries"]).await;
+    let names: Vec<_> = spans.keys().collect();
+    assert_eq!(names, ["Log.Append", "POST /v1/entries"]);
+    for span in spans.values() {
+        assert_eq!((&span["traceId"], &span["parentSpanId"]), (&TRACE.into(), &CALLER.into()));
+        assert_eq!((attributes(span)["synod.reason"], span["status"]["code"].as_u64()), ("OK", Some(1)));
+    }
+}
+
+/// A collector that is not there costs no call, and no time at the end that a kubelet would notice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_collector_costs_no_call() {
+    let endpoint = format!("--otlp-endpoint=http://{}", free_address());
+    let mut cluster = Cluster::prepared(1, |member| member.extra.push(endpoint.clone())).await;
+    cluster.form().await;
+    for _ in 0..10 {
+        let append = AppendRequest { entries: vec!["traced".into()], ..AppendRequest::default() };
+        log(&cluster.members[0]).append(traced(append, "01")).await.unwrap();
+    }
+    assert_eq!(cluster.members[0].terminate(), Some(0));
+}
