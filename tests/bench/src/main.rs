@@ -4,6 +4,7 @@
 //! of single calls, from the call to its answer.
 #![forbid(unsafe_code)]
 
+mod socket;
 mod storage;
 
 use anyhow::{Context, bail};
@@ -36,6 +37,9 @@ enum Command {
     Append(AppendOptions),
     /// Read single entries for a while, with a number of clients at a time.
     Read(ReadOptions),
+    /// Start sidecars and measure what their sockets do.
+    #[command(subcommand)]
+    Socket(socket::Command),
     /// Start sidecars and measure their storage.
     #[command(subcommand)]
     Storage(storage::Command),
@@ -186,6 +190,7 @@ async fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Append(options) => append(options).await,
         Command::Read(options) => read(options).await,
+        Command::Socket(command) => socket::run(command).await,
         Command::Storage(command) => storage::run(command).await,
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 /// What is started, and where.
 #[derive(Clone, Debug, Args)]
-pub(super) struct Place {
+pub(crate) struct Place {
     /// The sidecar's program.
     #[arg(long, env = "SYNOD_SIDECAR", value_name = "PATH")]
     sidecar: PathBuf,
@@ -26,8 +26,15 @@ pub(super) struct Place {
     dir: Option<PathBuf>,
 }
 
+impl Place {
+    /// The sidecar's program, which is the command, too.
+    pub(crate) fn program(&self) -> &Path {
+        &self.sidecar
+    }
+}
+
 /// A directory that goes when it is let go of.
-pub(super) fn directory(within: Option<&Path>) -> std::io::Result<tempfile::TempDir> {
+pub(crate) fn directory(within: Option<&Path>) -> std::io::Result<tempfile::TempDir> {
     let mut builder = tempfile::Builder::new();
     builder.prefix("synod-bench-");
     within.map_or_else(|| builder.tempdir(), |within| builder.tempdir_in(within))
@@ -40,36 +47,36 @@ fn number(text: &str, name: &str) -> u64 {
 }
 
 /// Bytes that a process had written to disks, by what stands for it in `/proc`.
-pub(super) fn written(process: &str) -> u64 {
+pub(crate) fn written(process: &str) -> u64 {
     number(&fs::read_to_string(format!("/proc/{process}/io")).unwrap_or_default(), "write_bytes:")
 }
 
 /// How long a step that is not measured may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks.
-pub(super) const PAUSE: Duration = Duration::from_millis(20);
+pub(crate) const PAUSE: Duration = Duration::from_millis(20);
 
 /// One member's place and its process, which ends with it.
-pub(super) struct Member {
-    pub(super) name: String,
-    pub(super) dir: PathBuf,
-    pub(super) socket: PathBuf,
-    pub(super) id: u64,
+pub(crate) struct Member {
+    pub(crate) name: String,
+    pub(crate) dir: PathBuf,
+    pub(crate) socket: PathBuf,
+    pub(crate) id: u64,
     peer: SocketAddr,
     process: Child,
 }
 
 /// What the system has counted of a process since its start.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Usage {
+pub(crate) struct Usage {
     /// User and system time, in seconds.
-    pub(super) cpu: f64,
+    pub(crate) cpu: f64,
     /// Bytes that it had written to the disk.
-    pub(super) written: u64,
+    pub(crate) written: u64,
     /// The most that was resident, in bytes.
-    pub(super) resident: u64,
+    pub(crate) resident: u64,
     /// What is resident now, in bytes.
-    pub(super) resident_now: u64,
+    pub(crate) resident_now: u64,
 }
 
 impl Member {
@@ -89,16 +96,16 @@ impl Member {
         Ok(Member { name: name.to_owned(), dir: data, socket, id: 0, peer, process })
     }
 
-    pub(super) fn client(&self) -> anyhow::Result<Client> {
+    pub(crate) fn client(&self) -> anyhow::Result<Client> {
         Ok(Client::connect(&self.socket)?)
     }
 
-    pub(super) async fn status(&self) -> anyhow::Result<StatusResponse> {
+    pub(crate) async fn status(&self) -> anyhow::Result<StatusResponse> {
         Ok(synod_client::wire::status(&self.client()?).await?)
     }
 
     /// What its process has used so far; zeros where the system does not say.
-    pub(super) fn usage(&self) -> Usage {
+    pub(crate) fn usage(&self) -> Usage {
         let read = |file: &str| {
             fs::read_to_string(format!("/proc/{}/{file}", self.process.id())).unwrap_or_default()
         };
@@ -113,6 +120,19 @@ impl Member {
             resident: number(&status, "VmHWM:") << 10,
             resident_now: number(&status, "VmRSS:") << 10,
         }
+    }
+
+    /// Tells it to stop, and waits until it has or `patience` is over: whether it has.
+    pub(crate) fn terminate(&mut self, patience: Duration) -> bool {
+        let told = Command::new("kill").args(["-TERM", &self.process.id().to_string()]).status();
+        let until = std::time::Instant::now() + patience;
+        while told.as_ref().is_ok_and(|told| told.success()) && std::time::Instant::now() < until {
+            if matches!(self.process.try_wait(), Ok(Some(_))) {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        false
     }
 
     fn end(&mut self) {
@@ -154,9 +174,9 @@ async fn until<T, F: Future<Output = Option<T>>>(
 }
 
 /// A cluster of processes, in a directory that goes with it.
-pub(super) struct Cluster {
+pub(crate) struct Cluster {
     /// Before the directory, so that the processes end before it goes.
-    pub(super) members: Vec<Member>,
+    pub(crate) members: Vec<Member>,
     dir: tempfile::TempDir,
     sidecar: PathBuf,
     id: uuid::Uuid,
@@ -165,7 +185,7 @@ pub(super) struct Cluster {
 
 impl Cluster {
     /// Starts and forms a cluster of three.
-    pub(super) async fn start(place: &Place) -> anyhow::Result<Cluster> {
+    pub(crate) async fn start(place: &Place) -> anyhow::Result<Cluster> {
         let dir = directory(place.dir.as_deref())?;
         let (members, id) = (Vec::new(), uuid::Uuid::new_v4());
         let mut cluster = Cluster { members, dir, sidecar: place.sidecar.clone(), id, started: 0 };
@@ -184,7 +204,7 @@ impl Cluster {
     }
 
     /// Starts one more member on an empty directory.
-    pub(super) async fn add(&mut self) -> anyhow::Result<usize> {
+    pub(crate) async fn add(&mut self) -> anyhow::Result<usize> {
         let name = format!("n{}", self.started);
         self.started += 1;
         let mut member = Member::start(&self.sidecar, self.dir.path(), &name, free_address()?)?;
@@ -196,7 +216,7 @@ impl Cluster {
     }
 
     /// Kills these members' processes, then starts others on what is in their directories; gives the moment between.
-    pub(super) fn restart(&mut self, members: Range<usize>) -> anyhow::Result<Instant> {
+    pub(crate) fn restart(&mut self, members: Range<usize>) -> anyhow::Result<Instant> {
         let members = &mut self.members[members];
         members.iter_mut().for_each(Member::end);
         let began = Instant::now();
@@ -209,7 +229,7 @@ impl Cluster {
     }
 
     /// Runs an admin command beside a member.
-    pub(super) fn admin(&self, member: usize, arguments: &[&str]) -> anyhow::Result<Output> {
+    pub(crate) fn admin(&self, member: usize, arguments: &[&str]) -> anyhow::Result<Output> {
         let (command, rest) = arguments.split_first().context("no command")?;
         let dir = &self.members[member].dir;
         let mut process = Command::new(&self.sidecar);
@@ -222,7 +242,7 @@ impl Cluster {
     }
 
     /// Which member leads.
-    pub(super) async fn leader(&self) -> anyhow::Result<usize> {
+    pub(crate) async fn leader(&self) -> anyhow::Result<usize> {
         until("a member leads", || async {
             for (number, member) in self.members.iter().enumerate() {
                 if member.status().await.is_ok_and(|status| status.role() == Role::Leader) {
@@ -235,7 +255,7 @@ impl Cluster {
     }
 
     /// Waits until every member has on its disk what the leader knows to be chosen.
-    pub(super) async fn level(&self) -> anyhow::Result<()> {
+    pub(crate) async fn level(&self) -> anyhow::Result<()> {
         let through = self.members[self.leader().await?].status().await?.chosen_through;
         for member in &self.members {
             until("a follower has it on its disk", || async {
@@ -247,7 +267,7 @@ impl Cluster {
     }
 
     /// Lets an empty member into the cluster: from here on it catches up.
-    pub(super) async fn join(&self, new: usize, leader: usize) -> anyhow::Result<()> {
+    pub(crate) async fn join(&self, new: usize, leader: usize) -> anyhow::Result<()> {
         let digest = self.members[leader].status().await?.genesis_digest;
         let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         let cluster = format!("--cluster-id={}", self.id);
@@ -258,7 +278,7 @@ impl Cluster {
     }
 
     /// Removes the newest member and its data.
-    pub(super) async fn remove_last(&mut self, leader: usize) -> anyhow::Result<()> {
+    pub(crate) async fn remove_last(&mut self, leader: usize) -> anyhow::Result<()> {
         let Some(mut last) = self.members.pop() else { return Ok(()) };
         self.admin(leader, &["remove", "--member", &hex(last.id)])?;
         last.end();

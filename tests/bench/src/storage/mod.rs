@@ -1,7 +1,7 @@
 //! What the storage of real sidecars does.
 
 mod catch_up;
-mod cluster;
+pub(crate) mod cluster;
 mod commit;
 mod load;
 mod start;
