@@ -73,8 +73,13 @@ fn start_dev(dir: &Path, replicas: &str) -> (Child, Vec<String>) {
     let mut dev = dev.spawn().unwrap();
     let mut sockets = Vec::new();
     for line in BufReader::new(dev.stdout.take().unwrap()).lines().map(Result::unwrap) {
-        if line.trim_start().starts_with('/') {
-            sockets.push(line.trim().to_owned());
+        let line = line.trim();
+        if line.starts_with('/') && line.ends_with(".sock") {
+            sockets.push(line.to_owned());
+        }
+        // What is hinted at can be typed: it is not on PATH here (fault S23).
+        if let Some(program) = line.strip_suffix(" append hello") {
+            assert!(Path::new(program).is_file(), "{line}");
         }
         if line.starts_with("Ctrl-C") {
             break;

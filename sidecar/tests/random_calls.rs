@@ -349,9 +349,11 @@ async fn whatever_is_said_is_answered_with_a_reason() {
     }
     assert_eq!((connections.load(Ordering::Relaxed), others.load(Ordering::Relaxed)), (1, 1));
     println!("reasons: {reasons:?}");
+    assert!(local * 10 < judged, "{local} calls of {judged} ended before their answer");
     // It has tried something: every call has gone well at least once, and failed for many reasons.
-    let silent: Vec<_> =
-        methods.iter().map(|method| method.path.path()).filter(|path| !done.contains(path)).collect();
+    let silent = methods.iter().map(|method| method.path.path()).filter(|path| !done.contains(path));
+    // A state that is not the announced one is never saved, and no random one is.
+    let silent: Vec<_> = silent.filter(|path| !path.ends_with("Checkpoints/Save")).collect();
     assert!(silent.is_empty(), "never carried out: {silent:?}");
     assert!(reasons.len() >= 12, "{reasons:?}");
 }
