@@ -112,18 +112,18 @@ async fn a_stream_ends_when_its_client_goes() {
     let cluster = Cluster::of(1).await;
     let member = &cluster.members[0];
     done(&member.socket, "/v1/entries", &["-d", "x"]).await;
-    let before = descriptors(member);
     let mut streams = Vec::new();
     for number in 0..20 {
         let mut events = Events::open(&member.socket, "/v1/entries/stream?from=1", &[SPOKEN[number % 2]]);
         assert_eq!(events.next().await.unwrap().0, "1");
         streams.push(events);
     }
-    assert!(descriptors(member) >= before + 20);
+    // Beside them a few others, of files and of calls that just ended, come and go.
+    let held = descriptors(member);
     drop(streams);
     until("their connections end", || async {
         let now = descriptors(member);
-        if now < before + 10 { Ok(()) } else { Err(now) }
+        if now + 15 <= held { Ok(()) } else { Err((now, held)) }
     })
     .await;
 }
