@@ -69,8 +69,8 @@ fn written(time: Time) -> Option<String> {
 /// Reads what RFC 3339 has; a part of a microsecond counts up to the next.
 pub(crate) fn read_time(text: &str) -> Option<Time> {
     let nanos = OffsetDateTime::parse(text, &Rfc3339).ok()?.unix_timestamp_nanos();
-    let micros = u64::try_from(nanos).ok()?.div_ceil(1_000);
-    Some(Time(micros).min(Time::LATEST))
+    let micros = u128::try_from(nanos).ok()?.div_ceil(1_000);
+    Some(Time(u64::try_from(micros).unwrap_or(u64::MAX)).min(Time::LATEST))
 }
 
 #[cfg(test)]

@@ -40,8 +40,8 @@ fn reason<T: std::fmt::Debug>(outcome: Result<T, CallError>) -> Reason {
     outcome.unwrap_err().reason
 }
 
-fn named(name: &str, index: u64) -> Consumer {
-    Consumer { name: name.to_owned(), index }
+fn named(name: &str, index: u64, lag: u64) -> Consumer {
+    Consumer { name: name.to_owned(), index, lag, expiry: None }
 }
 
 /// docs: socket-api.md, "cursors": a position is the same at every member and never goes back.
@@ -68,14 +68,14 @@ async fn positions_are_durable_and_only_advance() {
     }
     for consumers in &consumers {
         let list = consumers.list(Consistency::Linearizable).await.unwrap();
-        assert_eq!(list.consumers, [named("a", 20), named("b", 9)]);
+        assert_eq!(list.consumers, [named("a", 20, 0), named("b", 9, 11)]);
         assert_eq!((list.first_index, list.last_index), (1, 20));
     }
     consumers[0].remove("a").await.unwrap();
     // A repeat, as after an answer that was lost.
     consumers[1].remove("a").await.unwrap();
     let list = consumers[2].list(Consistency::Linearizable).await.unwrap();
-    assert_eq!(list.consumers, [named("b", 9)]);
+    assert_eq!(list.consumers, [named("b", 9, 11)]);
 }
 
 /// Bad input never reaches the log, and each refusal has a reason (docs: docs/socket.md).
@@ -161,6 +161,10 @@ async fn the_commands_do_the_same() {
     assert_eq!((&list["consumers"][0]["behind"], &list["last_index"]), (&Value::from(3), &Value::from(5)));
     let text = said(&["list"]);
     assert!(text.contains("billing") && text.lines().all(|line| line.len() <= 80), "{text}");
+    assert_eq!(said(&["seek", "billing", "1"]), "1\n");
+    assert_eq!(said(&["register", "billing", "--expiry", "3600"]), "1\n");
+    let short = run(member, &["register", "billing", "--expiry", "9"]);
+    assert!(!short.status.success() && stderr(&short).contains("10 s"), "{}", stderr(&short));
     said(&["remove", "mail"]);
     let unknown = run(member, &["advance", "mail", "3"]);
     assert!(!unknown.status.success() && stderr(&unknown).contains("register it first"));

@@ -317,7 +317,7 @@ async fn a_consumer_says_how_far_it_is_behind() {
     let get = || GetConsumerRequest { name: "one".to_owned(), consistency: None };
     assert_eq!(reason(&consumers.get(get()).await.unwrap_err()), Reason::UnknownConsumer);
     for created in [true, false] {
-        let request = RegisterConsumerRequest { name: "one".to_owned(), index: Some(2) };
+        let request = RegisterConsumerRequest { name: "one".to_owned(), index: Some(2), expiry: None };
         let registered = consumers.register(request).await.unwrap().into_inner();
         assert_eq!((registered.index, registered.created), (2, created));
     }

@@ -135,3 +135,35 @@ fn a_quiet_log_is_trimmed_by_age() {
     quiet(&mut lab, age);
     assert_eq!(lab.status(2).chosen_through, slot);
 }
+
+/// A consumer that nothing is heard of expires although nobody writes, and then the log is quiet.
+#[test]
+fn a_cursor_expires_in_a_quiet_log() {
+    let expiry = Duration::from_secs(16);
+    let mut lab = Lab::new(3, |_, _| {});
+    lab.campaign(1);
+    lab.settle();
+    let operation = Operation::LeaseCursor { name: "reader".into(), index: Index(0), expiry };
+    lab.input(2, Input::Call { request: RequestId(1), operation });
+    lab.settle();
+    let quiet = |lab: &mut Lab, span: Duration| {
+        let end = lab.now.after(span);
+        while lab.now < end {
+            lab.pass(Duration::from_millis(100));
+            lab.settle();
+        }
+    };
+    let stands = |lab: &mut Lab, n: u64| {
+        let system = lab.seat(n).node.system().expect("it belongs to a cluster");
+        system.cursors.contains_key("reader")
+    };
+    quiet(&mut lab, expiry - Duration::from_millis(200));
+    assert!(stands(&mut lab, 1));
+    quiet(&mut lab, expiry / 4);
+    for n in 1..=3 {
+        assert!(!stands(&mut lab, n), "member {n}");
+    }
+    let slot = lab.status(1).chosen_through;
+    quiet(&mut lab, expiry);
+    assert_eq!(lab.status(1).chosen_through, slot);
+}
