@@ -103,7 +103,8 @@ fn finish(state: &[u8]) -> Part {
 /// A Save of exactly these parts, to its end.
 async fn save_parts(member: &Member, parts: Vec<Part>) -> Result<v1::Checkpoint, CallError> {
     let parts = parts.into_iter().map(|part| SaveCheckpointRequest { part: Some(part) });
-    let saved = service(member).save(futures::stream::iter(parts.collect::<Vec<_>>())).await?;
+    let saved = service(member).save(futures::stream::iter(parts.collect::<Vec<_>>())).await;
+    let saved = saved.map_err(|status| synod_client::wire::error(&status))?;
     Ok(saved.into_inner().checkpoint.unwrap())
 }
 
