@@ -63,6 +63,10 @@ bugs! {
     GoingDiskHibernated = "hibernated-while-a-claim-goes",
     BrokenThoughVoting = "broken-pod-restarted-though-its-member-votes",
     SettingsOfTheDay = "founders-told-the-settings-of-the-day",
+    UnreadyLast = "ready-pods-restarted-before-unready-ones",
+    GoingMarksAwaited = "mark-awaited-on-a-claim-that-goes",
+    ReadyAtOnce = "ready-told-of-an-edit-that-has-just-been-written",
+    HandTemplateRolled = "template-by-hand-rolled-out",
     PromotedPastTheMost = "more-voters-than-wanted",
 }
 

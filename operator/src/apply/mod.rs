@@ -9,7 +9,7 @@ mod objects;
 mod steps;
 
 use crate::context::Context;
-use crate::crd::TlsMode;
+use crate::crd::{OperationType, TlsMode};
 use crate::dereference::Dereferenced;
 use crate::error::Error;
 use crate::plan::{Gate, GateKind, Plan, Step};
@@ -64,7 +64,10 @@ pub async fn carry_out(
     let Some(step) = &plan.step else {
         return Ok(if put == Put::Changed { Outcome::Again } else { Outcome::Nothing });
     };
+    let rolls = plan.operation.as_ref().is_some_and(|o| o.kind == OperationType::Roll);
     match (put, step) {
+        // It was not known when this was planned that the template waits for its turn.
+        _ if rolls && ctx.waits_turn(&desired.name.uid) => Ok(Outcome::Again),
         (Put::Missing, Step::Scale { .. }) => Ok(Outcome::Nothing),
         (_, Step::Scale { .. }) => Ok(Outcome::Done),
         // Whoever changed the set by hand must not have pods restarted by it before it was put back.

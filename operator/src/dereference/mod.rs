@@ -138,7 +138,9 @@ pub async fn dereference(ctx: &Context, cluster: &PaxosCluster, desired: &Desire
     let mut claims = facts::claims(name, &claims, now);
     let silent_somewhere =
         (0..set_facts.as_ref().map_or(0, |s| s.replicas)).any(|o| !reports.contains_key(&o));
-    let nodes = if silent_somewhere { nodes(ctx, &pods).await } else { None };
+    // A member is about to be given up: its node may have come back since the nodes were listed.
+    let lost = status_of(cluster).members.iter().any(|m| m.lost_since.is_some());
+    let nodes = if silent_somewhere { nodes(ctx, &pods, lost).await } else { None };
     if let Some(nodes) = &nodes {
         for (_, claim) in claims.iter_mut().filter(|(ordinal, _)| !reports.contains_key(ordinal)) {
             claim.stranded = stranded(ctx, claim.volume.as_deref(), nodes).await;
@@ -284,9 +286,14 @@ async fn stranded(ctx: &Context, volume: Option<&str>, there: &BTreeMap<String, 
 
 /// The nodes, read once for all clusters that ask within some seconds; `None` where the operator may not read
 /// them: the loss of a node is then declared by hand. A node that a pod is on and that is not among them may be
-/// younger than what was read: it is gone only if it is not there now. docs: operator.md, "Rights".
-async fn nodes(ctx: &Context, pods: &BTreeMap<u32, PodFacts>) -> Option<Arc<BTreeMap<String, NodeFacts>>> {
-    if let Some(known) = ctx.nodes() {
+/// younger than what was read: it is gone only if it is not there now. While a member is `lost` they are always read
+/// anew. docs: operator.md, "Rights".
+async fn nodes(
+    ctx: &Context,
+    pods: &BTreeMap<u32, PodFacts>,
+    lost: bool,
+) -> Option<Arc<BTreeMap<String, NodeFacts>>> {
+    if let Some(known) = ctx.nodes().filter(|_| !lost || planted!(NodesReadOnce)) {
         let lacks = |nodes: &BTreeMap<String, NodeFacts>| {
             pods.values().filter_map(|p| p.node.as_ref()).any(|node| !nodes.contains_key(node))
         };

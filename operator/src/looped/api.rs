@@ -84,7 +84,12 @@ impl Server {
         let (path, sub) = split(asked.path);
         match (asked.method, sub) {
             ("GET", _) => self.read(path, asked.query),
-            ("POST", Some("eviction")) => self.delete(path, &asked.body["deleteOptions"]),
+            ("POST", Some("eviction")) => {
+                match asked.body["deleteOptions"]["preconditions"]["uid"].is_string() {
+                    true => self.delete(path, &asked.body["deleteOptions"]),
+                    false => no(422, "an eviction without a UID"),
+                }
+            }
             ("POST", _) => self.create(path, asked.body.clone()),
             ("PUT", Some("status")) => {
                 let live = self.objects.get(path).cloned().ok_or((404, "not found".to_owned()))?;

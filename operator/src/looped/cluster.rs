@@ -296,6 +296,11 @@ impl Cluster {
         self.find(kind)["message"].as_str().unwrap_or_default().to_owned()
     }
 
+    /// The log's settings.
+    pub(crate) fn settings(&self) -> Option<InForce> {
+        self.with(|s| s.log.settings)
+    }
+
     /// Ids of the voters.
     pub(crate) fn voters(&self) -> Vec<MemberId> {
         self.with(|s| s.log.config.voters().map(|m| m.member).collect())

@@ -216,6 +216,34 @@ async fn rollout_restart_still_rolls() {
     assert_eq!(cluster.condition("Ready").0, "True");
 }
 
+/// An edit whose pods are not made yet is not Ready, whatever the pods before it were.
+#[tokio::test]
+async fn o38_ready_waits_for_what_an_edit_makes() {
+    let cluster = Cluster::formed(json!({})).await;
+    cluster.edit(json!({ "image": "sidecar:2" }));
+    cluster.look().await.unwrap();
+    assert_eq!(cluster.condition("Ready").0, "False", "{}", cluster.status());
+    cluster.settle().await;
+    assert_eq!(cluster.condition("Ready").0, "True");
+}
+
+/// Rule 5: founders of different settings would never agree, so all are told what was recorded with their list.
+#[tokio::test]
+async fn rule_5_founders_are_told_the_settings_that_were_recorded() {
+    let cluster = Cluster::new(json!({ "replicas": 3, "tls": { "mode": "Disabled" } }));
+    while !cluster.status().contains("\"bootstrap\"") {
+        cluster.pass().await;
+    }
+    cluster.edit(json!({ "reads": { "leases": true } }));
+    cluster.settle().await;
+    let settings = cluster.settings().unwrap();
+    assert_eq!(
+        (settings.version, settings.values.leases),
+        (2, true),
+        "by an entry of the log, not by the founding"
+    );
+}
+
 /// O15: what is deleted is back at the next look once the watch has told.
 #[tokio::test]
 async fn o15_a_deleted_object_is_back_at_once() {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use crate::crd::OperationType;
 use crate::names::{ClusterId, MemberId};
-use crate::observed::MemberState;
+use crate::observed::{ClaimFacts, MemberState};
 use crate::validate::Part;
 
 use super::{Gate, GateKind, Step, Verdict, View, majority};
@@ -77,8 +77,9 @@ fn pods(view: &View<'_>) -> Verdict {
             }
             _ => Verdict::Idle,
         },
-        // Pods of a bad template could not be made, and a log of bad settings would be formed for good.
-        _ if !view.desired.faults.is_empty() => {
+        // Pods of a bad template could not be made, and a log of bad settings would be formed for good. A set that
+        // sleeps has a template, and its log its settings: it wakes by them.
+        set if !view.desired.faults.is_empty() && (set.is_none() || view.cluster.is_none()) => {
             let why: Vec<String> = view.desired.faults.iter().map(|f| f.why.to_string()).collect();
             Verdict::Wait(Gate::new(GateKind::InvalidSpec, why.join("; ")), None)
         }
@@ -222,7 +223,9 @@ fn formed(view: &View<'_>, cluster: ClusterId) -> Verdict {
         .filter(|(_, r)| r.state == MemberState::Uninitialized)
         .map(|(ordinal, _)| *ordinal)
         .collect();
-    let marked = |ordinal: &u32| o.claims.get(ordinal).is_none_or(|c| c.cluster == Some(cluster));
+    // A claim that is being deleted outlives no pod, and takes no mark.
+    let goes = |c: &ClaimFacts| c.deleting && !planted!(GoingMarksAwaited);
+    let marked = |ordinal: &u32| o.claims.get(ordinal).is_none_or(|c| goes(c) || c.cluster == Some(cluster));
     if !targets.is_empty() && targets.iter().all(marked) {
         return Verdict::step(Step::Initialize { cluster, members, targets }, OperationType::Bootstrap, None);
     }

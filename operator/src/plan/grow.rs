@@ -11,11 +11,19 @@ use super::{Change, GateKind, Step, Verdict, View, operation_id};
 
 /// What growing needs next: the pods there are first, then one more.
 pub(super) fn verdict(view: &View<'_>) -> Verdict {
+    let mut starting = None;
     for ordinal in 0..view.size().min(view.desired.replicas) {
         match admit(view, ordinal) {
             Verdict::Idle => {}
+            // A pod that does not start is no member yet: it keeps none that has started from becoming one.
+            Verdict::Wait(gate, operation) if gate.kind == GateKind::PodsStarting => {
+                starting.get_or_insert(Verdict::Wait(gate, operation));
+            }
             other => return other,
         }
+    }
+    if let Some(starting) = starting {
+        return starting;
     }
     let (from, to) = (view.size(), view.size() + 1);
     if from >= view.desired.replicas {

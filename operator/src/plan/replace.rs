@@ -116,8 +116,8 @@ fn cause(view: &View<'_>, member: MemberId, ordinal: u32) -> Option<Cause> {
     let o = view.observed;
     let report = o.reports.get(&ordinal);
     let answers = report.is_some_and(|r| r.member == member);
-    let fenced = report.is_some_and(|r| r.member == member && r.state == MemberState::Fenced)
-        && !planted!(FencedKept);
+    let fenced =
+        report.is_some_and(|r| r.member == member && r.state == MemberState::Fenced) && !planted!(FencedKept);
     // The ordinal answers with another disk, one without a life or another member's: the old one is gone.
     let emptied = !answers
         && report.is_some_and(|r| {

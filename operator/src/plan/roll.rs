@@ -4,6 +4,7 @@
 use crate::crd::OperationType;
 
 use crate::observed::PodFacts;
+use crate::validate::Part;
 
 use super::form::absence;
 use super::{GateKind, Step, Verdict, View};
@@ -14,6 +15,11 @@ const MIN_READY_SECONDS: i64 = 10;
 /// The next pod to restart.
 pub(super) fn verdict(view: &View<'_>) -> Verdict {
     let kind = OperationType::Roll;
+    // The operator cannot write the template now: what stands may be by somebody's hand. docs: decisions/0045.
+    let stands = view.observed.waits_turn || view.desired.is_at_fault(Part::Template);
+    if stands && !planted!(HandTemplateRolled) {
+        return Verdict::Idle;
+    }
     let mut outdated = Vec::new();
     for (ordinal, pod) in &view.observed.pods {
         match view.outdated(*ordinal) {
@@ -36,8 +42,12 @@ pub(super) fn verdict(view: &View<'_>) -> Verdict {
         return gate;
     }
     let leader = view.leader.map(|(ordinal, _)| ordinal);
-    // Highest ordinal first, as a StatefulSet would; the leader last.
-    let next = outdated.iter().rev().find(|(o, _)| Some(*o) != leader).or(outdated.last());
+    // Whoever is not ready already first, the leader too: the budget counts it as down, and would let none of the
+    // others go. Then the highest ordinal, as a StatefulSet would; the leader last.
+    let follows = |(o, _): &&(u32, &PodFacts)| Some(*o) != leader;
+    let unready = || outdated.iter().rev().filter(|(_, p)| !p.ready && !planted!(UnreadyLast));
+    let next = unready().find(follows).or(unready().next());
+    let next = next.or(outdated.iter().rev().find(follows)).or(outdated.last());
     let Some((ordinal, pod)) = next else { return Verdict::Idle };
     if view.claim_goes(*ordinal) && !planted!(GoingDiskRestarted) {
         let claim = view.desired.name.claim(*ordinal);

@@ -151,6 +151,12 @@ fn unready(view: &View<'_>, plan: &Plan, outcome: &Outcome) -> Option<(Reason, S
     if let Some(step) = &plan.step {
         return Some((doing(plan), crate::apply::describe(view.desired, step)));
     }
+    if *outcome == Outcome::Again && !planted!(ReadyAtOnce) {
+        return Some((
+            Reason::Rolling,
+            "the StatefulSet was changed: its pods are looked at next".to_owned(),
+        ));
+    }
     if let Some(small) = too_small(view) {
         return Some((Reason::Resizing, small));
     }
@@ -181,7 +187,11 @@ fn too_small(view: &View<'_>) -> Option<String> {
     let wanted = view.desired.storage_bytes;
     let claims = view.observed.claims.iter().filter(|(ordinal, _)| **ordinal < view.desired.replicas);
     let small: Vec<String> = claims
-        .filter(|(_, c)| !c.deleting && (c.requested < wanted || (!planted!(ReadyBeforeCapacity) && (1..c.requested).contains(&c.capacity))))
+        .filter(|(_, c)| {
+            !c.deleting
+                && (c.requested < wanted
+                    || (!planted!(ReadyBeforeCapacity) && (1..c.requested).contains(&c.capacity)))
+        })
         .map(|(ordinal, c)| {
             let (claim, mib) = (view.desired.name.claim(*ordinal), |bytes: u64| bytes >> 20);
             format!("{claim} has {} MiB of {} MiB", mib(c.capacity), mib(wanted.max(c.requested)))

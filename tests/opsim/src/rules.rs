@@ -92,14 +92,16 @@ impl Rules {
             }
         }
         let now = world.now;
+        let spec = world.spec();
+        if self.wanted.last().is_none_or(|(_, known)| *known != spec) {
+            self.wanted.push((now, spec));
+            // What was true of the spec before says nothing of this one.
+            self.true_at.remove("Ready");
+        }
         for (what, holds) in [("Ready", is_ready(world).is_ok()), ("Available", is_available(world))] {
             if holds {
                 self.true_at.insert(what, now);
             }
-        }
-        let spec = world.spec();
-        if self.wanted.last().is_none_or(|(_, known)| *known != spec) {
-            self.wanted.push((now, spec));
         }
         self.one_log(world);
     }
@@ -143,7 +145,9 @@ impl Rules {
         Before {
             healthy: voters.iter().copied().filter(|m| world.is_healthy(*m)).collect(),
             leader: id.and_then(|id| world.members.leading(id)).map(|(_, p)| p.member),
-            configured: log.map(|l| l.config().members.iter().map(|m| m.member).collect()).unwrap_or_default(),
+            configured: log
+                .map(|l| l.config().members.iter().map(|m| m.member).collect())
+                .unwrap_or_default(),
             objects: world.server.snapshot(),
             log: id,
             voters,
@@ -161,7 +165,11 @@ impl Rules {
             self.fail("the operator writes no spec", request.method.clone());
         }
         if let Some(object) = path.strip_suffix("/status").filter(|p| *p == CLUSTER) {
-            self.status(world, seen, &world.server.get(object).map(|c| c["status"].clone()).unwrap_or_default());
+            self.status(
+                world,
+                seen,
+                &world.server.get(object).map(|c| c["status"].clone()).unwrap_or_default(),
+            );
             return;
         }
         let evicts = path.ends_with("/eviction");
@@ -235,7 +243,10 @@ impl Rules {
             home.is_some_and(|(_, p)| goes(&before.objects, &format!("{CLAIMS}/data-{}", p.pod), seen))
         });
         if let Some(member) = going {
-            self.fail("no pod goes that would take needed data along", format!("{member} at a size of {size}"));
+            self.fail(
+                "no pod goes that would take needed data along",
+                format!("{member} at a size of {size}"),
+            );
         }
         let lowered = old["spec"]["replicas"].as_u64().unwrap_or(0) > size;
         if !lowered || hibernates {
@@ -303,12 +314,14 @@ impl Rules {
             self.fail("the leader hands over before it restarts", path.to_owned());
         }
         let revision = pod["metadata"]["labels"]["controller-revision-hash"].as_str();
-        let grows = before.objects.get(&claim).is_some_and(|c| c["status"]["conditions"][0]["status"] == "True");
+        let grows =
+            before.objects.get(&claim).is_some_and(|c| c["status"]["conditions"][0]["status"] == "True");
         let set = before.objects.get(SET).map(|s| content_hash(&s["spec"]["template"]));
         let own = revision.is_some() && revision == self.revision.as_deref();
         if evicts && own && !grows && (set.as_deref() == revision || seen.stale.is_none()) {
             let restarted = before.objects.get(SET).is_some_and(|s| {
-                s["spec"]["template"]["metadata"]["annotations"]["kubectl.kubernetes.io/restartedAt"].is_string()
+                s["spec"]["template"]["metadata"]["annotations"]["kubectl.kubernetes.io/restartedAt"]
+                    .is_string()
             });
             if !restarted {
                 self.fail("a pod that is as it should be is not restarted", path.to_owned());
@@ -363,7 +376,8 @@ impl Rules {
         let whole = members.is_whole(member);
         let going = claim.is_some_and(|(_, going)| going);
         let node = volume.as_ref().and_then(|v| world.server.get(&format!("{VOLUMES}/{v}")));
-        let node = node.and_then(|v| v["metadata"]["annotations"]["node"].as_str()).and_then(|n| world.nodes.get(n));
+        let node =
+            node.and_then(|v| v["metadata"]["annotations"]["node"].as_str()).and_then(|n| world.nodes.get(n));
         let after = replace_after(&world.spec());
         let lost = node.is_some_and(|n| !n.listed && world.now - n.since >= after - 1_000);
         if !leaves && whole && !going && !lost && !self.declared.contains(&member) {
@@ -386,7 +400,10 @@ impl Rules {
                 };
                 let ago = (world.now - last) / 1000;
                 let rule = if kind == "Ready" { "Ready is true" } else { "Available is true" };
-                self.fail(rule, format!("not for {}: {why}", if last == 0 { "ever".into() } else { format!("{ago} s") }));
+                self.fail(
+                    rule,
+                    format!("not for {}: {why}", if last == 0 { "ever".into() } else { format!("{ago} s") }),
+                );
             }
         }
     }
@@ -469,7 +486,8 @@ pub fn is_ready(world: &World) -> Result<(), String> {
     if log.settings.values.leases != (spec["reads"]["leases"] == true) {
         return Err("the log has other settings".into());
     }
-    let declared = &world.server.get(CLUSTER).ok_or("no PaxosCluster")?["metadata"]["annotations"][ANNOTATION_REPLACE];
+    let declared =
+        &world.server.get(CLUSTER).ok_or("no PaxosCluster")?["metadata"]["annotations"][ANNOTATION_REPLACE];
     let declared = declared.as_str().and_then(|m| m.parse::<MemberId>().ok());
     if let Some(member) = declared.filter(|m| log.config().get(*m).is_some()) {
         return Err(format!("{member} was declared lost"));
@@ -493,6 +511,10 @@ pub fn is_ready(world: &World) -> Result<(), String> {
         if crate::world::sidecar_image(pod) != image {
             return Err(format!("demo-{ordinal} is not of image {image}"));
         }
+        let wanted_app = &spec["template"]["spec"]["containers"][0]["image"];
+        if wanted_app.is_string() && pod["spec"]["containers"][0]["image"] != *wanted_app {
+            return Err(format!("demo-{ordinal} is not of the template"));
+        }
         let claim = world.server.get(&format!("{CLAIMS}/data-demo-{ordinal}")).ok_or("a claim is missing")?;
         if claim["status"]["capacity"]["storage"] != *size {
             return Err(format!("the volume of demo-{ordinal} is not of size {size}"));
@@ -504,7 +526,8 @@ pub fn is_ready(world: &World) -> Result<(), String> {
     for (path, claim) in world.server.under(CLAIMS).into_iter().filter(|(p, _)| ordinal(p) >= wanted) {
         let disk = claim["spec"]["volumeName"].as_str().and_then(|v| world.members.disks.get(v));
         let goes = !claim["metadata"]["deletionTimestamp"].is_null();
-        if !goes && disk.is_some_and(|d| d.confirmed) && claim["metadata"]["labels"][LABEL_RETIRED].is_null() {
+        if !goes && disk.is_some_and(|d| d.confirmed) && claim["metadata"]["labels"][LABEL_RETIRED].is_null()
+        {
             return Err(format!("{path} was left behind"));
         }
     }

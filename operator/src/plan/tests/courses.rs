@@ -117,6 +117,16 @@ fn rule_9_one_and_two_voters_roll_too() {
     assert_eq!(world.course(), ["evict 1", "transfer 0->1", "evict 0"]);
 }
 
+/// With the same poison in every pod the budget counts one as down, and lets none of the others go.
+#[test]
+fn rule_9_an_unready_pod_rolls_first_even_where_it_leads() {
+    let mut world = World::formed(3);
+    world.o.pods.get_mut(&0).unwrap().ready = false;
+    world.new_revision("r2");
+    world.settle();
+    assert_eq!(world.course()[..2], ["transfer 0->1", "delete pod 0"]);
+}
+
 #[test]
 fn f10_labels_replicas_and_image_in_one_edit() {
     let mut world = World::formed(5);

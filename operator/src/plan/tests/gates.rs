@@ -114,6 +114,54 @@ fn rule_5_a_disk_with_a_life_is_never_initialised() {
     assert_eq!(gate(&mut world), Some(GateKind::QuorumLost));
 }
 
+/// A set that sleeps has a template already: a bad one in the spec does not keep it down.
+#[test]
+fn rule_12_a_fault_does_not_keep_a_sleeping_set_down() {
+    use crate::validate::{Fault, Invalid, Part};
+    let mut world = World::formed(3);
+    world.want(0);
+    world.settle();
+    world.desired.faults.push(Fault { part: Part::Template, why: Invalid::Template("bad".into()) });
+    world.want(3);
+    assert_eq!(world.next().step, Some(Step::Scale { from: 0, to: 3 }));
+}
+
+/// What stands in the set may be by somebody's hand: the operator cannot put it back now.
+#[test]
+fn rule_9_nothing_is_rolled_by_a_template_that_cannot_be_written() {
+    use crate::validate::{Fault, Invalid, Part};
+    let mut world = World::formed(3);
+    world.new_revision("r2");
+    assert!(matches!(world.plan().step, Some(Step::Evict { .. })));
+    world.o.waits_turn = true;
+    assert_eq!(world.plan().step, None);
+    world.o.waits_turn = false;
+    world.desired.faults.push(Fault { part: Part::Template, why: Invalid::Template("bad".into()) });
+    assert_eq!(world.plan().step, None);
+}
+
+/// A pod that does not start holds up no other that has.
+#[test]
+fn f5_a_low_ordinal_that_does_not_start_holds_nobody_up() {
+    let mut world = World::formed(3);
+    world.want(5);
+    world.scale(5);
+    world.silence(3);
+    assert!(matches!(world.next().step, Some(Step::Join { ordinal: 4, .. })));
+}
+
+/// Its claim takes no mark any more, and the log is formed all the same.
+#[test]
+fn rule_5_a_founder_whose_claim_goes_is_told() {
+    let mut world = World::new(desired(3, |_| {}));
+    while world.o.status.bootstrap.is_none() {
+        world.steps(1);
+    }
+    world.o.claims.get_mut(&1).unwrap().deleting = true;
+    let plan = world.next();
+    assert!(matches!(plan.step, Some(Step::Initialize { .. })), "{plan:?}");
+}
+
 #[test]
 fn rule_3_one_change_at_a_time() {
     let mut world = World::formed(3);
