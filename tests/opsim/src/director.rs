@@ -283,7 +283,8 @@ impl Director {
     }
 
     fn node(&mut self, world: &mut World, _: &mut Rules) -> Option<String> {
-        let up: Vec<String> = world.nodes.iter().filter(|(_, n)| n.up && n.listed).map(|(n, _)| n.clone()).collect();
+        let up: Vec<String> =
+            world.nodes.iter().filter(|(_, n)| n.up && n.listed).map(|(n, _)| n.clone()).collect();
         let name = world.random.pick(&up)?.clone();
         let until = Self::for_a_while(world, 150);
         match world.random.below(4) {
@@ -383,12 +384,17 @@ impl Director {
         self.edited = world.now;
         let patch = match world.random.below(16) {
             0..=4 => {
-                let replicas = [0, 1, 2, 3, 3, 4, 5, 5, 6, 7][usize::try_from(world.random.below(10)).unwrap_or(0)];
+                let replicas =
+                    [0, 1, 2, 3, 3, 4, 5, 5, 6, 7][usize::try_from(world.random.below(10)).unwrap_or(0)];
                 json!({ "replicas": replicas })
             }
             5 => {
                 self.images += 1;
-                let image = if world.random.chance(300) { "sidecar:bad".into() } else { format!("sidecar:{}", self.images) };
+                let image = if world.random.chance(300) {
+                    "sidecar:bad".into()
+                } else {
+                    format!("sidecar:{}", self.images)
+                };
                 json!({ "image": image })
             }
             6 => match world.random.below(4) {
@@ -399,8 +405,12 @@ impl Director {
                     json!({ "template": template(&format!("app:{}", self.images)) })
                 }
             },
-            7 => json!({ "storage": { "whenScaled": if spec["storage"]["whenScaled"] == "Retain" { "Delete" } else { "Retain" } } }),
-            8 => json!({ "storage": { "whenDeleted": if spec["storage"]["whenDeleted"] == "Delete" { "Retain" } else { "Delete" } } }),
+            7 => {
+                json!({ "storage": { "whenScaled": if spec["storage"]["whenScaled"] == "Retain" { "Delete" } else { "Retain" } } })
+            }
+            8 => {
+                json!({ "storage": { "whenDeleted": if spec["storage"]["whenDeleted"] == "Delete" { "Retain" } else { "Delete" } } })
+            }
             9 => {
                 let size = if spec["storage"]["size"] == "1Gi" { "2Gi" } else { "3Gi" };
                 json!({ "storage": { "size": size } })
@@ -418,9 +428,11 @@ impl Director {
 
     fn delete_cluster(&mut self, world: &mut World, rules: &mut Rules) -> Option<String> {
         // Claims of which some follow and some do not would be the person's own loss.
-        let owned = world.server.under(CLAIMS).into_iter().map(|(_, c)| {
-            c["metadata"]["ownerReferences"].as_array().is_some_and(|o| !o.is_empty())
-        });
+        let owned = world
+            .server
+            .under(CLAIMS)
+            .into_iter()
+            .map(|(_, c)| c["metadata"]["ownerReferences"].as_array().is_some_and(|o| !o.is_empty()));
         let kinds: BTreeSet<bool> = owned.collect();
         rules.deletes_cluster(world);
         if kinds.len() > 1 || world.random.chance(500) {
@@ -494,7 +506,8 @@ impl Director {
     }
 
     fn begin_drain(&mut self, world: &mut World, _: &mut Rules) -> Option<String> {
-        let open: Vec<String> = world.nodes.iter().filter(|(_, n)| n.up && !n.cordoned).map(|(n, _)| n.clone()).collect();
+        let open: Vec<String> =
+            world.nodes.iter().filter(|(_, n)| n.up && !n.cordoned).map(|(n, _)| n.clone()).collect();
         if open.len() < 3 || world.drains.len() > 1 {
             return None;
         }
@@ -512,7 +525,8 @@ impl Director {
             let pods = world.server.under(PODS);
             for (path, pod) in pods.into_iter().filter(|(_, p)| p["spec"]["nodeName"] == node.as_str()) {
                 let claim = path.replace("pods/", "persistentvolumeclaims/data-");
-                let goes = world.server.get(&claim).is_some_and(|c| !c["metadata"]["deletionTimestamp"].is_null());
+                let goes =
+                    world.server.get(&claim).is_some_and(|c| !c["metadata"]["deletionTimestamp"].is_null());
                 if goes || !pod["metadata"]["deletionTimestamp"].is_null() {
                     continue;
                 }
@@ -596,7 +610,8 @@ fn going(world: &World) -> BTreeSet<MemberId> {
     let claims = world.server.under(CLAIMS);
     let going = claims.iter().filter(|(_, c)| !c["metadata"]["deletionTimestamp"].is_null());
     let volumes = going.filter_map(|(_, c)| c["spec"]["volumeName"].as_str().map(str::to_owned));
-    let mut members: BTreeSet<MemberId> = members_on(world, &volumes.collect::<Vec<_>>()).into_iter().collect();
+    let mut members: BTreeSet<MemberId> =
+        members_on(world, &volumes.collect::<Vec<_>>()).into_iter().collect();
     let declared = world.server.get(CLUSTER).map(|c| &c["metadata"]["annotations"]["synod.dev/replace"]);
     members.extend(declared.and_then(Value::as_str).and_then(|m| m.parse::<MemberId>().ok()));
     members

@@ -14,7 +14,8 @@
 //! | `director.rs` | what goes wrong, what people do, and peace |
 //! | `rules.rs` | what must hold |
 //! | `run.rs` | one seed |
-//! | `seen.rs` | planted bugs, and the seeds that show them |
+//!
+//! Planted bugs are `operator/src/planted.rs`, the seeds that show them `planted.txt`.
 #![forbid(unsafe_code)]
 
 pub mod api;
@@ -23,7 +24,6 @@ pub mod members;
 pub mod operator;
 pub mod rules;
 pub mod run;
-pub mod seen;
 pub mod sweep;
 pub mod trace;
 pub mod world;

@@ -81,20 +81,22 @@ fn bug_named(name: &str) -> anyhow::Result<Bug> {
     found.with_context(|| format!("no planted bug is named {name}"))
 }
 
-/// One line a bug: how many seeds show it, the first of them, and what it breaks there.
+/// One line a bug: how many of the seeds that were tried until one showed it, which, and what it breaks there.
 fn mutants(count: u64, names: &[String]) -> anyhow::Result<()> {
     std::panic::set_hook(Box::new(|_| {}));
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let seeds = Seeds { first: 1, count, end: None, threads: cores, stop: false };
+    let seeds = Seeds { first: 1, count, end: None, threads: cores, stop: true };
     let mut missed = 0;
     for bug in Bug::ALL.iter().filter(|bug| names.is_empty() || names.iter().any(|n| n == bug.name())) {
         let sums = sweep(seeds, &|| planted::plant(Some(*bug)), &|_| {});
         let first = sums.failed.first_key_value();
-        let shown = first.map_or_else(|| "NOTHING".to_owned(), |(seed, v)| format!("{seed}: {}", v.rule));
+        let shown = first.map_or_else(|| "- no seed".to_owned(), |(seed, v)| format!("{seed:>4} {}", v.rule));
         missed += u32::from(first.is_none());
-        println!("{:<52} {:>4} of {count}  {shown}", bug.name(), sums.failed.len());
+        println!("{:<52} {shown} (1 of {})", bug.name(), sums.seeds);
     }
-    if missed > 0 { bail!("{missed} planted bugs were seen by no seed") }
+    if missed > 0 {
+        bail!("{missed} planted bugs were seen by no seed")
+    }
     Ok(())
 }
 

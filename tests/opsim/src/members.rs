@@ -366,8 +366,7 @@ impl Members {
                 MemberState::Recovering => {
                     let known = known_config(log, disk.position);
                     let voters: Vec<MemberId> = known.voters().map(|m| m.member).collect();
-                    let there =
-                        voters.iter().filter(|m| **m == process.member || answers(**m)).count();
+                    let there = voters.iter().filter(|m| **m == process.member || answers(**m)).count();
                     let waited = now - process.born >= PATIENCE;
                     if there == voters.len() || (waited && there >= majority(voters.len())) {
                         wakes.push((uid.clone(), None));
@@ -412,8 +411,7 @@ impl Members {
         }
         for (uid, quorum) in alone {
             if let Some(process) = self.processes.get_mut(&uid) {
-                process.alone_since =
-                    if quorum { None } else { Some(process.alone_since.unwrap_or(now)) };
+                process.alone_since = if quorum { None } else { Some(process.alone_since.unwrap_or(now)) };
             }
         }
         let leads = self.leading(id).is_some();
@@ -478,7 +476,8 @@ impl Members {
         let configured: BTreeSet<MemberId> = log.config().members.iter().map(|m| m.member).collect();
         let removed: BTreeSet<MemberId> = log.removed.iter().map(|r| r.member).collect();
         let takes = self.takes_catch_up;
-        let reach: Vec<String> = self.processes.keys().filter(|uid| self.talk(&leader, uid)).cloned().collect();
+        let reach: Vec<String> =
+            self.processes.keys().filter(|uid| self.talk(&leader, uid)).cloned().collect();
         for uid in reach {
             let hung = self.hung.contains(&uid);
             let Some(process) = self.processes.get_mut(&uid) else { continue };
@@ -567,8 +566,7 @@ impl Members {
         match ask {
             Ask::Status => return Ok(Answer::Report(Box::new(self.report(now, &uid)))),
             Ask::Initialize { cluster, members, settings } => {
-                let genesis =
-                    Genesis { cluster: *cluster, members: members.clone(), settings: *settings };
+                let genesis = Genesis { cluster: *cluster, members: members.clone(), settings: *settings };
                 self.initialize(&uid, genesis)?;
             }
             Ask::Join { cluster, .. } => self.join(&uid, *cluster)?,
@@ -687,10 +685,8 @@ impl Members {
 
     fn renew(&mut self, now: i64, uid: &str, member: MemberId) -> Result<(), MemberError> {
         let Some(process) = self.processes.get(uid) else { return Ok(()) };
-        let may = matches!(
-            process.state,
-            MemberState::Removed | MemberState::Uninitialized | MemberState::Joining
-        );
+        let may =
+            matches!(process.state, MemberState::Removed | MemberState::Uninitialized | MemberState::Joining);
         if process.member != member || !may {
             return Err(refused("Renew", Code::FailedPrecondition, "it takes part in its cluster"));
         }

@@ -108,7 +108,9 @@ fn client(queue: &Queue) -> Client {
             lock(&queue).push_back(Call::Api(request, reply));
             let (code, value) = answer.await??;
             let body = Body::from(value.to_string().into_bytes());
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(http::Response::builder().status(code).body(body)?)
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(
+                http::Response::builder().status(code).body(body)?,
+            )
         }
     });
     Client::new(service, crate::api::NAMESPACE)

@@ -188,7 +188,10 @@ impl Run {
         let (now, server) = (self.world.now, &self.world.server);
         for operator in &mut self.operators {
             match self.world.random.below(200) {
-                0 => operator.deaf_until = Some(now + 1_000 * i64::try_from(self.world.random.below(60)).unwrap_or(0)),
+                0 => {
+                    operator.deaf_until =
+                        Some(now + 1_000 * i64::try_from(self.world.random.below(60)).unwrap_or(0))
+                }
                 1 => operator.lag = i64::try_from(self.world.random.below(6)).unwrap_or(0),
                 2 | 3 => operator.replay(server, usize::try_from(self.world.random.below(20)).unwrap_or(0)),
                 _ => {}
@@ -289,9 +292,11 @@ impl Run {
     fn api(&mut self, i: usize, seen: &Seen, request: &Request) -> (u16, Value) {
         let reads = Server::reads(request);
         let now = self.world.now;
-        let refused = self.director.refusals.iter().find(|r| {
-            r.method == request.method && request.path.contains(r.path) && r.until > now
-        });
+        let refused = self
+            .director
+            .refusals
+            .iter()
+            .find(|r| r.method == request.method && request.path.contains(r.path) && r.until > now);
         let answer = match refused {
             Some(r) => Err((r.code, "refused by the simulation".to_owned())),
             None if reads => self.world.server.serve(request, seen.stale.as_ref()),
@@ -475,11 +480,20 @@ fn short(path: &str) -> &str {
 fn shown(path: &str, body: &Value) -> String {
     if let Some(conditions) = body["status"]["conditions"].as_array().filter(|_| path.ends_with("/status")) {
         let each = conditions.iter().map(|c| {
-            format!("{}={} {}", c["type"].as_str().unwrap_or(""), c["status"].as_str().unwrap_or(""), c["reason"].as_str().unwrap_or(""))
+            format!(
+                "{}={} {}",
+                c["type"].as_str().unwrap_or(""),
+                c["status"].as_str().unwrap_or(""),
+                c["reason"].as_str().unwrap_or("")
+            )
         });
         let operation = &body["status"]["operation"];
         let waits = operation["waitingFor"].as_str().unwrap_or_default();
-        return format!("{} [{} {waits}]", each.collect::<Vec<_>>().join(", "), operation["type"].as_str().unwrap_or("-"));
+        return format!(
+            "{} [{} {waits}]",
+            each.collect::<Vec<_>>().join(", "),
+            operation["type"].as_str().unwrap_or("-")
+        );
     }
     if path.contains("/statefulsets/") {
         return format!("replicas {}", body["spec"]["replicas"]);

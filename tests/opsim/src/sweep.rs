@@ -99,7 +99,10 @@ pub fn guarded(seed: u64) -> Outcome {
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|t| (*t).to_owned()));
         Outcome {
             seed,
-            violation: Some(Violation { rule: "the operator does not panic", evidence: text.unwrap_or_default() }),
+            violation: Some(Violation {
+                rule: "the operator does not panic",
+                evidence: text.unwrap_or_default(),
+            }),
             hash: 0,
             calls: 0,
             looks: 0,

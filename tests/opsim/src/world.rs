@@ -107,14 +107,7 @@ impl World {
     pub fn add_node(&mut self) {
         let n = self.next();
         let (name, host) = (format!("ip-{n}"), format!("host-{n}"));
-        let node = Node {
-            host,
-            up: true,
-            listed: true,
-            cordoned: false,
-            since: self.now,
-            destroyed: false,
-        };
+        let node = Node { host, up: true, listed: true, cordoned: false, since: self.now, destroyed: false };
         self.nodes.insert(name.clone(), node);
         self.list_node(&name);
     }
@@ -181,7 +174,9 @@ impl World {
 
     fn node_controller(&mut self) {
         for (path, pod) in self.server.under(PODS) {
-            let Some(node) = pod["spec"]["nodeName"].as_str().and_then(|n| self.nodes.get(n)) else { continue };
+            let Some(node) = pod["spec"]["nodeName"].as_str().and_then(|n| self.nodes.get(n)) else {
+                continue;
+            };
             let silent = self.now - node.since;
             if !node.listed && silent >= NODE_GRACE {
                 self.server.remove(&path);
@@ -270,10 +265,10 @@ impl World {
         metadata["name"] = format!("demo-{ordinal}").into();
         metadata["namespace"] = "ns".into();
         metadata["labels"]["controller-revision-hash"] = revision.into();
-        metadata["ownerReferences"] =
-            json!([{ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "demo", "uid": set["metadata"]["uid"] }]);
+        metadata["ownerReferences"] = json!([{ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "demo", "uid": set["metadata"]["uid"] }]);
         let spec = set["spec"]["template"]["spec"].clone();
-        self.server.make(&pod, json!({ "metadata": metadata, "spec": spec, "status": { "phase": "Pending" } }));
+        self.server
+            .make(&pod, json!({ "metadata": metadata, "spec": spec, "status": { "phase": "Pending" } }));
     }
 
     /// Claims that are deleted go once no pod holds them, and their volumes with them; the others grow.
@@ -319,7 +314,8 @@ impl World {
 
     fn scheduler(&mut self) {
         for (path, pod) in self.server.under(PODS) {
-            let unplaced = pod["spec"]["nodeName"].is_null() && pod["metadata"]["deletionTimestamp"].is_null();
+            let unplaced =
+                pod["spec"]["nodeName"].is_null() && pod["metadata"]["deletionTimestamp"].is_null();
             if !unplaced {
                 continue;
             }
@@ -362,7 +358,8 @@ impl World {
         let mut annotations = json!({});
         if self.manners.local {
             let expression = json!({ "key": "kubernetes.io/hostname", "operator": "In", "values": [host] });
-            spec["nodeAffinity"]["required"]["nodeSelectorTerms"] = json!([{ "matchExpressions": [expression] }]);
+            spec["nodeAffinity"]["required"]["nodeSelectorTerms"] =
+                json!([{ "matchExpressions": [expression] }]);
             annotations["node"] = node.into();
         }
         let metadata = json!({ "name": volume, "annotations": annotations });
@@ -404,7 +401,8 @@ impl World {
                 continue;
             }
             let claim = path.replace("pods/", "persistentvolumeclaims/data-");
-            let volume = self.server.get(&claim).and_then(|c| c["spec"]["volumeName"].as_str()).map(str::to_owned);
+            let volume =
+                self.server.get(&claim).and_then(|c| c["spec"]["volumeName"].as_str()).map(str::to_owned);
             if let Some(volume) = volume {
                 let ip = match pod["status"]["podIP"].as_str() {
                     Some(ip) => ip.to_owned(),
@@ -487,8 +485,7 @@ impl World {
         if !dirty {
             return;
         }
-        let pods: Vec<_> =
-            self.server.under(PODS).into_iter().filter(|(_, p)| selects(&budget, p)).collect();
+        let pods: Vec<_> = self.server.under(PODS).into_iter().filter(|(_, p)| selects(&budget, p)).collect();
         let going = |name: &str| {
             let live = pods.iter().find(|(p, _)| p.ends_with(&format!("/{name}")));
             live.is_some_and(|(_, p)| p["metadata"]["deletionTimestamp"].is_null())
