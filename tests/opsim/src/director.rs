@@ -11,6 +11,9 @@ use crate::members::majority;
 use crate::rules::Rules;
 use crate::world::{Manners, World};
 
+/// A kind of trouble: it does something, and says what in words.
+type Kind = fn(&mut Director, &mut World, &mut Rules) -> Option<String>;
+
 /// What a seed is like.
 #[derive(Clone, Copy, Debug)]
 pub struct Profile {
@@ -173,9 +176,9 @@ impl Director {
             return said;
         }
         let p = self.profile;
-        let mut kinds: Vec<fn(&mut Director, &mut World, &mut Rules) -> Option<String>> = Vec::new();
+        let mut kinds: Vec<Kind> = Vec::new();
         if p.members {
-            kinds.extend([Self::member as fn(&mut Director, &mut World, &mut Rules) -> Option<String>; 2]);
+            kinds.extend([Self::member as Kind; 2]);
         }
         if p.nodes {
             kinds.push(Self::node);
@@ -184,7 +187,7 @@ impl Director {
             kinds.push(Self::disk);
         }
         if p.edits {
-            kinds.extend([Self::edit as fn(&mut Director, &mut World, &mut Rules) -> Option<String>; 2]);
+            kinds.extend([Self::edit as Kind; 2]);
         }
         if p.hands {
             kinds.push(Self::hand);

@@ -3,8 +3,8 @@
 use synod_opsim::run::run;
 use synod_opsim::sweep::{Seeds, sweep};
 
-/// About a minute and a half of two cores in the profile that tests are built with.
-const SEEDS: u64 = 150;
+/// About two minutes of two cores in the profile that tests are built with.
+const SEEDS: u64 = 100;
 
 /// Properties: those of `synod_opsim::rules`, over a fixed range of seeds (docs: operator.md, "How it is tested").
 #[test]
