@@ -40,8 +40,13 @@ cluster: rust ## Bring up a local Kubernetes named dev, with Synod's images on e
 cluster-down: rust ## Remove the cluster that `make cluster` brought up
 	@$(CLUSTER) down --name dev
 
+# What tests build for themselves is built before: they are ended when they take too long, builds are not.
+PLANTED := RUSTFLAGS='--cfg synod_planted' CARGO_TARGET_DIR=target/planted cargo build --quiet --locked
+
 test: verify ## Everything: verify, unit, protocol, simulation, integration, end to end
 	@sidecar/tests/upgrade/previous > /dev/null
+	@$(PLANTED) --package synod-sim --bin synod-sim --profile sim
+	@$(PLANTED) --package synod-search --bin synod-search
 	@$(NEXTEST) nextest run --workspace --all-targets --locked --no-run
 	@trap '$(CLUSTER) down --quiet --name test' EXIT; \
 	  $(CLUSTER) up --name test; \

@@ -17,21 +17,6 @@ pub fn span(wire: &Wire) -> Option<Duration> {
     Some(Duration::new(seconds, nanos))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Found by random calls: the least number of seconds ended the process that read it.
-    #[test]
-    fn what_is_no_duration_is_none() {
-        for (seconds, nanos) in [(i64::MIN, 0), (i64::MIN, i32::MIN), (-1, 0), (0, -1), (0, 1_000_000_000)] {
-            assert_eq!(span(&Wire { seconds, nanos }), None, "{seconds} {nanos}");
-        }
-        assert_eq!(span(&Wire { seconds: 1, nanos: 5 }), Some(Duration::new(1, 5)));
-        assert_eq!(span(&duration(Duration::MAX)), Some(Duration::new(i64::MAX as u64, 999_999_999)));
-    }
-}
-
 /// A time for the wire: microseconds since the beginning of 1970.
 pub fn timestamp(micros: u64) -> Timestamp {
     let (seconds, rest) = (micros / 1_000_000, micros % 1_000_000);
@@ -48,4 +33,19 @@ pub fn micros(wire: &Timestamp) -> Option<u64> {
     let nanos = u32::try_from(wire.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
     let whole = u64::try_from(wire.seconds).ok()?.checked_mul(1_000_000)?;
     whole.checked_add(u64::from(nanos.div_ceil(1_000)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Found by random calls: the least number of seconds ended the process that read it.
+    #[test]
+    fn what_is_no_duration_is_none() {
+        for (seconds, nanos) in [(i64::MIN, 0), (i64::MIN, i32::MIN), (-1, 0), (0, -1), (0, 1_000_000_000)] {
+            assert_eq!(span(&Wire { seconds, nanos }), None, "{seconds} {nanos}");
+        }
+        assert_eq!(span(&Wire { seconds: 1, nanos: 5 }), Some(Duration::new(1, 5)));
+        assert_eq!(span(&duration(Duration::MAX)), Some(Duration::new(i64::MAX as u64, 999_999_999)));
+    }
 }

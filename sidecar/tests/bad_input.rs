@@ -222,15 +222,15 @@ async fn a_deadline_has_one_code_on_every_call() {
     let mut log = LogClient::new(channel(&member.socket).unwrap());
     let timely = |timeout| Duration::from_millis(timeout);
     let mut request = tonic::Request::new(append());
-    request.set_timeout(timely(300));
+    request.set_timeout(timely(2_000));
     let unary = log.append(request).await.unwrap_err();
-    let request = AppendStreamRequest { tag: 1, append: Some(append()), timeout_ms: 300 };
+    let request = AppendStreamRequest { tag: 1, append: Some(append()), timeout_ms: 2_000 };
     let mut answers = log.append_stream(futures::stream::iter([request])).await.unwrap().into_inner();
     let Some(Answer::Failure(streamed)) = answers.message().await.unwrap().unwrap().outcome else {
         panic!("it was appended without a quorum");
     };
     let mut request = tonic::Request::new(TailRequest::default());
-    request.set_timeout(timely(300));
+    request.set_timeout(timely(2_000));
     let tail = log.tail(request).await.unwrap_err();
     let unary_failure = Failure::from_status(&unary).unwrap();
     assert_eq!(unary_failure, streamed);

@@ -9,7 +9,7 @@ use synod_opsim::sweep::guarded;
 /// The table: a bug, a seed that shows it, and the rule that it breaks there.
 fn table() -> Vec<(String, u64)> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/planted.txt");
-    let text = std::fs::read_to_string(path).unwrap();
+    let text = std::fs::read_to_string(path).expect("the table is in this crate");
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     let line = |line: &str| {
         let mut words = line.split_whitespace();
