@@ -28,7 +28,7 @@ pub(crate) struct ShownEntry {
     #[serde(skip_serializing_if = "Option::is_none")]
     time: Option<String>,
     /// What was said beside it, by name; not there where nothing was.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     headers: BTreeMap<String, String>,
 }
 

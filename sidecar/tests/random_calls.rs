@@ -213,12 +213,20 @@ struct Method {
     takes_stream: bool,
 }
 
+/// A message by its full name, and those inside of it: a map's pairs are some.
+fn note(name: String, message: &DescriptorProto, into: &mut HashMap<String, DescriptorProto>) {
+    for nested in &message.nested_type {
+        note(format!("{name}.{}", nested.name()), nested, into);
+    }
+    into.insert(name, message.clone());
+}
+
 fn described() -> (Descriptors, Vec<Method>) {
     let files = FileDescriptorSet::decode(synod_proto::DESCRIPTORS).unwrap().file;
     let (mut messages, mut methods) = (HashMap::new(), Vec::new());
     for file in files {
         for message in &file.message_type {
-            messages.insert(format!(".{}.{}", file.package(), message.name()), message.clone());
+            note(format!(".{}.{}", file.package(), message.name()), message, &mut messages);
         }
         for service in file.service.iter().filter(|_| file.package() == "synod.v1") {
             methods.extend(service.method.iter().map(|method| Method {

@@ -236,11 +236,16 @@ impl Members {
         self.processes.iter().find(|(_, p)| p.member == member)
     }
 
-    /// Whether a member takes part, keeps up and hears the others.
+    /// Whether a member takes part, keeps up and hears the others, if there are any.
     pub fn serves(&self, member: MemberId) -> bool {
         self.process_of(member).is_some_and(|(uid, p)| {
-            p.state == MemberState::Active && !self.cut.contains(uid) && !self.hung.contains(uid)
+            let hears = !self.cut.contains(uid) || self.leads_with_a_quorum(uid);
+            p.state == MemberState::Active && hears && !self.hung.contains(uid)
         })
+    }
+
+    fn leads_with_a_quorum(&self, uid: &str) -> bool {
+        self.logs.keys().any(|log| self.leading(*log).is_some_and(|(leader, _)| leader == uid))
     }
 
     fn talk(&self, a: &str, b: &str) -> bool {
