@@ -12,6 +12,10 @@ use tonic_types::pb;
 /// Whose reasons a google.rpc.ErrorInfo's are.
 pub const DOMAIN: &str = "synod.dev";
 
+/// Bytes of a failure's message. It is sent three times, in headers, where it may take three times its length; many gRPC
+/// libraries take no more than 8 KiB of headers, and drop the whole status.
+const MESSAGE_BYTES: usize = 1_024;
+
 const NAME: &str = "synod.v1.Failure";
 const PREFIX: &str = "type.googleapis.com";
 
@@ -25,12 +29,24 @@ fn found<M: Message + Default>(name: &str, details: &[Any]) -> Option<M> {
     M::decode(details.iter().find(of_type)?.value.as_slice()).ok()
 }
 
+/// A message with what callers said in it, at most so long as may be sent.
+fn shortened(mut message: String) -> String {
+    const CUT: &str = "...";
+    if message.len() > MESSAGE_BYTES {
+        let end = (0..=MESSAGE_BYTES - CUT.len()).rev().find(|end| message.is_char_boundary(*end));
+        message.truncate(end.unwrap_or(0));
+        message.push_str(CUT);
+    }
+    message
+}
+
 impl Failure {
-    /// A failure with the code that goes with its reason, and a sentence that says what to do.
+    /// A failure with the code that goes with its reason, and a sentence that says what to do; of a longer one than 1,024
+    /// bytes the rest is left out.
     pub fn new(reason: Reason, message: impl Into<String>) -> Failure {
         Failure {
             code: u32::try_from(i32::from(reason.code())).unwrap_or_default(),
-            message: message.into(),
+            message: shortened(message.into()),
             reason: reason.into(),
             ..Failure::default()
         }
@@ -115,6 +131,22 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use tonic_types::StatusExt;
+
+    /// Found by random calls: a name of 5,000 bytes in a message took the status beyond what its caller's library reads.
+    #[test]
+    fn no_message_is_too_long_for_headers() {
+        for message in ["x".repeat(5_000), "\u{1f980}".repeat(2_000), "\u{fc}".repeat(600)] {
+            let failure = Failure::new(Reason::Invalid, message.clone()).of_append();
+            assert!(failure.message.len() <= MESSAGE_BYTES && failure.message.ends_with("..."));
+            assert!(message.starts_with(failure.message.trim_end_matches("...")));
+            let status = failure.to_status();
+            let sent = status.message().len() * 3 + status.details().len().div_ceil(3) * 4;
+            assert!(sent < 7 << 10, "{sent} bytes");
+            assert_eq!(Failure::from_status(&status), Some(failure));
+        }
+        let short = "y".repeat(MESSAGE_BYTES);
+        assert_eq!(Failure::new(Reason::Invalid, short.clone()).message, short);
+    }
 
     /// Fault S2: helpers of other languages read google.rpc.Status, and nothing else.
     #[test]
