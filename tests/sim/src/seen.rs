@@ -43,4 +43,4 @@ pub const SEEN: &[&str] = &[
     "entry-time-goes-back",
 ];
 /// Within so many seeds: with any change of the core or the simulator a bug that takes a rare chance is met in others.
-pub const SEEDS: u64 = 2_000;
+pub const SEEDS: u64 = 4_000;
