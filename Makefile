@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help try demo demo-down cluster cluster-down test e2e verify fix tools bench sim sim-explain opsim opsim-explain mutants search fuzz torture volumes cover sbom rust powercut evidence
+.PHONY: help try demo demo-down cluster cluster-down test programs e2e verify fix tools bench sim sim-explain opsim opsim-explain mutants search fuzz torture volumes cover sbom rust powercut evidence
 
 CACHE := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/synod
 NEXTEST_VERSION := 0.9.151
@@ -43,10 +43,18 @@ cluster-down: rust ## Remove the cluster that `make cluster` brought up
 # What tests build for themselves is built before: they are ended when they take too long, builds are not.
 PLANTED := RUSTFLAGS='--cfg synod_planted' CARGO_TARGET_DIR=target/planted cargo build --quiet --locked
 
-test: verify ## Everything: verify, unit, protocol, simulation, integration, end to end
+programs: rust
 	@sidecar/tests/upgrade/previous > /dev/null
 	@$(PLANTED) --package synod-sim --bin synod-sim --profile sim
 	@$(PLANTED) --package synod-search --bin synod-search
+	@for program in tracing/build http/schemathesis stock/go stock/node; do \
+	  "sidecar/tests/$$program" > /dev/null; \
+	done
+	@folder="$$(mktemp -d)"; trap 'rm -rf "$$folder"' EXIT; \
+	  sidecar/tests/stock/grpc-go "$$folder/go" > /dev/null; \
+	  sidecar/tests/stock/grpc-java "$$folder/java" > /dev/null
+
+test: verify programs ## Everything: verify, unit, protocol, simulation, integration, end to end
 	@$(NEXTEST) nextest run --workspace --all-targets --locked --no-run
 	@trap '$(CLUSTER) down --quiet --name test' EXIT; \
 	  $(CLUSTER) up --name test; \
