@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use synod_operator::planted::{self, Bug};
 use synod_opsim::run::run;
 use synod_opsim::sweep::{Seeds, sweep};
+use synod_sim::sweep::parse_time;
 
 /// Runs Synod's operator against a Kubernetes, members and people in memory, by seeds.
 #[derive(Parser, Debug)]
@@ -55,15 +56,6 @@ struct Sweep {
     /// Go on behind a seed that breaks a rule.
     #[arg(long)]
     all: bool,
-}
-
-fn parse_time(text: &str) -> anyhow::Result<Duration> {
-    let units = [("s", 1), ("m", 60), ("h", 3_600)];
-    let (number, unit) = units
-        .iter()
-        .find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, *seconds)))
-        .context("a time is a number and s, m or h, such as 10m")?;
-    Ok(Duration::from_secs(number.parse::<u64>()? * unit))
 }
 
 fn main() -> anyhow::Result<()> {

@@ -14,7 +14,7 @@ use synod_sim::replay::{read_events, replay, write_events};
 use synod_sim::run::{Effort, Keep, Outcome, run};
 use synod_sim::setup::Setup;
 use synod_sim::shrink::{Failure, shrink, sooner};
-use synod_sim::sweep::{Report, Seeds, sweep};
+use synod_sim::sweep::{Report, Seeds, parse_time, sweep};
 use synod_sim::topologies::{Distribution, Topology, measure};
 
 /// Runs Synod's consensus core against faulty networks, disks, clocks and processes.
@@ -272,20 +272,6 @@ fn measure_topologies(seeds: u64) -> anyhow::Result<()> {
         println!("{topology:<12} {seeds:>6} {median_ms:>7} {p99_ms:>6} {max_ms:>6}");
     }
     Ok(())
-}
-
-/// A number with a unit: 90s, 10m, 1h.
-fn parse_time(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let seconds = match &text[digits.len()..] {
-        "s" | "" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        unit => return Err(format!("{unit} is no unit of time: use s, m or h, as in 10m")),
-    };
-    let number: u64 =
-        digits.parse().map_err(|_| format!("{text} is no time: write it as in 90s, 10m or 1h"))?;
-    Ok(Duration::from_secs(number * seconds))
 }
 
 #[cfg(synod_planted)]

@@ -145,3 +145,20 @@ fn run_and_sample(seed: u64, effort: Effort) -> Outcome {
     }
     outcome
 }
+
+/// How long to go on: a number with a unit, as in 90s, 10m or 1h.
+///
+/// # Errors
+/// What is wrong with the text, for whoever typed it.
+pub fn parse_time(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let seconds = match &text[digits.len()..] {
+        "s" | "" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        unit => return Err(format!("{unit} is no unit of time: use s, m or h, as in 10m")),
+    };
+    let number: u64 =
+        digits.parse().map_err(|_| format!("{text} is no time: write it as in 90s, 10m or 1h"))?;
+    Ok(Duration::from_secs(number * seconds))
+}
