@@ -28,7 +28,7 @@ async fn read_all(client: &Client) -> Vec<String> {
     entries.map_ok(text).try_collect().await.unwrap()
 }
 
-/// docs: socket-api.md, "SDKs": exactly once by a key that the SDK makes, across killed leaders and a killed member.
+/// docs: decisions/0047: exactly once by a key that the SDK makes, across killed leaders and a killed member.
 #[tokio::test(flavor = "multi_thread")]
 async fn appends_by_minted_keys_stand_once() {
     const CALLS: usize = 100;

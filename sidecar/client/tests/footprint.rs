@@ -13,7 +13,7 @@ const NEEDLESS: [&str; 8] =
 /// Names of types that are the transport's or the generated messages'.
 const THEIRS: [&str; 9] =
     ["tonic::", "prost::", "hyper", "Channel", "Streaming<", "&Status", ": Status)", "Code", "v1::"];
-/// What is re-exported of the generated messages, as socket-api.md has it: one enum of reasons for everybody.
+/// What is re-exported of the generated messages, as docs/socket.md has it: one enum of reasons for all callers.
 const SHARED: &str = "pub use synod_proto::v1::{Outcome, Reason};";
 
 fn here() -> &'static Path {
