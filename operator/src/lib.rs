@@ -45,6 +45,8 @@ pub mod plan;
 #[cfg(feature = "planted")]
 pub mod planted;
 pub mod plugin;
+#[cfg(any(test, feature = "planted"))]
+pub mod served;
 pub mod settings;
 pub mod status;
 pub mod tls;

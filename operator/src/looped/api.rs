@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+
+use crate::served::{begin, check_version, lay_over, merge_patch, refusal, split};
 
 /// A request that shall be refused.
 #[derive(Clone, Debug)]
@@ -63,20 +65,7 @@ impl Server {
         };
         match answer {
             Ok(value) => (200, value),
-            Err((code, message)) => {
-                let reason = match code {
-                    403 => "Forbidden",
-                    404 => "NotFound",
-                    409 => "Conflict",
-                    422 => "Invalid",
-                    _ => "Unknown",
-                };
-                let status = json!({
-                    "kind": "Status", "apiVersion": "v1", "status": "Failure",
-                    "code": code, "message": message, "reason": reason,
-                });
-                (code, status)
-            }
+            Err((code, message)) => (code, refusal(code, &message)),
         }
     }
 
@@ -248,16 +237,6 @@ impl Server {
     }
 }
 
-/// The path of the object, and what is asked of it beside.
-fn split(path: &str) -> (&str, Option<&str>) {
-    for sub in ["status", "eviction"] {
-        if let Some(object) = path.strip_suffix(&format!("/{sub}")) {
-            return (object, Some(sub));
-        }
-    }
-    (path, None)
-}
-
 /// Paths of collections end with a plural behind the namespace, or name no namespace at all.
 fn is_collection(path: &str) -> bool {
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
@@ -267,65 +246,9 @@ fn is_collection(path: &str) -> bool {
     }
 }
 
-/// Only what has a spec has a generation.
-fn begin(object: &mut Value) {
-    if !object["spec"].is_null() {
-        object["metadata"]["generation"] = 1.into();
-    }
-}
-
-fn check_version(live: &Value, body: &Value) -> Result<(), (u16, String)> {
-    let wanted = &body["metadata"]["resourceVersion"];
-    if wanted.is_string() && *wanted != live["metadata"]["resourceVersion"] {
-        return Err((409, "another resourceVersion".into()));
-    }
-    Ok(())
-}
-
 fn without_versions(object: &Value) -> Value {
     let mut object = object.clone();
     object["metadata"]["resourceVersion"] = Value::Null;
     object["metadata"]["generation"] = Value::Null;
     object
-}
-
-/// Lays what is applied over what is there; what was applied before and is not any more goes.
-fn lay_over(live: &mut Value, body: &Value, before: &Value) {
-    let (Some(fields), Some(wanted)) = (live.as_object_mut(), body.as_object()) else {
-        *live = body.clone();
-        return;
-    };
-    for (key, value) in wanted {
-        if key == "resourceVersion" {
-            continue;
-        }
-        let slot = fields.entry(key.clone()).or_insert_with(|| match value {
-            Value::Object(_) => Value::Object(Map::new()),
-            _ => Value::Null,
-        });
-        lay_over(slot, value, &before[key]);
-    }
-    for key in before.as_object().into_iter().flatten().map(|(key, _)| key) {
-        if !wanted.contains_key(key) {
-            fields.remove(key);
-        }
-    }
-}
-
-/// RFC 7396.
-fn merge_patch(target: &mut Value, patch: &Value) {
-    let Some(patch) = patch.as_object() else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = json!({});
-    }
-    for (key, value) in patch {
-        if value.is_null() {
-            target.as_object_mut().unwrap().remove(key);
-        } else {
-            merge_patch(&mut target[key], value);
-        }
-    }
 }

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+use synod_operator::served::{begin, check_version, lay_over, merge_patch, split};
 
 /// The namespace of everything.
 pub const NAMESPACE: &str = "ns";
@@ -322,78 +323,11 @@ fn read(objects: &Objects, path: &str, query: &str) -> Answer {
     Ok(json!({ "kind": "List", "apiVersion": "v1", "metadata": {}, "items": items }))
 }
 
-/// The path of the object, and what is asked of it beside.
-fn split(path: &str) -> (&str, Option<&str>) {
-    for sub in ["status", "eviction"] {
-        if let Some(object) = path.strip_suffix(&format!("/{sub}")) {
-            return (object, Some(sub));
-        }
-    }
-    (path, None)
-}
-
 /// Paths of collections end with a plural behind the namespace, or name no namespace at all.
 fn is_collection(path: &str) -> bool {
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
     match parts.iter().position(|p| *p == "namespaces") {
         Some(at) => parts.len() == at + 3,
         None => parts.len() <= 3,
-    }
-}
-
-/// Only what has a spec has a generation.
-fn begin(object: &mut Value) {
-    if !object["spec"].is_null() {
-        object["metadata"]["generation"] = 1.into();
-    }
-}
-
-fn check_version(live: &Value, body: &Value) -> Result<(), (u16, String)> {
-    let wanted = &body["metadata"]["resourceVersion"];
-    if wanted.is_string() && *wanted != live["metadata"]["resourceVersion"] {
-        return Err((409, "another resourceVersion".into()));
-    }
-    Ok(())
-}
-
-/// Lays what is applied over what is there; what was applied before and is not any more goes.
-fn lay_over(live: &mut Value, body: &Value, before: &Value) {
-    let (Some(fields), Some(wanted)) = (live.as_object_mut(), body.as_object()) else {
-        *live = body.clone();
-        return;
-    };
-    for (key, value) in wanted {
-        if key == "resourceVersion" {
-            continue;
-        }
-        let slot = fields.entry(key.clone()).or_insert_with(|| match value {
-            Value::Object(_) => Value::Object(Map::new()),
-            _ => Value::Null,
-        });
-        lay_over(slot, value, &before[key]);
-    }
-    for key in before.as_object().into_iter().flatten().map(|(key, _)| key) {
-        if !wanted.contains_key(key) {
-            fields.remove(key);
-        }
-    }
-}
-
-/// RFC 7396.
-fn merge_patch(target: &mut Value, patch: &Value) {
-    let Some(patch) = patch.as_object() else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = json!({});
-    }
-    let Some(fields) = target.as_object_mut() else { return };
-    for (key, value) in patch {
-        if value.is_null() {
-            fields.remove(key);
-        } else {
-            merge_patch(fields.entry(key.clone()).or_insert(Value::Null), value);
-        }
     }
 }

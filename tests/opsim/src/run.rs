@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use synod_operator::members::{Ask, MemberError};
+use synod_operator::served::refusal;
 use synod_sim::random::Random;
 
 use crate::api::{CLUSTER, Objects, Request, Server};
@@ -323,21 +324,7 @@ impl Run {
         }
         match answer {
             Ok(value) => (200, value),
-            Err((code, message)) => {
-                let reason = match code {
-                    403 => "Forbidden",
-                    404 => "NotFound",
-                    409 => "Conflict",
-                    422 => "Invalid",
-                    429 => "TooManyRequests",
-                    _ => "Unknown",
-                };
-                let status = json!({
-                    "kind": "Status", "apiVersion": "v1", "status": "Failure",
-                    "code": code, "message": message, "reason": reason,
-                });
-                (code, status)
-            }
+            Err((code, message)) => (code, refusal(code, &message)),
         }
     }
 
