@@ -47,6 +47,7 @@ programs: rust
 	@sidecar/tests/upgrade/previous > /dev/null
 	@$(PLANTED) --package synod-sim --bin synod-sim --profile sim
 	@$(PLANTED) --package synod-search --bin synod-search
+	@cargo build --quiet --locked --workspace --example first_minute
 	@for program in tracing/build http/schemathesis stock/go stock/node; do \
 	  "sidecar/tests/$$program" > /dev/null; \
 	done

@@ -89,7 +89,7 @@ async fn java() {
     appends_once(command, &cluster).await;
 }
 
-/// The program of the documentation is this crate's example, which cargo builds with the tests.
+/// The program of the documentation is this crate's example, which `make programs` builds.
 #[tokio::test(flavor = "multi_thread")]
 async fn rust() {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("client/examples/first_minute.rs");

@@ -27,6 +27,8 @@ struct Line {
     repeated: bool,
     #[serde(default)]
     seq: u64,
+    #[serde(default)]
+    reason: Option<String>,
 }
 
 /// All outcomes so far. Clones share them.
@@ -48,6 +50,8 @@ pub struct Outcomes {
     pub repeated: usize,
     /// How many were refused: certainly not appended.
     pub refused: usize,
+    /// Why the last of them was.
+    pub last_refusal: Option<String>,
     /// Lines that no outcome could be read from.
     pub unreadable: Vec<String>,
 }
@@ -79,7 +83,10 @@ impl Ledger {
                 outcomes.unknown.insert(line.sha256);
                 return None;
             }
-            ("refused", _) => outcomes.refused += 1,
+            ("refused", _) => {
+                outcomes.refused += 1;
+                outcomes.last_refusal = line.reason;
+            }
             _ => {
                 outcomes.unreadable.push(text.to_owned());
                 return None;
@@ -91,6 +98,12 @@ impl Ledger {
     /// How many acknowledgements there are.
     pub fn count(&self) -> usize {
         self.lock().acknowledged.len()
+    }
+
+    /// How many were refused, and why the last of them was.
+    pub fn refusals(&self) -> (usize, Option<String>) {
+        let outcomes = self.lock();
+        (outcomes.refused, outcomes.last_refusal.clone())
     }
 
     /// A copy of everything so far.
@@ -124,7 +137,7 @@ mod tests {
 
     fn line(index: &str, outcome: &str, at_ms: u64) -> String {
         format!(
-            r#"{{"writer":"w","seq":1,"index":{index},"sha256":"d{at_ms}","outcome":"{outcome}","at_ms":{at_ms}}}"#
+            r#"{{"writer":"w","seq":1,"index":{index},"sha256":"d{at_ms}","outcome":"{outcome}","at_ms":{at_ms},"reason":"NO_SPACE"}}"#
         )
     }
 
@@ -141,6 +154,7 @@ mod tests {
         assert_eq!(outcomes.acknowledged, [Acknowledged { index: 7, sha256: "d1".into(), at_ms: 1 }]);
         assert_eq!(outcomes.unknown, ["d2".to_owned()].into());
         assert_eq!((outcomes.refused, outcomes.unreadable.len()), (1, 2));
+        assert_eq!(ledger.refusals(), (1, Some("NO_SPACE".to_owned())));
     }
 
     #[test]

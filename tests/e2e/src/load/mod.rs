@@ -83,10 +83,15 @@ impl Load {
     /// Waits until some more entries are acknowledged.
     ///
     /// # Panics
-    /// If none are within two minutes.
+    /// If none are within two minutes, or if as many appends are refused meanwhile.
     pub fn goes_on(&self, test: &Test) {
         let enough = self.ledger.count() + SOME;
-        test.wait("the writers' acknowledgements", 120, || (self.ledger.count() >= enough).then_some(()));
+        let too_many = self.ledger.refusals().0 + SOME;
+        test.wait("the writers' acknowledgements", 120, || {
+            let (refused, reason) = self.ledger.refusals();
+            assert!(refused < too_many, "the writers' appends are refused: {reason:?}");
+            (self.ledger.count() >= enough).then_some(())
+        });
     }
 
     /// Stops the writers, reads the whole log in each of the pods, and notes what was found for the report.
