@@ -66,10 +66,24 @@ impl Db {
         }
     }
 
+    fn watch(&self) -> &Watch {
+        let (Db::Written(_, watch) | Db::ReadOnly(_, watch)) = self;
+        watch
+    }
+
     /// What was read from it may lack something.
     pub(crate) fn is_damaged(&self) -> bool {
-        let (Db::Written(_, watch) | Db::ReadOnly(_, watch)) = self;
-        watch.is_damaged()
+        self.watch().is_damaged()
+    }
+
+    /// Only another opening of the file tells whether it can be read.
+    fn has_to_be_opened_anew(&self) -> bool {
+        let is_free = match self {
+            // Nobody may read in it while it is repaired.
+            Db::Written(database, _) => Arc::strong_count(database) == 1,
+            Db::ReadOnly(..) => true,
+        };
+        self.watch().has_failed_to_read() && is_free
     }
 }
 
@@ -289,6 +303,9 @@ impl Older {
     /// The database; whoever holds it can read until they let go of it.
     fn database(&self, may_repair: bool) -> Result<Db, StorageError> {
         let mut open = self.state();
+        if open.as_ref().is_some_and(Db::has_to_be_opened_anew) {
+            *open = None;
+        }
         if let Some(db) = &*open {
             return Ok(db.clone());
         }

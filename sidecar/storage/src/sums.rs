@@ -130,6 +130,8 @@ pub(crate) struct Watch {
     keeps: AtomicBool,
     /// A write failed: what the file holds is not known.
     failed: AtomicBool,
+    /// A read failed.
+    unread: AtomicBool,
 }
 
 impl Watch {
@@ -147,6 +149,11 @@ impl Watch {
     /// From now on its checksums are stored when it is closed. No version that does not know them writes to it then.
     pub(crate) fn keep(&self) {
         self.keeps.store(true, Ordering::Release);
+    }
+
+    /// A read failed: redb answers nothing more until the file is opened anew, though the next read might succeed.
+    pub(crate) fn has_failed_to_read(&self) -> bool {
+        self.unread.load(Ordering::Acquire)
     }
 
     /// Some block is known to have failed.
@@ -235,7 +242,8 @@ impl StorageBackend for Watched {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.inner.read(offset, out)?;
+        let read = self.inner.read(offset, out);
+        read.inspect_err(|_| self.watch.unread.store(true, Ordering::Release))?;
         let mut whole = true;
         let sums = self.sums();
         if sums.is_empty() {

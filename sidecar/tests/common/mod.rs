@@ -3,6 +3,7 @@
 
 pub mod mounts;
 pub mod narrow;
+pub mod preload;
 
 use std::fs::File;
 use std::future::Future;

@@ -1,8 +1,7 @@
 //! Syncs that are slow, or do nothing: a library that is loaded before the C library of a member's process.
 
-use std::io::Write;
+use crate::common::preload;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 /// Once the file `FORGET` is there syncs do nothing; each begins as many milliseconds late as the file `SLOW` says.
 const SOURCE: &str = r#"
@@ -36,15 +35,7 @@ impl Syncs {
     /// Builds the library in `dir`; syncs are as ever until they are told otherwise.
     pub(crate) fn new(dir: &Path) -> Syncs {
         let [library, forget, slow] = ["syncs.so", "forget", "slow"].map(|name| dir.join(name));
-        let mut command = Command::new("cc");
-        for (name, path) in [("FORGET", &forget), ("SLOW", &slow)] {
-            command.arg(format!("-D{name}=\"{}\"", path.display()));
-        }
-        command.args(["-shared", "-fPIC", "-x", "c", "-", "-o"]).arg(&library);
-        let mut compiler = command.stdin(Stdio::piped()).spawn().unwrap();
-        compiler.stdin.take().unwrap().write_all(SOURCE.as_bytes()).unwrap();
-        assert!(compiler.wait().unwrap().success(), "cc failed");
-        let wrapper = vec!["env".to_owned(), format!("LD_PRELOAD={}", library.display())];
+        let wrapper = preload::wrapper(SOURCE, &library, &[("FORGET", &forget), ("SLOW", &slow)]);
         Syncs { wrapper, forget, slow }
     }
 
