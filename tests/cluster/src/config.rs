@@ -138,6 +138,8 @@ pub(crate) fn kubelet_file(layout: &Layout, node: &Node) -> Value {
         "podLogsDir": node.state.join("pods").display().to_string(),
         "volumePluginDir": node.state.join("volume-plugins").display().to_string(),
         "nodeStatusUpdateFrequency": "5s",
+        // How soon a changed Secret is in a running pod: a minute by default, which tests would wait for.
+        "syncFrequency": "10s",
         "nodeLeaseDurationSeconds": 20,
         "serializeImagePulls": false,
         // All nodes share one disk with everything else on this machine: nothing is evicted, and no
