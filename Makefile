@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help try demo demo-down cluster cluster-down test programs e2e verify fix tools bench sim sim-explain opsim opsim-explain mutants search fuzz torture volumes cover sbom rust powercut evidence
+.PHONY: help try demo demo-down cluster cluster-down test programs e2e figures verify fix tools bench sim sim-explain opsim opsim-explain mutants search fuzz torture volumes cover sbom rust powercut evidence
 
 CACHE := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/synod
 NEXTEST_VERSION := 0.9.151
@@ -56,7 +56,7 @@ programs: rust
 	  sidecar/tests/stock/grpc-java "$$folder/java" > /dev/null
 
 # The operator's failure modes under load take minutes each: each commit has another third of them, `make e2e` has all.
-MODES := package(synod-e2e) and (binary(day_two) or binary(failure_modes) or binary(certificates))
+MODES := package(synod-e2e) and (binary(day_two) or binary(failure_modes) or binary(certificates) or binary(cases))
 THIRD = $(shell echo $$(( 0x$$(git rev-parse --short=7 HEAD 2> /dev/null || echo 0) % 3 + 1 )))
 
 test: verify programs ## Everything: verify, unit, protocol, simulation, integration, end to end
@@ -80,6 +80,12 @@ e2e: rust tools ## All end-to-end tests on a local Kubernetes; the table to targ
 	  $(NEXTEST) nextest run --workspace --locked -E 'package(synod-e2e)' --no-fail-fast || failed=1; \
 	  cargo run --quiet --locked --package synod-e2e --bin report; \
 	  exit "$$failed"
+
+figures: rust ## How fast the operator is on a local Kubernetes: make figures, or FIGURES_ARGS='--many 500'
+	@trap '$(CLUSTER) down --quiet --name test' EXIT; \
+	  $(CLUSTER) up --name test; \
+	  $(CLUSTER) images --load test; \
+	  cargo run --quiet --locked --package synod-e2e --bin figures -- $(FIGURES_ARGS)
 
 verify: rust tools ## The read-only gate: format, clippy, bans, licences, sources, generated files
 	@cargo fmt --all --check

@@ -202,6 +202,9 @@ async fn idle_connections_leave_the_disk_its_descriptors() {
     assert_eq!(member.metric("synod_open_files_limit"), 256);
     assert_eq!(member.metric("synod_descriptor_waits_total"), 0);
     assert!(!member.has_ended(), "{:?}", member.last_words());
+    let resident = member.peak_memory() >> 20;
+    println!("300 idle connections, 70 appends of 1 MiB: at most {resident} MiB resident");
+    assert!((1..=256).contains(&resident), "{resident} MiB");
 }
 
 /// The soft limit of open files is raised to the hard one.

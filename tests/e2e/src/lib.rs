@@ -10,6 +10,7 @@
 //! A test fails, rather than being skipped, where the cluster is absent. A test that disturbs a node
 //! has a name that starts with `node_fault`: the test runner then runs nothing beside it.
 
+pub mod figures;
 pub mod load;
 pub mod report;
 pub mod synod;

@@ -94,6 +94,11 @@ impl Load {
         });
     }
 
+    /// The longest time without an acknowledgement between two moments, in milliseconds.
+    pub fn longest_gap(&self, from_ms: u64, to_ms: u64) -> u64 {
+        self.ledger.longest_gap(from_ms, to_ms)
+    }
+
     /// Stops the writers, reads the whole log in each of the pods, and notes what was found for the report.
     ///
     /// # Panics
