@@ -14,7 +14,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::PostParams;
 use kube::core::PartialObjectMeta;
-use kube::runtime::controller::{Action, Controller};
+use kube::runtime::controller::{self, Action, Controller};
 use kube::runtime::events::{Event, EventType};
 use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -37,6 +37,9 @@ use crate::validate::{Desired, validate};
 const LOOK: Duration = Duration::from_secs(10);
 /// How often one is looked at whose members do not run.
 const AT_REST: Duration = Duration::from_secs(30);
+/// Reconciles at a time. As many as there are clusters would fill the API server's queue for everything of the operator's,
+/// its lease among them.
+const AT_A_TIME: u16 = 32;
 /// How long one reconcile may take: an API server behind a dead connection must not hold a cluster up.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Longest pause after failures.
@@ -75,6 +78,7 @@ async fn one(ctx: Arc<Context>, namespace: Option<String>, mut stop: watch::Rece
     let ns = namespace.as_deref();
     // Everything owned but Secrets, which the operator may read by name only.
     Controller::for_stream(wanted, reader)
+        .with_config(controller::Config::default().concurrency(AT_A_TIME))
         .watches_stream(touched::<StatefulSet>(&ctx, ns, Some(Kind::StatefulSet)), of_cluster)
         .watches_stream(touched::<Pod>(&ctx, ns, None), of_cluster)
         .watches_stream(touched::<PersistentVolumeClaim>(&ctx, ns, None), of_cluster)

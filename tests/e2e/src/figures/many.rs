@@ -17,7 +17,7 @@ const TICKS: f64 = 100.0;
 /// Counts what the operator asks of the API server, apart from everything else.
 const FLOW: &str = r#"{"apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "FlowSchema",
     "metadata": {"name": "synod-figures"}, "spec": {"matchingPrecedence": 100,
-    "priorityLevelConfiguration": {"name": "workload-high"}, "rules": [{
+    "priorityLevelConfiguration": {"name": "workload-low"}, "rules": [{
     "subjects": [{"kind": "ServiceAccount", "serviceAccount": {"name": "synod-operator", "namespace": "synod-system"}}],
     "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "namespaces": ["*"], "clusterScope": true}],
     "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}]}]}}"#;
