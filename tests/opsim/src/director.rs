@@ -380,7 +380,7 @@ impl Director {
     }
 
     fn edit(&mut self, world: &mut World, rules: &mut Rules) -> Option<String> {
-        let spec = world.spec();
+        let spec = world.spec().clone();
         if spec.is_null() {
             return None;
         }
@@ -441,7 +441,7 @@ impl Director {
         if kinds.len() > 1 || world.random.chance(500) {
             return None;
         }
-        let spec = world.spec();
+        let spec = world.spec().clone();
         world.server.remove(CLUSTER);
         rules.declared.clear();
         self.reborn = Some((Self::for_a_while(world, 60), spec));
@@ -559,7 +559,7 @@ impl Director {
             faults.clear();
         }
         world.members.disks.values_mut().for_each(|d| d.full = false);
-        let spec = world.spec();
+        let spec = world.spec().clone();
         let (replicas, going) = (spec["replicas"].as_u64().unwrap_or(3), going(world));
         let stays_asleep = replicas == 0 && going.is_empty() && world.random.chance(300);
         let small = replicas < 3 && !going.is_empty();

@@ -25,7 +25,7 @@ use synod_operator::names::LABEL_CLUSTER;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::api::{Change, Objects, Request, Server};
+use crate::api::{Change, Object, Objects, Request, Server};
 
 /// Turns that a reconcile may take between two calls: more is no progress.
 const TURNS: usize = 1_000;
@@ -34,7 +34,7 @@ const TURNS: usize = 1_000;
 #[derive(Debug)]
 pub enum Call {
     /// The API server.
-    Api(Request, oneshot::Sender<Result<(u16, Value), String>>),
+    Api(Request, oneshot::Sender<Result<(u16, Vec<u8>), String>>),
     /// A member.
     Ask {
         /// The pod it takes the member for.
@@ -106,8 +106,8 @@ fn client(queue: &Queue) -> Client {
             };
             let (reply, answer) = oneshot::channel();
             lock(&queue).push_back(Call::Api(request, reply));
-            let (code, value) = answer.await??;
-            let body = Body::from(value.to_string().into_bytes());
+            let (code, text) = answer.await??;
+            let body = Body::from(text);
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>(
                 http::Response::builder().status(code).body(body)?,
             )
@@ -291,7 +291,7 @@ impl Operator {
     }
 
     /// Whether an object makes the cluster be looked at. Of a PaxosCluster only what people say does.
-    fn wake(&mut self, path: &str, object: &Value) -> bool {
+    fn wake(&mut self, path: &str, object: &Object) -> bool {
         if path != crate::api::CLUSTER {
             return object["metadata"]["labels"][LABEL_CLUSTER] == "demo";
         }
@@ -341,7 +341,6 @@ fn kind_of(path: &str) -> Option<Watched> {
     KINDS.iter().find(|(_, part)| path.contains(part)).map(|(kind, _)| *kind)
 }
 
-fn metadata(object: &Value) -> DynamicObject {
-    let metadata = serde_json::from_value(object["metadata"].clone()).unwrap_or_default();
-    DynamicObject { types: None, metadata, data: Value::Null }
+fn metadata(object: &Object) -> DynamicObject {
+    DynamicObject { types: None, metadata: object.metadata().clone(), data: Value::Null }
 }

@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
-use synod_operator::build::content_hash;
 use synod_operator::members::Ask;
 use synod_operator::names::{ANNOTATION_REPLACE, ClusterId, LABEL_RETIRED, MemberId};
 use synod_operator::observed::MemberState;
@@ -93,8 +92,8 @@ impl Rules {
         }
         let now = world.now;
         let spec = world.spec();
-        if self.wanted.last().is_none_or(|(_, known)| *known != spec) {
-            self.wanted.push((now, spec));
+        if self.wanted.last().is_none_or(|(_, known)| known != spec) {
+            self.wanted.push((now, spec.clone()));
             // What was true of the spec before says nothing of this one.
             self.true_at.remove("Ready");
         }
@@ -225,7 +224,7 @@ impl Rules {
 
     fn set_written(&mut self, world: &World, seen: &Seen, before: &Before, body: &Value) {
         let Some(old) = before.objects.get(SET) else {
-            self.revision = world.server.get(SET).map(|s| content_hash(&s["spec"]["template"]));
+            self.revision = world.server.object(SET).map(|s| s.revision().to_owned());
             return;
         };
         let generation = |set: &Value| set["metadata"]["generation"].clone();
@@ -234,7 +233,7 @@ impl Rules {
             self.fail("the set is written by its version", "no resourceVersion");
         }
         if body["spec"]["template"].is_object() {
-            self.revision = world.server.get(SET).map(|s| content_hash(&s["spec"]["template"]));
+            self.revision = world.server.object(SET).map(|s| s.revision().to_owned());
         }
         let size = world.server.get(SET).and_then(|s| s["spec"]["replicas"].as_u64()).unwrap_or(0);
         let hibernates = self.specs_since(seen.since).any(|s| s["replicas"] == 0);
@@ -293,7 +292,7 @@ impl Rules {
     ) {
         let Some(pod) = before.objects.get(path) else { return };
         let claim = path.replace("pods/", "persistentvolumeclaims/data-");
-        let volume = before.objects.get(&claim).and_then(|c| c["spec"]["volumeName"].as_str());
+        let volume = before.objects.get(claim.as_str()).and_then(|c| c["spec"]["volumeName"].as_str());
         let member = volume.and_then(|v| world.members.disks.get(v)).map(|d| d.member);
         let node = pod["spec"]["nodeName"].as_str().and_then(|n| world.nodes.get(n));
         let configured = member.is_some_and(|m| before.configured.contains(&m));
@@ -314,11 +313,13 @@ impl Rules {
             self.fail("the leader hands over before it restarts", path.to_owned());
         }
         let revision = pod["metadata"]["labels"]["controller-revision-hash"].as_str();
-        let grows =
-            before.objects.get(&claim).is_some_and(|c| c["status"]["conditions"][0]["status"] == "True");
-        let set = before.objects.get(SET).map(|s| content_hash(&s["spec"]["template"]));
+        let grows = before
+            .objects
+            .get(claim.as_str())
+            .is_some_and(|c| c["status"]["conditions"][0]["status"] == "True");
+        let set = before.objects.get(SET).map(|s| s.revision());
         let own = revision.is_some() && revision == self.revision.as_deref();
-        if evicts && own && !grows && (set.as_deref() == revision || seen.stale.is_none()) {
+        if evicts && own && !grows && (set == revision || seen.stale.is_none()) {
             let restarted = before.objects.get(SET).is_some_and(|s| {
                 s["spec"]["template"]["metadata"]["annotations"]["kubectl.kubernetes.io/restartedAt"]
                     .is_string()
@@ -378,7 +379,7 @@ impl Rules {
         let node = volume.as_ref().and_then(|v| world.server.get(&format!("{VOLUMES}/{v}")));
         let node =
             node.and_then(|v| v["metadata"]["annotations"]["node"].as_str()).and_then(|n| world.nodes.get(n));
-        let after = replace_after(&world.spec());
+        let after = replace_after(world.spec());
         let lost = node.is_some_and(|n| !n.listed && world.now - n.since >= after - 1_000);
         if !leaves && whole && !going && !lost && !self.declared.contains(&member) {
             self.fail("a member with a whole disk stays", format!("{member} at {home} was taken out"));
@@ -435,7 +436,7 @@ impl Rules {
             owners.into_iter().flatten().any(|o| o["uid"] == cluster["metadata"]["uid"])
         });
         if let (Some((path, _)), true) = (owned.into_iter().next(), kept && self.free_since < since) {
-            self.fail("whenDeleted Retain keeps the claims", path);
+            self.fail("whenDeleted Retain keeps the claims", &*path);
         }
     }
 }
@@ -492,11 +493,11 @@ pub fn is_ready(world: &World) -> Result<(), String> {
     if let Some(member) = declared.filter(|m| log.config().get(*m).is_some()) {
         return Err(format!("{member} was declared lost"));
     }
-    let set = world.server.get(SET).ok_or("no set")?;
+    let set = world.server.object(SET).ok_or("no set")?;
     if set["spec"]["replicas"].as_u64() != Some(wanted) {
         return Err("the set has another size".into());
     }
-    let revision = content_hash(&set["spec"]["template"]);
+    let revision = set.revision();
     let size = &spec["storage"]["size"];
     for ordinal in 0..wanted {
         let pod = world.server.get(&format!("{PODS}/demo-{ordinal}")).ok_or("a pod is missing")?;
@@ -504,7 +505,7 @@ pub fn is_ready(world: &World) -> Result<(), String> {
         if process.is_none_or(|p| p.state != MemberState::Active) || !crate::api::is_ready(pod) {
             return Err(format!("demo-{ordinal} is not ready"));
         }
-        if pod["metadata"]["labels"]["controller-revision-hash"] != revision.as_str() {
+        if pod["metadata"]["labels"]["controller-revision-hash"] != revision {
             return Err(format!("demo-{ordinal} is of another revision"));
         }
         let image = spec["image"].as_str().unwrap_or("sidecar:1");

@@ -290,7 +290,7 @@ impl Run {
         }
     }
 
-    fn api(&mut self, i: usize, seen: &Seen, request: &Request) -> (u16, Value) {
+    fn api(&mut self, i: usize, seen: &Seen, request: &Request) -> (u16, Vec<u8>) {
         let reads = Server::reads(request);
         let now = self.world.now;
         let refused = self
@@ -323,8 +323,8 @@ impl Run {
             });
         }
         match answer {
-            Ok(value) => (200, value),
-            Err((code, message)) => (code, refusal(code, &message)),
+            Ok(text) => (200, text),
+            Err((code, message)) => (code, refusal(code, &message).to_string().into_bytes()),
         }
     }
 
@@ -355,14 +355,15 @@ impl Run {
         answer
     }
 
-    fn status(&self) -> Value {
-        self.world.server.get(CLUSTER).map(|c| c["status"].clone()).unwrap_or_default()
+    fn status(&self) -> &Value {
+        self.world.server.get(CLUSTER).map_or(&Value::Null, |c| &c["status"])
     }
 
-    fn condition(&self, kind: &str) -> (String, String, String) {
-        let status = self.status();
-        let found = status["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == kind);
-        let text = |key: &str| found.and_then(|c| c[key].as_str()).unwrap_or_default().to_owned();
+    /// A condition's status, reason and message.
+    fn condition(&self, kind: &str) -> (&str, &str, &str) {
+        let conditions = self.status()["conditions"].as_array();
+        let found = conditions.into_iter().flatten().find(|c| c["type"] == kind);
+        let text = |key: &str| found.and_then(|c| c[key].as_str()).unwrap_or_default();
         (text("status"), text("reason"), text("message"))
     }
 
@@ -381,17 +382,17 @@ impl Run {
             let told = self.condition("Ready").1 == "Hibernated" || self.director.profile.stubborn;
             return pods && told;
         }
-        let generation = self.world.server.get(CLUSTER).map(|c| c["metadata"]["generation"].clone());
+        let generation = self.world.server.get(CLUSTER).map(|c| &c["metadata"]["generation"]);
         let ready = match self.director.profile.stubborn {
             true => "False",
             false => "True",
         };
         let refused = self.director.profile.stubborn == (self.condition("Stalled").1 == "Refused");
-        is_ready(&self.world).is_ok()
-            && refused
+        refused
             && self.condition("Ready").0 == ready
             && self.condition("Available").0 == "True"
-            && generation == Some(status["observedGeneration"].clone())
+            && generation == Some(&status["observedGeneration"])
+            && is_ready(&self.world).is_ok()
     }
 
     /// Whether the faults left no quorum of disks, or of founders.

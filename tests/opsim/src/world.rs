@@ -1,9 +1,9 @@
 //! Kubernetes beside the API server: nodes, volumes, and what controllers, kubelets and the scheduler do in a second.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
-use synod_operator::build::content_hash;
 use synod_operator::names::{ClusterId, MemberId};
 use synod_sim::random::Random;
 
@@ -151,10 +151,10 @@ impl World {
         on.filter_map(|(p, _)| p.rsplit('/').next().map(str::to_owned)).collect()
     }
 
-    fn pods_on(&self, name: &str) -> Vec<(String, String)> {
+    fn pods_on(&self, name: &str) -> Vec<(String, Arc<str>)> {
         let pods = self.server.under(PODS);
         let on = pods.iter().filter(|(_, p)| p["spec"]["nodeName"] == name);
-        on.map(|(path, p)| (uid(p), path.clone())).collect()
+        on.map(|(path, p)| (uid(p), Arc::clone(path))).collect()
     }
 
     /// What everybody does in a second.
@@ -191,7 +191,8 @@ impl World {
 
     /// What belongs to objects that are gone goes, too.
     fn collect_garbage(&mut self) {
-        let owners: BTreeSet<String> = self.server.all().map(|(_, o)| uid(o)).collect();
+        let owners: BTreeSet<&str> =
+            self.server.all().filter_map(|(_, o)| o["metadata"]["uid"].as_str()).collect();
         let orphan = |object: &Value| {
             let listed = object["metadata"]["ownerReferences"].as_array();
             let mut listed = listed.into_iter().flatten().peekable();
@@ -204,7 +205,7 @@ impl World {
     }
 
     fn set_controller(&mut self) {
-        let Some(set) = self.server.get(SET).cloned() else {
+        let Some(set) = self.server.object(SET) else {
             self.set_changed = None;
             return;
         };
@@ -217,9 +218,11 @@ impl World {
         if self.now - since < self.manners.set_lag {
             return;
         }
-        let revision = content_hash(&set["spec"]["template"]);
+        let revision = set.revision();
         let status = json!({ "observedGeneration": generation, "updateRevision": revision, "replicas": 0 });
-        self.server.update(SET, |s| s["status"] = status);
+        if set["status"] != status {
+            self.server.update(SET, |s| s["status"] = status);
+        }
         let replicas = set["spec"]["replicas"].as_u64().unwrap_or(0);
         for (path, pod) in self.server.under(PODS) {
             if pod["metadata"]["ownerReferences"][0]["uid"] != set["metadata"]["uid"] {
@@ -232,7 +235,7 @@ impl World {
             }
         }
         for ordinal in 0..replicas {
-            self.make_pod(&set, ordinal, &revision);
+            self.make_pod(&set, ordinal, revision);
         }
     }
 
@@ -290,10 +293,10 @@ impl World {
             }
             let asked = &claim["spec"]["resources"]["requests"]["storage"];
             if volume.is_none() || claim["status"]["capacity"]["storage"] == *asked {
-                self.growing.remove(&path);
+                self.growing.remove(&*path);
                 continue;
             }
-            let since = *self.growing.entry(path.clone()).or_insert(self.now);
+            let since = *self.growing.entry(path.to_string()).or_insert(self.now);
             let (asked, at) = (asked.clone(), stamp(since / 1000));
             let due = self.now - since >= self.manners.growth;
             if due && self.manners.grows_at_restart {
@@ -443,6 +446,12 @@ impl World {
             } else {
                 None
             };
+            let status = &pod["status"];
+            let runs =
+                ip.as_ref().is_none_or(|ip| status["podIP"] == ip.as_str() && status["phase"] == "Running");
+            if runs && !turned && waiting.is_none() && status["containerStatuses"].is_null() {
+                continue;
+            }
             self.server.update(&path, |p| {
                 let status = &mut p["status"];
                 if let Some(ip) = ip {
@@ -472,13 +481,13 @@ impl World {
     /// The disruption controller: it looks at a budget when the budget or a pod that it selects changes, and not when a
     /// pod stops being selected.
     fn budget_controller(&mut self) {
-        let Some(budget) = self.server.get(BUDGET).cloned() else {
+        let Some(budget) = self.server.object(BUDGET) else {
             self.seen = self.server.changes.len();
             return;
         };
         let news = &self.server.changes[self.seen..];
         let touches = |path: &str, object: &Value| {
-            path == BUDGET || (path.starts_with(PODS) && selects(&budget, object))
+            *path == *BUDGET || (path.starts_with(PODS) && selects(&budget, object))
         };
         let dirty = news.iter().any(|c| touches(&c.path, &c.object));
         self.seen = self.server.changes.len();
@@ -510,8 +519,8 @@ impl World {
     }
 
     /// The PaxosCluster's spec; null where there is none.
-    pub fn spec(&self) -> Value {
-        self.server.get(CLUSTER).map(|c| c["spec"].clone()).unwrap_or_default()
+    pub fn spec(&self) -> &Value {
+        self.server.get(CLUSTER).map_or(&Value::Null, |c| &c["spec"])
     }
 
     /// The log that this PaxosCluster's members hold, if one was formed.
