@@ -255,9 +255,12 @@ pub async fn look(ctx: &Context, ns: &str, name: &str) -> Result<Option<Duration
     let outcome = result.as_ref().cloned().unwrap_or(Outcome::Nothing);
     let new = status::compose(&desired, &read.observed, &plan, &outcome, &refusals);
     let at_rest = new.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
-    announce_changes(ctx, &fresh, &new).await;
+    if result.is_ok() || !at_rest {
+        announce_changes(ctx, &fresh, &new).await;
+    }
     // A step that failed is told too: of what was refused before it, and of what is waited for.
-    let wrote = write_status(ctx, &api, &fresh, new).await?;
+    // One that was cut short has not seen that all is well.
+    let wrote = if result.is_err() && at_rest { false } else { write_status(ctx, &api, &fresh, new).await? };
     result?;
     if let (Some(step), Outcome::Done) = (&plan.step, &outcome) {
         ctx.metrics.step(step.as_str());

@@ -68,6 +68,8 @@ bugs! {
     ReadyAtOnce = "ready-told-of-an-edit-that-has-just-been-written",
     HandTemplateRolled = "template-by-hand-rolled-out",
     PromotedPastTheMost = "more-voters-than-wanted",
+    GoingTakenByItsPod = "silent-member-taken-for-that-of-a-going-claim",
+    UnknownDiskShrunk = "silent-disk-shrunk-away-beside-a-silent-member",
 }
 
 thread_local! {

@@ -132,8 +132,11 @@ fn cause(view: &View<'_>, member: MemberId, ordinal: u32) -> Option<Cause> {
     }
     // One that is to leave needs no new disk: until it does, it may hold the last whole copy.
     let stays = ordinal < view.desired.replicas;
-    let claim = o.claims.get(&ordinal).filter(|_| stays);
-    claim.is_some_and(|c| c.deleting && c.retired.is_none()).then_some(Cause::Going)
+    let claim = o.claims.get(&ordinal).filter(|c| stays && c.deleting && c.retired.is_none())?;
+    // A silent one may run from another silent pod's claim: volumes can have changed places.
+    let elsewhere = (0..view.size()).any(|other| other != ordinal && !o.reports.contains_key(&other));
+    let unsure = !claim.stranded && view.silent(member) && elsewhere;
+    (!unsure || planted!(GoingTakenByItsPod)).then_some(Cause::Going)
 }
 
 /// Whether every pod answers and none of them is the member. Where one is silent the member may be there: volumes

@@ -24,8 +24,25 @@ pub(super) fn verdict(view: &View<'_>) -> Verdict {
             Verdict::step(Step::Scale { from: size, to: ordinal }, OperationType::Shrink, ordinal)
         }
         Some(member) => remove(view, *member, ordinal, OperationType::Shrink),
-        None => Verdict::step(Step::Scale { from: size, to: ordinal }, OperationType::Shrink, ordinal),
+        None => match missing(view, ordinal).filter(|_| !planted!(UnknownDiskShrunk)) {
+            Some(gate) => gate,
+            None => Verdict::step(Step::Scale { from: size, to: ordinal }, OperationType::Shrink, ordinal),
+        },
     }
+}
+
+/// A configured member of which nothing is heard, while this pod is silent, too: its disk may be this pod's.
+fn missing(view: &View<'_>, ordinal: u32) -> Option<Verdict> {
+    let o = view.observed;
+    let disk = o.claims.get(&ordinal).is_some_and(|c| c.volume.is_some() && !c.stranded);
+    if !disk || o.reports.contains_key(&ordinal) {
+        return None;
+    }
+    let member = view.config?.members.iter().map(|m| m.member).find(|m| view.silent(*m))?;
+    let pod = view.desired.name.pod(ordinal);
+    let why =
+        format!("{pod} does not answer, and its disk may be that of member {member}, which is silent, too");
+    Some(Verdict::wait(GateKind::MembersNotReady, why, OperationType::Shrink, ordinal))
 }
 
 /// Takes a member out: hands leadership over first, and never at the price of the quorum.

@@ -508,3 +508,36 @@ fn o31_a_pod_of_the_new_revision_is_trusted_after_a_while() {
     world.o.now += SignedDuration::from_secs(1);
     assert!(matches!(world.next().step, Some(Step::Evict { ordinal: 1, .. })));
 }
+
+/// Pods 2 and 4 of five are silent while volumes may have changed places, and ordinal 4 is to go.
+#[test]
+fn a_silent_disk_is_not_shrunk_away_while_a_configured_member_is_silent() {
+    let mut world = World::formed(5);
+    for ordinal in 0..5 {
+        world.o.claims.get_mut(&ordinal).unwrap().volume = Some(format!("pv-{ordinal}"));
+    }
+    world.want(4);
+    while !world.taken.iter().any(|t| t == "remove 4") {
+        world.steps(1);
+    }
+    world.silence(4);
+    world.silence(2);
+    assert_eq!(gate(&mut world), Some(GateKind::MembersNotReady));
+    world.restart(2);
+    world.settle();
+    assert_eq!(world.o.set.as_ref().unwrap().replicas, 4);
+}
+
+/// The claim of 4 is being deleted; 3 and 4 are silent: the member that was at 4 may be at 3 by now.
+#[test]
+fn a_silent_member_is_not_taken_for_that_of_a_going_claim_beside_another_silent_pod() {
+    let mut world = World::formed(5);
+    world.o.claims.get_mut(&4).unwrap().deleting = true;
+    world.silence(4);
+    world.silence(3);
+    let plan = world.next();
+    assert!(!matches!(plan.step, Some(Step::RemoveMember(_))), "{plan:?}");
+    world.restart(3);
+    let plan = world.next();
+    assert!(matches!(plan.step, Some(Step::RemoveMember(_))), "{plan:?}");
+}
