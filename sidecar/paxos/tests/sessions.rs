@@ -443,6 +443,31 @@ fn headers_tell_another_append_from_a_repeat() {
     }
 }
 
+/// docs: tracing.md: whoever repeats an append does so in another span.
+#[test]
+fn a_trace_tells_no_append_from_another() {
+    let mut state = state(Limits::default());
+    let with = |key: &str, headers: &[(&str, &str)]| {
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let entries = vec![Entry::new("x".into(), &headers).unwrap()];
+        Operation::Append(Append { identity: keyed(key, None), expected_index: None, entries })
+    };
+    assert_eq!(call(&mut state, with("k", &[("traceparent", "1")])), (at(1, false), 1));
+    for same in [&[][..], &[("traceparent", "2")]] {
+        assert_eq!(call(&mut state, with("k", same)), (at(1, true), 0));
+    }
+    assert_eq!(
+        call(&mut state, with("l", &[("a", "1"), ("traceparent", "1"), ("z", "")])),
+        (at(2, false), 1)
+    );
+    assert_eq!(call(&mut state, with("l", &[("a", "1"), ("z", "")])), (at(2, true), 0));
+    for other in [&[("a", "1")][..], &[("a", "2"), ("traceparent", "1"), ("z", "")], &[("traceparent", "1")]]
+    {
+        let reused = Err(CallRefused::Identity(synod_paxos::sessions::IdentityRefused::Reused));
+        assert_eq!(call(&mut state, with("l", other)), (reused, 0));
+    }
+}
+
 /// docs: socket.md, "Consumers": one that nothing was heard of for its expiry is gone, and holds nothing back.
 #[test]
 fn a_cursor_expires_unless_its_owner_is_heard_of() {

@@ -1,6 +1,7 @@
 //! What clients ask of the log: calls, their operations, and how a repeat is told from a new one.
 
 use super::entry::{Entry, HeaderError};
+use super::fields::Fields;
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::limits;
 use crate::names::{self, NameError};
@@ -206,7 +207,7 @@ impl Append {
     }
 
     /// Tells another content under the same key or number from a repeat: xxh3-128 over the condition and the
-    /// payloads with their lengths, and what stands beside them.
+    /// payloads with their lengths, and what stands beside them but for [`TRACE`](super::TRACE).
     pub fn digest(&self) -> u128 {
         let mut hash = Xxh3::new();
         hash.update(&self.expected_index.map_or(u64::MAX, |index| index.0).to_le_bytes());
@@ -214,12 +215,16 @@ impl Append {
             hash.update(&(entry.payload.len() as u64).to_le_bytes());
             hash.update(&entry.payload);
         }
-        if self.has_fields() {
+        let compared: Vec<Fields> = match self.has_fields() {
+            true => self.entries.iter().map(Entry::compared).collect(),
+            false => Vec::new(),
+        };
+        if compared.iter().any(|fields| !fields.is_empty()) {
             // No payload has this length.
             hash.update(&u64::MAX.to_le_bytes());
-            for entry in &self.entries {
-                hash.update(&(entry.fields().len() as u64).to_le_bytes());
-                hash.update(entry.fields().bytes());
+            for fields in &compared {
+                hash.update(&(fields.len() as u64).to_le_bytes());
+                hash.update(fields.bytes());
             }
         }
         hash.digest128()

@@ -13,6 +13,9 @@ const HEADERS: u8 = 1;
 /// The tag of a batch's time.
 const TIME: u8 = 1;
 
+/// The header that names the caller's span. Whoever repeats an append does so in another span: it is no other append.
+pub const TRACE: &str = "traceparent";
+
 /// An entry as it is appended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
@@ -79,7 +82,6 @@ impl Entry {
         if headers.len() > limits::HEADERS {
             return Err(HeaderError::TooMany { found: headers.len() });
         }
-        let mut w = Writer::default();
         for (name, value) in headers {
             if !is_name(name) {
                 let name = name.chars().take(limits::HEADER_NAME_BYTES).collect();
@@ -88,10 +90,18 @@ impl Entry {
             if value.len() > limits::HEADER_VALUE_BYTES {
                 return Err(HeaderError::Value { name: name.clone(), bytes: value.len() });
             }
-            w.short_bytes(name.as_bytes());
-            w.short_bytes(value.as_bytes());
         }
-        Ok(Entry { payload, fields: Fields::one(HEADERS, &w.finish()) })
+        Ok(Entry { payload, fields: Fields::one(HEADERS, &written(headers)) })
+    }
+
+    /// What stands beside the payload, but for what tells no append from another.
+    pub(super) fn compared(&self) -> Fields {
+        let mut headers = self.headers();
+        if headers.remove(TRACE).is_none() {
+            return self.fields.clone();
+        }
+        let headers = (!headers.is_empty()).then(|| written(&headers));
+        self.fields.with(HEADERS, headers.as_deref())
     }
 
     /// Its headers, by name.
@@ -131,6 +141,15 @@ impl Entry {
 fn is_name(name: &str) -> bool {
     (1..=limits::HEADER_NAME_BYTES).contains(&name.len())
         && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+}
+
+fn written(headers: &BTreeMap<String, String>) -> Bytes {
+    let mut w = Writer::default();
+    for (name, value) in headers {
+        w.short_bytes(name.as_bytes());
+        w.short_bytes(value.as_bytes());
+    }
+    w.finish()
 }
 
 /// There is one encoding for each set of headers: by name, each once.

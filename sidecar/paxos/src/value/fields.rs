@@ -2,7 +2,8 @@
 //!
 //! A field that came with a later version is kept as it is and passed by, so that the next one needs no new encoding:
 //! it may stand beside any entry from the format level of the first on, if it decides nothing that members must decide
-//! alike (docs: decisions/0040). Its bytes count, and tell another content from a repeat, in every version.
+//! alike (docs: decisions/0040). Its bytes count, and tell another content from a repeat (but for a trace), in every
+//! version.
 
 use crate::codec::{DecodeError, Reader, Writer};
 use bytes::Bytes;
@@ -44,6 +45,33 @@ impl Fields {
             }
         }
         None
+    }
+
+    /// The same fields, but for another one with this tag, or none.
+    pub(super) fn with(&self, tag: u8, bytes: Option<&[u8]>) -> Fields {
+        let mut w = Writer::with_capacity(self.0.len());
+        let mut field = |tag: u8, bytes: &[u8]| {
+            w.u8(tag);
+            w.short_bytes(bytes);
+        };
+        let mut r = Reader::new(self.0.clone());
+        let mut new = bytes;
+        while !r.is_at_end() {
+            // Where they were read they were checked.
+            let Ok((found, held)) = read_field(&mut r) else { break };
+            if found >= tag
+                && let Some(new) = new.take()
+            {
+                field(tag, new);
+            }
+            if found != tag {
+                field(found, &held);
+            }
+        }
+        if let Some(new) = new {
+            field(tag, new);
+        }
+        Fields(w.finish())
     }
 
     pub(super) fn write(&self, w: &mut Writer) {

@@ -5,7 +5,7 @@ mod entry;
 mod fields;
 
 pub use call::{Append, Call, CallError, Checkpoint, Identity, Operation, Origin};
-pub use entry::{Entry, HeaderError, Logged};
+pub use entry::{Entry, HeaderError, Logged, TRACE};
 pub use fields::Fields;
 
 use crate::codec::{DecodeError, Reader, Writer};
