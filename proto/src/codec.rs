@@ -7,8 +7,7 @@ use prost::Message;
 use std::any::Any;
 use std::marker::PhantomData;
 use tonic::Status;
-use tonic::codec::{BufferSettings, DecodeBuf, Decoder};
-use tonic_prost::ProstEncoder;
+use tonic::codec::{BufferSettings, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
 /// Encodes `E` and decodes `D`.
 #[derive(Clone, Copy, Debug)]
@@ -27,15 +26,38 @@ where
 {
     type Encode = E;
     type Decode = D;
-    type Encoder = ProstEncoder<E>;
+    type Encoder = Writer<E>;
     type Decoder = Reader<D>;
 
-    fn encoder(&mut self) -> ProstEncoder<E> {
-        ProstEncoder::new(BufferSettings::default())
+    fn encoder(&mut self) -> Writer<E> {
+        Writer(PhantomData)
     }
 
     fn decoder(&mut self) -> Reader<D> {
         Reader(PhantomData)
+    }
+}
+
+/// Bytes that are set aside for a message before it is known, and of how many messages go together.
+const BUFFER: (usize, usize) = (512, 32 << 10);
+
+/// Writes one message after the other, in as much memory as they take.
+#[derive(Clone, Copy, Debug)]
+pub struct Writer<E>(PhantomData<E>);
+
+impl<E: Message + 'static> Encoder for Writer<E> {
+    type Item = E;
+    type Error = Status;
+
+    fn encode(&mut self, message: E, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.reserve(message.encoded_len());
+        message
+            .encode(buffer)
+            .map_err(|error| Status::internal(format!("a message cannot be written: {error}")))
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(BUFFER.0, BUFFER.1)
     }
 }
 
