@@ -2,19 +2,22 @@
 
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
 use opentelemetry::trace::{
-    Span as _, SpanContext, SpanKind, Status, TraceContextExt, Tracer, TracerProvider,
+    Link, Span as _, SpanContext, SpanKind, Status, TraceContextExt, Tracer, TracerProvider,
 };
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_otlp::{SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider};
+use std::collections::HashMap;
 use std::sync::OnceLock;
 use std::time::Duration;
 use tonic::codegen::http::HeaderMap;
 
 /// The header that names the caller's span (W3C Trace Context).
 pub const TRACEPARENT: &str = "traceparent";
+/// The span of an entry that was appended in a trace, when it goes to a subscriber.
+const DELIVERED: &str = "Log.Subscribe (one entry)";
 /// How long what was not sent yet may take at the end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -104,6 +107,39 @@ impl Trace {
             None => Some(Trace(headers.get(TRACEPARENT)?.to_str().ok()?.to_owned())),
         }
     }
+}
+
+impl Trace {
+    /// Whether somebody looks at it, and it is one.
+    pub(crate) fn is_sampled(&self) -> bool {
+        context(&self.0).is_some_and(|context| context.span().span_context().is_sampled())
+    }
+}
+
+fn context(traceparent: &str) -> Option<Context> {
+    let carrier = HashMap::from([(TRACEPARENT.to_owned(), traceparent.to_owned())]);
+    let context = TraceContextPropagator::new().extract_with_context(&Context::new(), &carrier);
+    context.span().span_context().is_valid().then_some(context)
+}
+
+/// Whether spans are sent.
+pub(crate) fn is_on() -> bool {
+    TRACER.get().is_some()
+}
+
+/// An entry goes to a subscriber. Where its append was traced that is a span of the append's trace, linked to the
+/// subscriber's own call.
+pub(crate) fn delivered(traceparent: &str, index: u64, call: Option<&Trace>) {
+    let (Some(tracer), Some(parent)) = (TRACER.get(), context(traceparent)) else { return };
+    if !parent.span().span_context().is_sampled() {
+        return;
+    }
+    let of_call = call.and_then(|call| context(&call.0));
+    let links = of_call.map(|call| Link::with_context(call.span().span_context().clone()));
+    let index = i64::try_from(index).unwrap_or(i64::MAX);
+    let builder = tracer.span_builder(DELIVERED).with_kind(SpanKind::Consumer);
+    let builder = builder.with_attributes([KeyValue::new("synod.index", index)]);
+    builder.with_links(links.into_iter().collect()).start_with_context(tracer, &parent).end();
 }
 
 /// W3C Trace Context, version 00.

@@ -1,9 +1,8 @@
 //! The bodies of calls, counted while they are in memory (docs: reliability.md, "Bounds").
 
-use super::calls::Seen;
 use super::fair::{Cut, Fair, Full, Held, Why};
 use super::fields::{self, Fields, Shape};
-use super::table::Open;
+use super::table::Work;
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use prometheus_client::metrics::counter::Counter;
@@ -12,16 +11,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, SemaphorePermit};
 use tonic::Status;
-use tonic::codegen::http::HeaderMap;
 
 /// Open calls of all connections together.
 pub const CALLS: usize = 8_192;
 /// Bytes of messages that have not come whole, of all connections together.
 pub const INCOMING: usize = 48 << 20;
 /// Bytes of answers that were not taken, of all connections together.
-pub const OUTGOING: usize = 24 << 20;
+pub const OUTGOING: usize = 20 << 20;
 /// How long a message may take to come whole.
 const MESSAGE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long an answer may wait to be taken.
@@ -34,8 +32,8 @@ const LARGEST: usize = 8 << 20;
 pub const PLAIN_BODY: usize = 4 << 20;
 /// A body of unknown length counts in pieces of this size.
 const PIECE: usize = 64 << 10;
-/// Answers up to this size are not worth counting.
-const SMALL: usize = 256;
+/// Bytes of answers that were ended for others, and stay in memory until their connection ends.
+const OUTGOING_ENDED: usize = 8 << 20;
 
 /// Why a connection or a call is refused before a service sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,6 +81,8 @@ pub struct Tally {
     pub connections_refused: Counter,
     /// Connections without an open call that gave their place to another.
     pub connections_displaced: Counter,
+    /// Connections that took nothing off the socket, while others needed what they held or the member stopped.
+    pub connections_stalled: Counter,
     /// Calls that were ended for those of others.
     pub calls_ended: Counter,
     /// Calls that found no place.
@@ -116,9 +116,9 @@ impl Budgets {
         let incoming = (&tally.messages_ended, &tally.messages_refused);
         let outgoing = (&tally.answers_ended, &tally.answers_refused);
         Budgets {
-            calls: Fair::new(CALLS, None, calls),
-            incoming: Fair::new(INCOMING, Some(MESSAGE_PATIENCE), incoming),
-            outgoing: Fair::new(OUTGOING, Some(ANSWER_PATIENCE), outgoing),
+            calls: Fair::new((CALLS, CALLS / 4), None, calls),
+            incoming: Fair::new((INCOMING, INCOMING), Some(MESSAGE_PATIENCE), incoming),
+            outgoing: Fair::new((OUTGOING, OUTGOING_ENDED), Some(ANSWER_PATIENCE), outgoing),
             explain,
             tally: tally.clone(),
             connections: Arc::default(),
@@ -148,6 +148,10 @@ pub struct Weight {
     pub place: Option<Arc<OwnedSemaphorePermit>>,
 }
 
+/// What an answer holds until it is counted: in the extensions of a response.
+#[derive(Clone, Debug)]
+pub struct InHand(pub Arc<SemaphorePermit<'static>>);
+
 /// A request's body: what has come of a message counts until all of it is there.
 pub(super) struct Counted<B> {
     body: B,
@@ -162,6 +166,8 @@ pub(super) struct Counted<B> {
     held: Option<Held>,
     /// Of a body without messages in it.
     pieces: Vec<Held>,
+    /// Whether the call waits for this, or for the member.
+    work: Option<Work>,
     ended: bool,
 }
 
@@ -169,6 +175,8 @@ pub(super) struct Counted<B> {
 enum Message {
     /// There are none: the body is one whole, of which so many bytes have come.
     Plain(usize),
+    /// There are none, and what comes is taken at once.
+    Flow,
     Prefix([u8; PREFIX], usize),
     /// Bytes that are to come, and the fields, if they can be seen.
     Payload(usize, Option<Fields>),
@@ -203,6 +211,7 @@ impl<B> Counted<B> {
             first,
             held: None,
             pieces: Vec::new(),
+            work: None,
             ended: false,
         })
     }
@@ -227,8 +236,32 @@ impl<B> Counted<B> {
             first,
             held: None,
             pieces: Vec::new(),
+            work: None,
             ended: false,
         })
+    }
+
+    /// The body of a request that is taken as it comes, and for which its service does not wait for ever.
+    pub(super) fn flowing(body: B, budgets: &Budgets, connection: u64) -> Counted<B> {
+        Counted {
+            body,
+            budgets: budgets.clone(),
+            connection,
+            cut: Arc::default(),
+            shape: &fields::ANY,
+            message: Message::Flow,
+            first: None,
+            held: None,
+            pieces: Vec::new(),
+            work: None,
+            ended: false,
+        }
+    }
+
+    /// The same of a call that the member is at work for once this has come.
+    pub(super) fn working(mut self, work: Work) -> Counted<B> {
+        self.work = Some(work);
+        self
     }
 
     fn count_plain(&mut self, seen: usize) -> Result<(), Refused> {
@@ -264,6 +297,7 @@ impl<B> Counted<B> {
                     let seen = *seen + bytes.len();
                     return self.count_plain(seen);
                 }
+                Message::Flow => return Ok(()),
                 Message::Prefix(prefix, seen) => {
                     prefix[*seen] = *byte;
                     bytes = rest;
@@ -322,7 +356,11 @@ where
                 Why::Late => Refused::Late,
             });
         }
-        let frame = match Pin::new(&mut self.body).poll_frame(context) {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if let Some(work) = self.work.as_ref().filter(|_| self.first.is_some()) {
+            work.set(polled.is_ready());
+        }
+        let frame = match polled {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Some(Ok(frame))) => frame,
             Poll::Ready(Some(Err(error))) => {
@@ -345,155 +383,5 @@ where
 
     fn is_end_stream(&self) -> bool {
         self.ended || (self.body.is_end_stream() && !self.is_too_large())
-    }
-}
-
-/// An answer's body: each part counts until it was taken.
-///
-/// The transport asks for the part after the next one once a part is on its way; so that what it has not sent is never
-/// forgotten, a part is given in two pieces, the last of one byte: whoever asks for more has sent all but that.
-pub(super) struct Given<B> {
-    /// None: there is no memory for it.
-    body: Option<B>,
-    budgets: Budgets,
-    connection: u64,
-    /// Ends the call.
-    cut: Arc<Cut>,
-    /// All of an answer that was whole before it was given.
-    whole: Option<(Held, Weight)>,
-    held: Option<Held>,
-    rest: Option<Bytes>,
-    ended: bool,
-    /// It is no gRPC call's: there is no place for a status behind it.
-    is_plain: bool,
-    /// Until the answer has ended.
-    seen: Option<Seen>,
-    /// The place among the open calls.
-    _call: Option<Held>,
-    _open: Option<Open>,
-}
-
-impl<B> Given<B> {
-    pub(super) fn new(
-        body: B,
-        budgets: &Budgets,
-        connection: u64,
-        cut: Arc<Cut>,
-        call: Option<Held>,
-        open: Option<Open>,
-    ) -> Given<B> {
-        let budgets = budgets.clone();
-        Given {
-            body: Some(body),
-            budgets,
-            connection,
-            cut,
-            whole: None,
-            held: None,
-            rest: None,
-            ended: false,
-            is_plain: false,
-            seen: None,
-            _call: call,
-            _open: open,
-        }
-    }
-
-    /// The same of an answer that is in memory as a whole, where it says so.
-    pub(super) fn weighing(mut self, weight: Option<Weight>) -> Given<B> {
-        if let Some(weight) = weight {
-            match self.budgets.outgoing.take(self.connection, weight.bytes, &self.cut) {
-                Ok(held) => self.whole = Some((held, weight)),
-                Err(Full) => self.body = None,
-            }
-        }
-        self
-    }
-
-    /// The same of a request that is no gRPC call.
-    pub(super) fn plain(mut self, is_plain: bool) -> Given<B> {
-        self.is_plain = is_plain;
-        self
-    }
-
-    /// The same of a call that is counted when it ends.
-    pub(super) fn seen(mut self, seen: Seen) -> Given<B> {
-        self.seen = Some(seen);
-        self
-    }
-
-    fn end(&mut self, trailers: &HeaderMap) {
-        if let Some(seen) = &mut self.seen {
-            seen.trailers(trailers);
-        }
-    }
-
-    /// The status in place of what cannot be given.
-    fn refuse(&mut self) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        self.ended = true;
-        let status = (self.budgets.explain)(Refused::Outgoing);
-        if self.is_plain {
-            return Poll::Ready(Some(Err(status)));
-        }
-        let mut trailers = HeaderMap::new();
-        let added = status.add_header(&mut trailers);
-        self.end(&trailers);
-        Poll::Ready(Some(match added {
-            Ok(()) => Ok(Frame::trailers(trailers)),
-            Err(_) => Err(status),
-        }))
-    }
-}
-
-impl<B: Body<Data = Bytes, Error = Status> + Unpin> Body for Given<B> {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if let Some(rest) = self.rest.take() {
-            return Poll::Ready(Some(Ok(Frame::data(rest))));
-        }
-        self.held = None;
-        if self.ended {
-            return Poll::Ready(None);
-        }
-        let Some(body) = &mut self.body else { return self.refuse() };
-        let frame = match Pin::new(body).poll_frame(context) {
-            Poll::Ready(Some(Ok(frame))) => frame,
-            other => {
-                if matches!(other, Poll::Ready(None)) {
-                    self.end(&HeaderMap::new());
-                }
-                return other;
-            }
-        };
-        if let Some(trailers) = frame.trailers_ref() {
-            self.end(trailers);
-        } else if self.body.as_ref().is_some_and(Body::is_end_stream) {
-            // An answer without trailers may not be asked whether there is more.
-            self.end(&HeaderMap::new());
-        }
-        let mut bytes = match frame.into_data() {
-            Ok(bytes) if bytes.len() > SMALL => bytes,
-            Ok(bytes) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
-            Err(frame) => return Poll::Ready(Some(Ok(frame))),
-        };
-        // What is counted as a whole is given in two pieces, too: an answer without trailers is forgotten otherwise as soon
-        // as the transport has it.
-        if self.whole.is_none() {
-            let Ok(held) = self.budgets.outgoing.take(self.connection, bytes.len(), &self.cut) else {
-                return self.refuse();
-            };
-            self.held = Some(held);
-        }
-        self.rest = Some(bytes.split_off(bytes.len() - 1));
-        Poll::Ready(Some(Ok(Frame::data(bytes))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.rest.is_none() && (self.ended || self.body.as_ref().is_some_and(Body::is_end_stream))
     }
 }

@@ -3,6 +3,8 @@
 //! Nobody waits for a share: a caller that waited would hold up the others of its connection. A newcomer takes the
 //! place of the oldest share of the connection that holds most; one that holds most itself is refused.
 
+use super::answers::PIECE;
+use super::wire::Wire;
 use futures::task::AtomicWaker;
 use prometheus_client::metrics::counter::Counter;
 use std::collections::{BTreeMap, HashMap};
@@ -10,6 +12,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
+
+/// What is in memory of a share at most once its work was ended: a piece that the transport has, and the one before it.
+const LEFTOVER: usize = 2 * PIECE;
 
 /// Why something was ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,9 +31,16 @@ pub(super) struct Cut {
     /// 0: it goes on.
     why: AtomicU8,
     waker: AtomicWaker,
+    /// Where a transport may keep what the work has made.
+    wire: Option<Arc<Wire>>,
 }
 
 impl Cut {
+    /// Of work whose results go through a connection.
+    pub(super) fn of(wire: &Arc<Wire>) -> Arc<Cut> {
+        Arc::new(Cut { wire: Some(wire.clone()), ..Cut::default() })
+    }
+
     /// `false`: it was told before; the first reason stays.
     pub(super) fn cut(&self, why: Why) -> bool {
         let code = match why {
@@ -72,6 +84,8 @@ struct Holder {
 #[derive(Debug, Default)]
 struct State {
     used: usize,
+    /// Of shares that were ended: what they are for is still in memory.
+    lingering: usize,
     next: u64,
     by_connection: HashMap<u64, Holder>,
 }
@@ -80,6 +94,8 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Fair {
     most: usize,
+    /// What may be in memory of shares that were ended: nobody is made to give way beyond it.
+    most_lingering: usize,
     /// How long a share may be held; none: for ever.
     patience: Option<Duration>,
     state: Mutex<State>,
@@ -90,12 +106,12 @@ pub(super) struct Fair {
 impl Fair {
     /// `ended` and `refused` count shares.
     pub(super) fn new(
-        most: usize,
+        (most, most_lingering): (usize, usize),
         patience: Option<Duration>,
         (ended, refused): (&Counter, &Counter),
     ) -> Arc<Fair> {
         let (ended, refused) = (ended.clone(), refused.clone());
-        Arc::new(Fair { most, patience, state: Mutex::default(), ended, refused })
+        Arc::new(Fair { most, most_lingering, patience, state: Mutex::default(), ended, refused })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -116,7 +132,11 @@ impl Fair {
             let loudest = state.by_connection.iter().max_by_key(|(id, holder)| (holder.used, **id));
             let loudest = loudest.map(|(id, holder)| (*id, holder.used));
             match loudest {
-                Some((id, used)) if id != connection && used > own + amount => state.end_oldest(id),
+                Some((id, used))
+                    if id != connection && used > own + amount && state.lingering <= self.most_lingering =>
+                {
+                    state.end_oldest(id);
+                }
                 _ => {
                     self.refused.inc();
                     return Err(Full);
@@ -130,7 +150,7 @@ impl Fair {
         let holder = state.by_connection.entry(connection).or_default();
         holder.used += amount;
         holder.shares.insert(id, Share { amount, since: Instant::now(), cut: cut.clone() });
-        Ok(Held { fair: self.clone(), connection, id })
+        Ok(Held { fair: self.clone(), connection, id, amount, cut: cut.clone() })
     }
 
     /// Ends what has been held for too long.
@@ -158,7 +178,11 @@ impl State {
     fn end_oldest(&mut self, connection: u64) {
         let oldest = self.by_connection.get(&connection).and_then(|holder| holder.shares.keys().next());
         if let Some(share) = oldest.copied().and_then(|id| self.give_back(connection, id)) {
+            self.lingering += share.amount.min(LEFTOVER);
             share.cut.cut(Why::Crowded);
+            if let Some(wire) = &share.cut.wire {
+                wire.ended();
+            }
         }
     }
 
@@ -180,11 +204,21 @@ pub(super) struct Held {
     fair: Arc<Fair>,
     connection: u64,
     id: u64,
+    amount: usize,
+    cut: Arc<Cut>,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.fair.state().give_back(self.connection, self.id);
+        let mut state = self.fair.state();
+        if state.give_back(self.connection, self.id).is_some() {
+            return;
+        }
+        // It was ended before.
+        state.lingering -= self.amount.min(LEFTOVER);
+        if let Some(wire) = &self.cut.wire {
+            wire.left();
+        }
     }
 }
 
@@ -194,7 +228,7 @@ mod tests {
     use futures::task::noop_waker;
 
     fn fair(patience: Option<Duration>) -> Arc<Fair> {
-        Fair::new(10, patience, (&Counter::default(), &Counter::default()))
+        Fair::new((10, 4), patience, (&Counter::default(), &Counter::default()))
     }
 
     fn why(cut: &Cut) -> Option<Why> {
@@ -225,6 +259,23 @@ mod tests {
         drop((loud, quiet));
         assert_eq!(fair.usage(), (0, 2, 2));
         assert!(fair.state().by_connection.is_empty());
+    }
+
+    /// What was ended is not out of memory before its holder has let go of it.
+    #[test]
+    fn nobody_gives_way_while_what_was_ended_stays() {
+        let fair = fair(None);
+        let cuts: Vec<Arc<Cut>> = (0..4).map(|_| Arc::default()).collect();
+        let mut loud: Vec<Held> = cuts[..2].iter().map(|cut| fair.take(1, 5, cut).unwrap()).collect();
+        let _quiet = fair.take(2, 3, &cuts[2]).unwrap();
+        assert_eq!(
+            cuts.iter().map(|cut| why(cut)).collect::<Vec<_>>(),
+            [Some(Why::Crowded), None, None, None]
+        );
+        assert_eq!(fair.take(3, 4, &cuts[3]).map(drop), Err(Full));
+        loud.remove(0);
+        assert!(fair.take(3, 1, &cuts[3]).is_ok());
+        assert_eq!(fair.state().lingering, 0);
     }
 
     #[test]

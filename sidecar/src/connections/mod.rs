@@ -2,6 +2,7 @@
 //! say who they are in time. Every port and socket of a member takes its connections from here (docs: reliability.md,
 //! "Bounds").
 
+mod answers;
 mod authority;
 mod bodies;
 mod calls;
@@ -10,8 +11,9 @@ mod fields;
 mod serve;
 mod stream;
 mod table;
+mod wire;
 
-pub use bodies::{Budgets, CALLS, Explain, INCOMING, OUTGOING, PLAIN_BODY, Refused, Tally, Weight};
+pub use bodies::{Budgets, CALLS, Explain, INCOMING, InHand, OUTGOING, PLAIN_BODY, Refused, Tally, Weight};
 pub(crate) use calls::DONE;
 pub use calls::{Calls, Observed};
 pub use serve::{Plain, Terms, serve};

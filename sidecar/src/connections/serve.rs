@@ -1,9 +1,11 @@
 //! Serves the connections of a Unix socket: bounded in what their calls hold, and ended with the member.
 
-use super::bodies::{Budgets, Counted, Given, Refused, Weight};
+use super::answers::{Given, PIECE};
+use super::bodies::{Budgets, Counted, InHand, Refused, Weight};
 use super::calls::{Observed, Seen};
 use super::fair::Cut;
 use super::table::{Activity, Open};
+use super::wire::Wire;
 use super::{Accept, Caller, Connection, Incoming};
 use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -18,10 +20,12 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service as _;
 use tonic::codegen::http::header::CONTENT_TYPE;
+use tonic::codegen::http::request::Parts;
 use tonic::codegen::http::{Request, Response, Version};
 use tonic::service::Routes;
 use tonic::transport::server::Connected;
@@ -41,8 +45,10 @@ const HEAD_LINES: usize = 64;
 const HEAD_PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at what is held for too long.
 const LOOK: Duration = Duration::from_millis(500);
-/// How long an idle connection has to say goodbye at the end.
+/// How long an idle connection has to say goodbye at the end, and how long one may take nothing that nobody works for.
 const GOODBYE: Duration = Duration::from_millis(200);
+/// How long a connection may take at the end for what it was given.
+const LAST_TAKING: Duration = Duration::from_millis(600);
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const PING_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -82,6 +88,8 @@ pub struct Plain {
     pub routes: Routes,
     /// Says a refusal.
     pub problem: fn(&Status) -> Response<Body>,
+    /// Whether a request's body is taken as it comes, however long it is.
+    pub flows: fn(&Parts) -> bool,
 }
 
 /// What a socket's connections are served by.
@@ -119,6 +127,7 @@ struct Entrance {
     calls: Calls,
     caller: Caller,
     connection: u64,
+    wire: Arc<Wire>,
     activity: Arc<Activity>,
     /// Users that may call; none: all.
     allowed: Arc<[u32]>,
@@ -158,7 +167,8 @@ impl Entrance {
         seen.answered(answer.headers(), answer.extensions());
         let (budgets, connection) = (&self.budgets, self.connection);
         ready(Ok(answer.map(|body| {
-            let given = Given::new(body, budgets, connection, Arc::default(), None, Some(open));
+            let ends = (Arc::default(), self.wire.clone());
+            let given = Given::new(body, budgets, connection, ends, None, Some(open));
             given.plain(plain.is_some()).seen(seen)
         })))
     }
@@ -177,7 +187,7 @@ impl hyper::service::Service<Request<hyper::body::Incoming>> for Entrance {
     type Future = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
     fn call(&self, request: Request<hyper::body::Incoming>) -> Self::Future {
-        let cut = Arc::<Cut>::default();
+        let cut = Cut::of(&self.wire);
         self.calls.next(cut.clone());
         let open = self.activity.open();
         let plain = self.plain(&request);
@@ -192,27 +202,35 @@ impl hyper::service::Service<Request<hyper::body::Incoming>> for Entrance {
             return Box::pin(self.refuse(Refused::Calls, (open, seen), plain.as_ref()));
         };
         parts.extensions.insert(self.caller.clone());
-        let counted = match plain {
+        let counted = match &plain {
+            Some(plain) if (plain.flows)(&parts) => {
+                Ok(Counted::flowing(body, &self.budgets, self.connection))
+            }
             Some(_) => Counted::plain(body, &self.budgets, self.connection),
             None => Counted::new(body, &self.budgets, self.connection, parts.uri.path()),
         };
+        let work = self.activity.work();
         let body = match counted {
-            Ok(body) => body,
+            Ok(body) => body.working(work.clone()),
             Err(why) => return Box::pin(self.refuse(why, (open, seen), plain.as_ref())),
         };
         let is_plain = plain.is_some();
         let mut routes = plain.map_or_else(|| self.routes.clone(), |plain| plain.routes);
         let answering = routes.call(Request::from_parts(parts, body));
-        let (budgets, connection) = (self.budgets.clone(), self.connection);
+        let (budgets, connection, wire) = (self.budgets.clone(), self.connection, self.wire.clone());
         Box::pin(async move {
             let mut seen = seen;
             let mut answer = answering.await?;
             seen.answered(answer.headers(), answer.extensions());
             let weight = answer.extensions_mut().remove::<Weight>();
-            Ok(answer.map(|body| {
-                let given = Given::new(body, &budgets, connection, cut, Some(call), Some(open));
-                given.plain(is_plain).weighing(weight).seen(seen)
-            }))
+            let in_hand = answer.extensions_mut().remove::<InHand>();
+            let answer = answer.map(|body| {
+                let given = Given::new(body, &budgets, connection, (cut, wire), Some(call), Some(open));
+                given.plain(is_plain).weighing(weight).seen(seen).working(work)
+            });
+            // It is counted from here on.
+            drop(in_hand);
+            Ok(answer)
         })
     }
 }
@@ -235,6 +253,7 @@ fn builder(calls: Calls, takes_plain: bool) -> auto::Builder<Calls> {
         .initial_connection_window_size(WINDOWS.1)
         .max_concurrent_streams(STREAMS)
         .max_header_list_size(HEADERS)
+        .max_send_buf_size(PIECE)
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(PING_PATIENCE);
     builder
@@ -260,7 +279,7 @@ impl Socket {
         let Socket { routes, plain, budgets, allowed, observed, mut end } = self;
         let (calls, tally) = (Calls::default(), budgets.tally.clone());
         let (admitted, refused) = (Arc::<AtomicBool>::default(), Arc::<Notify>::default());
-        let activity = connection.activity();
+        let (activity, wire) = (connection.activity(), Arc::<Wire>::default());
         let connection_id = budgets.connection();
         let builder = builder(calls.clone(), plain.is_some());
         let entrance = Entrance {
@@ -271,6 +290,7 @@ impl Socket {
             calls: calls.clone(),
             caller: connection.connect_info(),
             connection: connection_id,
+            wire: wire.clone(),
             activity: activity.clone(),
             observed,
             admitted: admitted.clone(),
@@ -288,14 +308,34 @@ impl Socket {
             _ = end.wait_for(|end| *end) => if !admitted.load(Ordering::Relaxed) { return },
             () = refused.notified() => {}
             () = activity.displaced() => drop(tally.connections_displaced.inc()),
+            () = wire.stalled() => {
+                tally.connections_stalled.inc();
+                return;
+            }
         }
         serving.as_mut().graceful_shutdown();
-        loop {
-            tokio::select! {
-                // How it ends does not matter any more.
-                _ = calls.serve(serving.as_mut()) => return,
-                () = tokio::time::sleep(GOODBYE) => if activity.is_idle() { return },
-            }
+        tokio::select! {
+            // How it ends does not matter any more.
+            _ = calls.serve(serving.as_mut()) => {}
+            () = wire.stalled() => {}
+            () = is_left(&activity, &wire) => {}
+        }
+    }
+}
+
+/// Resolves once nobody waits for a connection that is to end but whoever it belongs to, and that is too long.
+async fn is_left(activity: &Activity, wire: &Wire) {
+    let (mut pieces, mut last) = (wire.pieces(), Instant::now() + LAST_TAKING);
+    loop {
+        tokio::time::sleep(GOODBYE).await;
+        let before = std::mem::replace(&mut pieces, wire.pieces());
+        if activity.is_idle() {
+            return;
+        }
+        if !activity.waits_for_callers() {
+            last = Instant::now() + LAST_TAKING;
+        } else if pieces == before || Instant::now() >= last {
+            return;
         }
     }
 }

@@ -8,7 +8,7 @@
 use super::Limits;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, oneshot};
 
@@ -52,6 +52,8 @@ pub enum Crowded {
 pub(super) struct Activity {
     /// Open calls.
     open: AtomicUsize,
+    /// Of those, calls that the member is at work for: the others wait for their callers.
+    working: AtomicUsize,
     /// Told once, when a newer connection has taken the place.
     displaced: Notify,
 }
@@ -59,12 +61,24 @@ pub(super) struct Activity {
 impl Activity {
     /// `open` calls at first; one that is never given back keeps the connection its place.
     fn new(open: usize) -> Arc<Activity> {
-        Arc::new(Activity { open: AtomicUsize::new(open), displaced: Notify::new() })
+        let (open, working) = (AtomicUsize::new(open), AtomicUsize::new(0));
+        Arc::new(Activity { open, working, displaced: Notify::new() })
     }
 
     /// Whether no call is open.
     pub(super) fn is_idle(&self) -> bool {
         self.open.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether nothing but its callers is waited for.
+    pub(super) fn waits_for_callers(&self) -> bool {
+        self.working.load(Ordering::Acquire) == 0
+    }
+
+    /// The member is at work for a call, until it says otherwise.
+    pub(super) fn work(self: &Arc<Self>) -> Work {
+        self.working.fetch_add(1, Ordering::AcqRel);
+        Work(Arc::new(Working { works: AtomicBool::new(true), activity: self.clone() }))
     }
 
     /// Resolves when the connection has lost its place.
@@ -86,6 +100,39 @@ pub(super) struct Open(Arc<Activity>);
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether the member is at work for a call, or waits for the caller: for more of the request, or until it takes the
+/// answer.
+#[derive(Clone, Debug)]
+pub(super) struct Work(Arc<Working>);
+
+#[derive(Debug)]
+struct Working {
+    works: AtomicBool,
+    activity: Arc<Activity>,
+}
+
+impl Work {
+    pub(super) fn set(&self, works: bool) {
+        self.0.set(works);
+    }
+}
+
+impl Working {
+    fn set(&self, works: bool) {
+        match (self.works.swap(works, Ordering::AcqRel), works) {
+            (false, true) => drop(self.activity.working.fetch_add(1, Ordering::AcqRel)),
+            (true, false) => drop(self.activity.working.fetch_sub(1, Ordering::AcqRel)),
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.set(false);
     }
 }
 

@@ -14,7 +14,7 @@ use synod_paxos::system::Reply;
 use synod_paxos::value::{Append, Checkpoint, Logged, Operation};
 use synod_paxos::{
     AdminCommand, AdminOutcome, Ballot, Consistency, Incoming, Index, MemberId, Node, Refusal, RequestId,
-    Slot, Status,
+    Settings, Slot, Status,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -88,6 +88,8 @@ pub struct Facts {
     pub leader: Option<MemberId>,
     /// How often the log was recovered from the loss of a quorum.
     pub recoveries: u32,
+    /// The settings in force; none: it knows none yet.
+    pub settings: Option<Settings>,
 }
 
 impl Facts {
@@ -102,6 +104,7 @@ impl Facts {
             leads: node.role() == Role::Leader && newest.map(|(_, ballot)| ballot) == node.leader(),
             leader: node.leader().map(|ballot| ballot.member),
             recoveries: system.map_or(0, |system| system.recoveries),
+            settings: system.map(|system| system.settings),
         }
     }
 

@@ -14,8 +14,8 @@ use synod_proto::v1::checkpoints_server::{Checkpoints, CheckpointsServer};
 use synod_proto::v1::save_checkpoint_request::Part;
 use synod_proto::v1::{
     Failure, FetchCheckpointRequest, FetchCheckpointResponse, ListCheckpointsRequest,
-    ListCheckpointsResponse, ListedCheckpoint, Reason, SaveBegin, SaveCheckpointRequest,
-    SaveCheckpointResponse, SaveFinish, StandingRequest, StandingResponse,
+    ListCheckpointsResponse, ListedCheckpoint, Reason, ResumeRequest, ResumeResponse, SaveBegin,
+    SaveCheckpointRequest, SaveCheckpointResponse, SaveFinish,
 };
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
@@ -25,7 +25,7 @@ const LARGEST_MESSAGE: usize = 2 << 20;
 /// Fetches that one member serves at a time.
 const FETCHES: usize = 64;
 /// How long a caller may take for the next part of a state.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// When a client should try again where too many transfers are under way.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -37,6 +37,11 @@ pub struct CheckpointsService {
 }
 
 impl CheckpointsService {
+    /// What is kept.
+    pub(super) fn kept(&self) -> &Kept {
+        &self.kept
+    }
+
     /// The service, for a router.
     pub fn server(kept: Kept) -> Explained<CheckpointsServer<CheckpointsService>> {
         let shared = kept.shared().clone();
@@ -49,7 +54,7 @@ impl CheckpointsService {
         CheckpointsService { kept, fetches: Arc::new(Semaphore::new(FETCHES)) }
     }
 
-    async fn begin(&self, begin: SaveBegin) -> Result<Saving, Status> {
+    pub(super) async fn begin(&self, begin: SaveBegin) -> Result<Saving, Status> {
         let SaveBegin { index, length, digest, offset } = begin;
         let announced = match (length, maybe_digest(&digest)?) {
             (Some(length), Some(digest)) => Some((length, digest)),
@@ -97,20 +102,22 @@ fn failed(error: &Error) -> Failure {
     }
 }
 
-fn refused(error: &Error) -> Status {
+pub(super) fn refused(error: &Error) -> Status {
     if matches!(error, Error::Disk { .. }) {
         tracing::error!(%error, "a checkpoint cannot be kept");
     }
     failure::status(failed(error))
 }
 
+/// The rest of a state does not come.
+pub(super) fn stalled() -> Status {
+    let message = format!("no part of the state came for {} s: go on with another call", PATIENCE.as_secs());
+    failure::status(failure::refused(Reason::Stalled, message))
+}
+
 /// The next part of a state.
 async fn next(parts: &mut Streaming<SaveCheckpointRequest>) -> Result<Part, Status> {
-    let part = tokio::time::timeout(PATIENCE, parts.message()).await.map_err(|_| {
-        let message =
-            format!("no part of the state came for {} s: go on with another call", PATIENCE.as_secs());
-        failure::status(failure::refused(Reason::Stalled, message))
-    })?;
+    let part = tokio::time::timeout(PATIENCE, parts.message()).await.map_err(|_| stalled())?;
     let part = part.map_err(|status| explained::explain(&status).unwrap_or(status))?;
     let part = part.ok_or_else(|| invalid("the stream ended without `finish`: nothing was saved"))?;
     part.part.ok_or_else(|| invalid("a message holds no part"))
@@ -155,15 +162,12 @@ impl Checkpoints for CheckpointsService {
         Ok(Response::new(SaveCheckpointResponse { checkpoint: Some(out(&saved)) }))
     }
 
-    async fn standing(
-        &self,
-        request: Request<StandingRequest>,
-    ) -> Result<Response<StandingResponse>, Status> {
+    async fn resume(&self, request: Request<ResumeRequest>) -> Result<Response<ResumeResponse>, Status> {
         let Some(checkpoint) = named(request.into_inner().checkpoint) else {
             return Err(invalid("name the state by its index, length and SHA-256"));
         };
         let bytes = self.kept.standing(&checkpoint);
-        Ok(Response::new(StandingResponse { bytes }))
+        Ok(Response::new(ResumeResponse { bytes }))
     }
 
     async fn fetch(&self, request: Request<FetchCheckpointRequest>) -> Result<Response<Chunks>, Status> {

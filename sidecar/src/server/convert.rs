@@ -235,7 +235,7 @@ pub(crate) fn check_request(bytes: &[u8]) {
     if let Ok(v1::AdvanceConsumerRequest { name, index }) = v1::AdvanceConsumerRequest::decode(bytes) {
         check_call(Operation::SetCursor { name, index: Index(index) });
     }
-    if let Ok(request) = v1::StandingRequest::decode(bytes)
+    if let Ok(request) = v1::ResumeRequest::decode(bytes)
         && let Some(checkpoint) = crate::checkpoints::named(request.checkpoint)
     {
         check_call(Operation::SaveCheckpoint(checkpoint));

@@ -1,7 +1,7 @@
 //! Subscriptions: entries from a place on, then live.
 
 use super::freshness;
-use super::reading::{PAGE, Reading};
+use super::reading::{self, PAGE, Reading};
 use super::{active, failure, seeking};
 use crate::driver::{Facts, Handle, Position};
 use crate::shared::Shared;
@@ -34,6 +34,9 @@ pub(super) struct Following {
     next_heartbeat: Instant,
     _permit: OwnedSemaphorePermit,
 }
+
+/// A message, and its page's place among those in hand.
+pub(super) type Message = (SubscribeResponse, Option<reading::Turn>);
 
 /// What to do next.
 enum Turn {
@@ -94,7 +97,7 @@ impl Following {
     }
 
     /// The next message; `None` at the end that was asked for.
-    pub(super) async fn message(&mut self) -> Result<Option<SubscribeResponse>, Status> {
+    pub(super) async fn message(&mut self) -> Result<Option<Message>, Status> {
         loop {
             if self.until.is_some_and(|until| self.reading.next > until) {
                 return Ok(None);
@@ -103,11 +106,13 @@ impl Following {
             if let Some(last) = self.catching_up.filter(|last| self.reading.next > *last) {
                 self.catching_up = None;
                 let event = Event::CaughtUp(CaughtUp { last_index: last.0 });
-                return Ok(Some(SubscribeResponse { entries: Vec::new(), event: Some(event) }));
+                return Ok(Some((SubscribeResponse { entries: Vec::new(), event: Some(event) }, None)));
             }
+            let mut in_hand = None;
             let message = match self.turn().await {
                 Turn::Read(through) => {
                     let through = self.until.map_or(through, |until| until.min(through));
+                    in_hand = reading::turn().await;
                     let mut entries = self.reading.page(through, PAGE).await?;
                     if let Some(time) = self.not_before {
                         entries.retain(|entry| seeking::is_at(entry, time));
@@ -130,7 +135,7 @@ impl Following {
                 Turn::Stopping => return Err(failure::status(failure::stopping())),
             };
             self.next_heartbeat = Instant::now() + HEARTBEAT;
-            return Ok(Some(message));
+            return Ok(Some((message, in_hand)));
         }
     }
 
@@ -170,7 +175,7 @@ async fn position_of(handle: &Handle, name: &str) -> Result<Index, Status> {
 }
 
 /// Why a reader is let go that takes nothing.
-pub(super) fn slow(untaken: &SubscribeResponse) -> Failure {
+pub(super) fn slow((untaken, _): &Message) -> Failure {
     let next = untaken.entries.first().map(|entry| entry.index);
     let from = next.map_or_else(|| "behind what it has".to_owned(), |next| format!("from index {next}"));
     let message = format!("this reader took nothing for a minute while there was something: go on {from}");

@@ -272,6 +272,7 @@ fn sockets(registry: &mut Registry, tally: &Tally) {
     let Tally {
         connections_refused,
         connections_displaced,
+        connections_stalled,
         calls_ended,
         calls_refused,
         messages_ended,
@@ -285,6 +286,11 @@ fn sockets(registry: &mut Registry, tally: &Tally) {
             "socket_connections_displaced",
             "Idle connections that gave their place away",
             connections_displaced,
+        ),
+        (
+            "socket_connections_stalled",
+            "Connections that were closed because nothing was taken off them",
+            connections_stalled,
         ),
         ("socket_calls_ended", "Calls that gave way to those of other connections", calls_ended),
         ("socket_calls_refused", "Calls without a place", calls_refused),

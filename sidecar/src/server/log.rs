@@ -4,12 +4,12 @@ use super::append_stream;
 use super::explained::Explained;
 use super::following::{self, Following};
 use super::paced::{self, paced};
-use super::reading::{PAGE, Reading};
-use super::{Guard, active, convert, deadline, failure, freshness, repeated};
-use crate::connections::Caller;
-use crate::connections::Weight;
+use super::reading::{self, PAGE, Reading};
+use super::{Guard, active, convert, deadline, failure, freshness, repeated, traced};
+use crate::connections::{Caller, InHand, Weight};
 use crate::shared::Shared;
-use futures::Stream;
+use crate::spans::Trace;
+use futures::{Stream, TryStreamExt};
 use std::pin::Pin;
 use std::sync::Arc;
 use synod_paxos::system::Reply;
@@ -78,8 +78,11 @@ impl Log for LogService {
     async fn append(&self, request: Request<AppendRequest>) -> Result<Response<AppendResponse>, Status> {
         let deadline = deadline::of(request.metadata());
         active(&self.shared)?;
+        let trace = request.extensions().get::<Trace>().cloned();
         let append = convert::append(request.into_inner());
         let append = append.map_err(|failure| failure::status(failure.of_append()))?;
+        let append =
+            traced::carried(append, trace.as_ref(), self.shared.handle().facts().borrow().settings.as_ref());
         if let Err(failure) = self.guard.may_append() {
             let repeated = repeated(&self.shared.handle(), &append).await;
             return repeated.map(Response::new).ok_or_else(|| failure::status(failure.of_append()));
@@ -146,6 +149,7 @@ impl Log for LogService {
         };
         let entries = most(limit, PAGE.0, READ_MOST.0);
         let bounds = (entries, most(u64::from(max_bytes), PAGE.1, READ_MOST.1));
+        let in_hand = reading::turn().await;
         let (entries, next) = if reverse {
             let newest = if from == 0 { last } else { last.min(Index(from)) };
             let entries = match newest < handle.first_index() {
@@ -169,17 +173,26 @@ impl Log for LogService {
         let mut response = Response::new(ReadResponse { entries, next, first_index, last_index: last.0 });
         // A page that its reader does not take stays in memory.
         response.extensions_mut().insert(Weight { bytes, place: Some(Arc::new(place)) });
+        if let Some(in_hand) = in_hand {
+            response.extensions_mut().insert(InHand(Arc::new(in_hand)));
+        }
         Ok(response)
     }
 
     async fn subscribe(&self, request: Request<SubscribeRequest>) -> Result<Response<Messages>, Status> {
         let deadline = deadline::of(request.metadata());
         let permit = self.guard.subscriber().map_err(|failure| failure::status(*failure))?;
+        let trace = request.extensions().get::<Trace>().cloned();
         let following = Following::begin(self.shared.clone(), request.into_inner(), permit, deadline).await?;
-        let messages = futures::stream::try_unfold(following, |mut following| async move {
-            Ok(following.message().await?.map(|message| (message, following)))
+        let messages = futures::stream::try_unfold((following, trace), |(mut following, trace)| async move {
+            let message = following.message().await?;
+            if let Some((message, _)) = &message {
+                traced::delivered(message, trace.as_ref());
+            }
+            Ok(message.map(|message| (message, (following, trace))))
         });
-        Ok(Response::new(Box::pin(paced(messages, paced::PATIENCE, following::slow))))
+        let messages = paced(messages, paced::PATIENCE, following::slow);
+        Ok(Response::new(Box::pin(messages.map_ok(|(message, _in_hand)| message))))
     }
 
     async fn tail(&self, request: Request<TailRequest>) -> Result<Response<TailResponse>, Status> {

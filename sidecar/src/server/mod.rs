@@ -23,6 +23,7 @@ mod reading;
 mod seeking;
 mod shares;
 pub(crate) mod standard;
+mod traced;
 
 pub use checkpoints::CheckpointsService;
 pub use cluster::ClusterService;

@@ -4,10 +4,25 @@ use super::{convert, failure};
 use crate::driver::Handle;
 use synod_paxos::Index;
 use synod_proto::v1::{Entry, Reason};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::Status;
 
 /// Entries and bytes of one page, about.
 pub(super) const PAGE: (usize, usize) = (1_024, 256 << 10);
+
+/// Pages of this process that are in memory and counted nowhere else, from before they are read until they are given to the
+/// transport.
+static IN_HAND: Semaphore = Semaphore::const_new(4);
+
+/// A page's place among those in hand, to be dropped once it is counted otherwise.
+pub(super) type Turn = SemaphorePermit<'static>;
+
+/// Waits for a place in hand. Each of those before is given on soon, but for those that [`super::paced`] lets wait, which are
+/// fewer than there are places.
+pub(super) async fn turn() -> Option<Turn> {
+    // It is never closed.
+    IN_HAND.acquire().await.ok()
+}
 
 /// A reader's place in the log.
 pub(super) struct Reading {

@@ -16,7 +16,7 @@ use synod_client::wire::channel;
 use synod_client::{CallError, Checkpoint, CheckpointError, Client, ListedCheckpoint, Reason};
 use synod_proto::v1::checkpoints_client::CheckpointsClient;
 use synod_proto::v1::save_checkpoint_request::Part;
-use synod_proto::v1::{self, SaveBegin, SaveCheckpointRequest, SaveFinish, StandingRequest};
+use synod_proto::v1::{self, ResumeRequest, SaveBegin, SaveCheckpointRequest, SaveFinish};
 use tonic::transport::Channel;
 
 const MIB: usize = 1 << 20;
@@ -80,8 +80,8 @@ fn service(member: &Member) -> CheckpointsClient<Channel> {
 
 async fn standing(member: &Member, index: u64, state: &[u8]) -> u64 {
     let checkpoint = v1::Checkpoint { index, length: state.len() as u64, digest: digest(state) };
-    let request = StandingRequest { checkpoint: Some(checkpoint) };
-    until("the member answers", || async { service(member).standing(request.clone()).await })
+    let request = ResumeRequest { checkpoint: Some(checkpoint) };
+    until("the member answers", || async { service(member).resume(request.clone()).await })
         .await
         .into_inner()
         .bytes

@@ -11,7 +11,7 @@ use synod_client::{Client, ReadOptions};
 use synod_proto::v1::log_client::LogClient;
 use synod_proto::v1::subscribe_request::Start;
 use synod_proto::v1::{AppendRequest, ReadRequest, SubscribeRequest};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 use tonic::Code;
@@ -24,22 +24,33 @@ const MOST_MEMORY: u64 = 64 << 20;
 const STREAMS: usize = 1_024;
 
 /// A connection below gRPC: what is not taken by the test is not taken at all.
-struct Raw {
+pub(super) struct Raw {
     calls: SendRequest<Bytes>,
     serving: JoinHandle<()>,
 }
 
 impl Raw {
-    async fn connect(path: &Path) -> Raw {
+    pub(super) async fn connect(path: &Path) -> Raw {
         let stream = UnixStream::connect(path).await.unwrap();
         let (calls, connection) = h2::client::handshake(stream).await.unwrap();
+        Raw::new(calls, connection)
+    }
+
+    pub(super) fn new<S>(calls: SendRequest<Bytes>, connection: h2::client::Connection<S>) -> Raw
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         // It ends with the test, or with the member.
         let serving = tokio::spawn(async move { drop(connection.await) });
         Raw { calls, serving }
     }
 
     /// Begins a call. `None`: the connection takes no more.
-    async fn call(&mut self, method: &str, ends: bool) -> Option<(ResponseFuture, SendStream<Bytes>)> {
+    pub(super) async fn call(
+        &mut self,
+        method: &str,
+        ends: bool,
+    ) -> Option<(ResponseFuture, SendStream<Bytes>)> {
         let request = Request::post(format!("http://localhost/synod.v1.Log/{method}"));
         let request = request.header("content-type", "application/grpc").header("te", "trailers");
         self.calls = self.calls.clone().ready().await.ok()?;
@@ -48,13 +59,13 @@ impl Raw {
 }
 
 /// A message as gRPC frames it.
-fn framed(message: &impl Message) -> Bytes {
+pub(super) fn framed(message: &impl Message) -> Bytes {
     let mut bytes = prefix(message.encoded_len());
     message.encode(&mut bytes).unwrap();
     bytes.freeze()
 }
 
-fn prefix(length: usize) -> BytesMut {
+pub(super) fn prefix(length: usize) -> BytesMut {
     let mut bytes = BytesMut::new();
     bytes.put_u8(0);
     bytes.put_u32(u32::try_from(length).unwrap());
@@ -78,6 +89,11 @@ async fn outcome(response: ResponseFuture) -> Result<(Code, String), h2::Error> 
 
 /// Runs `hurt` beside a client that appends and reads, and looks at the member's memory.
 async fn beside<F: Future>(member: &Member, hurt: F) -> F::Output {
+    beside_within(MOST_MEMORY, member, hurt).await
+}
+
+/// The same, where it may cost `most`.
+pub(super) async fn beside_within<F: Future>(most: u64, member: &Member, hurt: F) -> F::Output {
     let client = member.client();
     let large = || vec![Bytes::from(vec![7; 1 << 20])];
     // What the member needs for itself is there before.
@@ -93,7 +109,7 @@ async fn beside<F: Future>(member: &Member, hurt: F) -> F::Output {
         assert!(read.iter().all(Result::is_ok) && !read.is_empty(), "{:?}", read.last());
     }
     let more = member.peak_memory() - before;
-    assert!(more <= MOST_MEMORY, "{} MiB more", more >> 20);
+    assert!(more <= most, "{} MiB more", more >> 20);
     outcome
 }
 

@@ -5,6 +5,7 @@
 mod authority;
 #[path = "../common/mod.rs"]
 mod common;
+mod deaf;
 mod local;
 
 use authority::Authority;

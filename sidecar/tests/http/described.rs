@@ -2,10 +2,13 @@
 
 use super::*;
 
-const OPERATIONS: [&str; 15] = [
+const OPERATIONS: [&str; 19] = [
     "delete /v1/consumers/{name}",
     "get /openapi.json",
     "get /v1/checkpoints",
+    "get /v1/checkpoints/newest",
+    "get /v1/checkpoints/{index}",
+    "get /v1/checkpoints/{index}/standing",
     "get /v1/consumers",
     "get /v1/consumers/{name}",
     "get /v1/entries",
@@ -17,6 +20,7 @@ const OPERATIONS: [&str; 15] = [
     "patch /v1/consumers/{name}",
     "post /v1/consumers/{name}",
     "post /v1/entries",
+    "put /v1/checkpoints/{index}",
     "put /v1/consumers/{name}",
 ];
 
@@ -91,21 +95,31 @@ async fn every_request_is_described_and_answers_as_described() {
     names.sort();
     assert_eq!(names, OPERATIONS);
     done(socket, "/v1/consumers/billing?index=0", &["-X", "PUT"]).await;
+    done(socket, "/v1/entries", &["-d", "x"]).await;
+    let saved = done(socket, "/v1/checkpoints/1", &["-X", "PUT", "-d", "x"]).await;
+    let named = format!("?length=1&digest={}", saved["digest"].as_str().unwrap());
     // What removes comes last.
     let (last, first): (Vec<_>, Vec<_>) = operations.iter().partition(|(method, ..)| method == "delete");
     for (method, path, operation) in first.into_iter().chain(last) {
-        let real = path.replace("{name}", "billing");
+        let real = path.replace("{name}", "billing").replace("{index}", "1");
         let method = method.to_ascii_uppercase();
         let moves = matches!(&*method, "POST" | "PATCH") && real == "/v1/consumers/billing";
-        let query = if moves { "?index=0" } else { "" };
+        let query = match &*real {
+            "/v1/checkpoints/1/standing" => &*named,
+            _ if moves => "?index=0",
+            _ => "",
+        };
         let mut arguments = vec!["-X", &method];
-        if path == "/v1/entries" && method == "POST" {
+        if path == "/v1/entries" && method == "POST" || path == "/v1/checkpoints/{index}" && method == "PUT" {
             arguments.extend(["-d", "x"]);
         }
         let content = operation["responses"]["200"]["content"].as_object().unwrap();
         if content.contains_key("text/event-stream") {
             let head = head(socket, &format!("{method} {real} HTTP/1.1\r\nhost: a\r\n\r\n")).await;
             assert!(head.contains("content-type: text/event-stream"), "{head}");
+        } else if content.contains_key("application/octet-stream") {
+            let output = curl_command(socket, &format!("{real}{query}"), &arguments).output().await.unwrap();
+            assert_eq!(output.stdout, b"x", "{method} {path}");
         } else {
             let value = done(socket, &format!("{real}{query}"), &arguments).await;
             let schema = &content["application/json"]["schema"];
@@ -121,6 +135,11 @@ async fn every_request_is_described_and_answers_as_described() {
         assert_eq!(differs(&document, schema, &failed.body), None, "{method} {path}");
         let parameters = operation["parameters"].as_array().unwrap().iter();
         for told in parameters.filter(|told| told["in"] == "query") {
+            if told["required"] == true {
+                let refused = curl(socket, &real, &arguments).await;
+                assert_eq!(refused.reason(), (400, "INVALID"), "{method} {path}");
+                assert!(refused.body["detail"].as_str().unwrap().contains(" is missing: "), "{refused:?}");
+            }
             // Not a number: refused as such, so that nothing else is done.
             let name = told["name"].as_str().unwrap();
             let query = if query.is_empty() { "?".to_owned() } else { format!("{query}&") };
@@ -177,6 +196,6 @@ async fn the_documented_commands_work() {
         }
         count += 1;
     }
-    assert_eq!(count, 17);
+    assert_eq!(count, 20);
     assert_eq!(done(socket, "/v1/tail", &[]).await["last_index"], 6);
 }

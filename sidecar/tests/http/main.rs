@@ -18,6 +18,7 @@ mod bad_input;
 mod described;
 mod positions;
 mod property;
+mod states;
 
 /// How curl speaks.
 const SPOKEN: [&str; 2] = ["--http1.1", "--http2-prior-knowledge"];

@@ -144,7 +144,7 @@ async fn untaken_answers_make_room() {
     let refused = || member.metric("synod_socket_answers_refused_total");
     let mut held = Vec::new();
     while refused() == 0 {
-        assert!(held.len() < 100, "more than 24 MiB are held");
+        assert!(held.len() < 100, "more than 20 MiB are held");
         let mut stream = UnixStream::connect(&member.socket).await.unwrap();
         stream.write_all(b"GET /v1/entries?from=1&limit=1 HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
         // Its answer is under way, or was refused.

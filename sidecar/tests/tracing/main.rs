@@ -11,8 +11,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use synod_client::wire::channel;
+use synod_proto::v1::append_request::Identity;
 use synod_proto::v1::log_client::LogClient;
-use synod_proto::v1::{AppendRequest, TailRequest};
+use synod_proto::v1::subscribe_request::{End, Start};
+use synod_proto::v1::{AppendRequest, Entry, IdempotencyKey, SubscribeRequest, TailRequest};
 use tokio::process::{Child, Command};
 use tonic::Request;
 use tonic::transport::Channel;
@@ -83,8 +85,12 @@ fn attributes(of: &Value) -> BTreeMap<&str, &str> {
 }
 
 fn traced<T>(message: T, flags: &str) -> Request<T> {
+    in_trace(message, TRACE, flags)
+}
+
+fn in_trace<T>(message: T, trace: &str, flags: &str) -> Request<T> {
     let mut request = Request::new(message);
-    let parent = format!("00-{TRACE}-{CALLER}-{flags}").parse().unwrap();
+    let parent = format!("00-{trace}-{CALLER}-{flags}").parse().unwrap();
     request.metadata_mut().insert("traceparent", parent);
     request
 }
@@ -137,6 +143,57 @@ async fn calls_are_in_their_callers_traces() {
         assert_eq!((&span["traceId"], &span["parentSpanId"]), (&TRACE.into(), &CALLER.into()));
         assert_eq!((attributes(span)["synod.reason"], span["status"]["code"].as_u64()), ("OK", Some(1)));
     }
+}
+
+/// From the caller into the entry, and from there to whoever subscribes, in a trace of its own or in none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_goes_through_the_log_to_subscribers() {
+    const OTHER: &str = "0af7651916cd43dd8448eb211c80319c";
+    let dir = tempfile::tempdir().unwrap();
+    let collector = Collector::start(dir.path()).await;
+    let endpoint = format!("--otlp-endpoint=http://{}", collector.address);
+    let mut cluster = Cluster::prepared(1, |member| member.extra.push(endpoint.clone())).await;
+    cluster.form().await;
+    let member = &cluster.members[0];
+    let keyed = || AppendRequest {
+        entries: vec!["traced".into()],
+        identity: Some(Identity::Key(IdempotencyKey { key: "k".into(), minted_at: None })),
+        ..AppendRequest::default()
+    };
+    let first = log(member).append(traced(keyed(), "01")).await.unwrap().into_inner();
+    // Who tries again does so in another span, or in none: it is the same append.
+    for request in [in_trace(keyed(), OTHER, "01"), Request::new(keyed())] {
+        let again = log(member).append(request).await.unwrap().into_inner();
+        assert_eq!((again.repeated, again.first_index), (true, first.first_index));
+    }
+    // What nobody traces has no header.
+    log(member).append(traced(AppendRequest { identity: None, ..keyed() }, "00")).await.unwrap();
+    let parent = format!("traceparent: 00-{TRACE}-{CALLER}-01");
+    curl(member, "/v1/entries", &["-H", &parent, "-d", "over HTTP"]).await;
+    let whole = SubscribeRequest { start: Some(Start::From(1)), end: Some(End::Until(3)) };
+    let mut stream = log(member).subscribe(in_trace(whole, OTHER, "01")).await.unwrap().into_inner();
+    let mut entries: Vec<Entry> = Vec::new();
+    while let Some(message) = stream.message().await.unwrap() {
+        entries.extend(message.entries);
+    }
+    let parents: Vec<_> = entries.iter().map(|entry| entry.headers.get("traceparent")).collect();
+    assert_eq!(cluster.members[0].terminate(), Some(0));
+    let names = ["Log.Append", "POST /v1/entries", "Log.Subscribe", "Log.Subscribe (one entry)"];
+    let spans = collector.has(&names).await;
+    let named = |span: &Value| format!("00-{TRACE}-{}-01", span["spanId"].as_str().unwrap());
+    let over_http = named(&spans["POST /v1/entries"]);
+    assert_eq!(parents[1..], [None, Some(&over_http)]);
+    assert!(parents[0].unwrap().starts_with(&format!("00-{TRACE}-")), "{parents:?}");
+    assert!(parents[0].unwrap().ends_with("-01") && *parents[0].unwrap() != over_http, "{parents:?}");
+    // The last one that was given out is the one that came over HTTP.
+    let given = &spans["Log.Subscribe (one entry)"];
+    assert_eq!(
+        (&given["traceId"], &given["parentSpanId"]),
+        (&TRACE.into(), &spans["POST /v1/entries"]["spanId"])
+    );
+    let (link, call) = (&given["links"][0], &spans["Log.Subscribe"]);
+    assert_eq!((&link["traceId"], &link["spanId"]), (&call["traceId"], &call["spanId"]));
+    assert_eq!(call["traceId"], OTHER);
 }
 
 /// A collector that is not there costs no call, and no time at the end that a kubelet would notice.

@@ -17,8 +17,8 @@ use std::time::Duration;
 use synod_proto::v1::checkpoints_client::CheckpointsClient;
 use synod_proto::v1::save_checkpoint_request::Part;
 use synod_proto::v1::{
-    self, FetchCheckpointRequest, FetchCheckpointResponse, ListCheckpointsRequest, Reason, SaveBegin,
-    SaveCheckpointRequest, SaveFinish, StandingRequest,
+    self, FetchCheckpointRequest, FetchCheckpointResponse, ListCheckpointsRequest, Reason, ResumeRequest,
+    SaveBegin, SaveCheckpointRequest, SaveFinish,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeek, AsyncSeekExt};
 use tokio::sync::mpsc;
@@ -313,8 +313,8 @@ impl Checkpoints {
     }
 
     async fn standing(&self, wanted: &Checkpoint) -> Result<u64, CallError> {
-        let request = StandingRequest { checkpoint: Some(out(wanted)) };
-        Ok(self.service().standing(request).await.map_err(failed)?.into_inner().bytes)
+        let request = ResumeRequest { checkpoint: Some(out(wanted)) };
+        Ok(self.service().resume(request).await.map_err(failed)?.into_inner().bytes)
     }
 
     /// Sends what the member lacks.

@@ -1,16 +1,14 @@
-//! Consumers and checkpoints.
+//! Consumers.
 
 use super::problem::Problem;
 use super::{Answer, Api, Asked, input, json};
-use crate::views;
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::time::Duration;
-use synod_proto::v1::checkpoints_server::Checkpoints as _;
 use synod_proto::v1::consumers_server::Consumers as _;
 use synod_proto::v1::{
-    self, AdvanceConsumerRequest, ListCheckpointsRequest, ListConsumersRequest, ListConsumersResponse,
-    Reason, RegisterConsumerRequest, RegisterConsumerResponse, RemoveConsumerRequest, SeekConsumerRequest,
+    self, AdvanceConsumerRequest, ListConsumersRequest, ListConsumersResponse, Reason,
+    RegisterConsumerRequest, RegisterConsumerResponse, RemoveConsumerRequest, SeekConsumerRequest,
 };
 
 /// A registered consumer.
@@ -58,26 +56,6 @@ pub(super) struct Registered {
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Removed {}
 
-/// The newest checkpoints.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct Checkpoints {
-    /// Ascending by index; the log is not trimmed past the last.
-    checkpoints: Vec<Checkpoint>,
-}
-
-/// A checkpoint.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct Checkpoint {
-    /// Every entry up to it is in the state.
-    index: u64,
-    /// Bytes of the state.
-    length: u64,
-    /// SHA-256 of the state, in hexadecimal.
-    digest: String,
-    /// It is on the disk of the member that is asked.
-    here: bool,
-}
-
 async fn all(api: &Api, query: &input::Query) -> Result<ListConsumersResponse, Problem> {
     let request = ListConsumersRequest { consistency: Some(query.freshness()?) };
     let request = super::request(request, query.timeout()?);
@@ -117,20 +95,14 @@ pub(super) async fn register(api: &Api, asked: Asked) -> Answer {
 }
 
 pub(super) async fn advance(api: &Api, asked: Asked) -> Answer {
-    let Some(index) = asked.query.number("index")? else {
-        return Err(Problem::invalid("index is missing: the last entry that the consumer is done with"));
-    };
+    let index = asked.query.number("index")?.unwrap_or_default();
     let request = AdvanceConsumerRequest { name: asked.name, index };
     let advanced = api.consumers.advance(super::request(request, asked.query.timeout()?)).await?;
     json(&Position { index: advanced.into_inner().index })
 }
 
 pub(super) async fn seek(api: &Api, asked: Asked) -> Answer {
-    let Some(index) = asked.query.number("index")? else {
-        return Err(Problem::invalid(
-            "index is missing: where the consumer shall stand; 0 is before the first entry",
-        ));
-    };
+    let index = asked.query.number("index")?.unwrap_or_default();
     let request = SeekConsumerRequest { name: asked.name, index };
     let put = api.consumers.seek(super::request(request, asked.query.timeout()?)).await?;
     json(&Position { index: put.into_inner().index })
@@ -140,16 +112,4 @@ pub(super) async fn remove(api: &Api, asked: Asked) -> Answer {
     let request = RemoveConsumerRequest { name: asked.name };
     api.consumers.remove(super::request(request, asked.query.timeout()?)).await?;
     json(&Removed {})
-}
-
-pub(super) async fn checkpoints(api: &Api, asked: Asked) -> Answer {
-    let request = ListCheckpointsRequest { consistency: Some(asked.query.freshness()?) };
-    let listed = api.checkpoints.list(super::request(request, asked.query.timeout()?)).await?.into_inner();
-    let checkpoints = listed.checkpoints.into_iter().filter_map(|listed| {
-        let checkpoint = listed.checkpoint?;
-        let digest = views::hex(&checkpoint.digest);
-        let (index, length) = (checkpoint.index, checkpoint.length);
-        Some(Checkpoint { index, length, digest, here: listed.here })
-    });
-    json(&Checkpoints { checkpoints: checkpoints.collect() })
 }

@@ -86,7 +86,8 @@ async fn try_append(api: &Api, asked: Asked) -> Answer {
     };
     let identity = key.map(|key| Identity::Key(IdempotencyKey { key, minted_at }));
     let request = AppendRequest { new_entries, expected_index, identity, fence, ..AppendRequest::default() };
-    let appended = api.log.append(super::request(request, timeout)).await?.into_inner();
+    let request = super::in_trace(super::request(request, timeout), asked.trace);
+    let appended = api.log.append(request).await?.into_inner();
     let v1::AppendResponse { first_index, last_index, repeated } = appended;
     json(&Appended { first_index, last_index, repeated })
 }
@@ -155,7 +156,8 @@ pub(super) async fn follow(api: &Api, asked: Asked) -> Answer {
         return Err(failure::status(failure::compacted(Index(first), newest)).into());
     }
     let request = SubscribeRequest { start: Some(start), end: None };
-    let messages = api.log.subscribe(tonic::Request::new(request)).await?.into_inner();
+    let request = super::in_trace(tonic::Request::new(request), asked.trace);
+    let messages = api.log.subscribe(request).await?.into_inner();
     Ok(events::answer(messages, event_text))
 }
 

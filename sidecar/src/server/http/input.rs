@@ -54,6 +54,11 @@ impl Query {
         Ok(Query(found))
     }
 
+    /// Whether a parameter is there.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
     /// A number, if it is there.
     pub(super) fn number(&self, name: &str) -> Result<Option<u64>, Problem> {
         let Some(value) = self.0.get(name) else { return Ok(None) };
@@ -61,6 +66,19 @@ impl Query {
         let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
         let number = value.parse().ok().filter(|_| is_number);
         number.map(Some).ok_or_else(|| Problem::invalid(format!("{name} is no number from 0 to 2^64 - 1")))
+    }
+
+    /// A SHA-256 in hexadecimal, if it is there.
+    pub(super) fn digest(&self, name: &str) -> Result<Option<[u8; 32]>, Problem> {
+        let Some(value) = self.0.get(name) else { return Ok(None) };
+        let digits: Option<Vec<u8>> =
+            value.chars().map(|digit| digit.to_digit(16).and_then(|digit| digit.try_into().ok())).collect();
+        let bytes = digits
+            .filter(|digits| digits.len() == 64)
+            .map(|digits| std::array::from_fn(|at| (digits[2 * at] << 4) | digits[2 * at + 1]));
+        bytes
+            .map(Some)
+            .ok_or_else(|| Problem::invalid(format!("{name} is no SHA-256 in 64 hexadecimal digits")))
     }
 
     /// A time, if it is there.

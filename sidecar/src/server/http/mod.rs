@@ -1,6 +1,7 @@
 //! HTTP and JSON on the socket, for whoever has no gRPC library. Each request is carried out by the service that carries
 //! out the gRPC call: the same bounds, the same reasons (docs: socket.md, "With curl").
 
+mod checkpoints;
 mod consumers;
 mod entries;
 mod events;
@@ -16,6 +17,7 @@ use super::{CheckpointsService, ConsumersService, Guard, LogService, cluster, fa
 use crate::checkpoints::Checkpoints;
 use crate::connections::{PLAIN_BODY, Plain, Weight};
 use crate::shared::Shared;
+use crate::spans::Trace;
 use crate::views;
 use axum::Router;
 use axum::body::Body;
@@ -49,6 +51,8 @@ struct Asked {
     name: String,
     query: input::Query,
     headers: HeaderMap,
+    /// The trace that it is in.
+    trace: Option<Trace>,
     body: Body,
 }
 
@@ -66,11 +70,17 @@ pub fn plain(shared: &Arc<Shared>, guard: &Guard, kept: &Checkpoints) -> Plain {
         shared: shared.clone(),
     };
     let router = Router::new().fallback(serve).with_state(api);
-    Plain { routes: Routes::from(router), problem: refusal }
+    Plain { routes: Routes::from(router), problem: refusal, flows }
 }
 
 fn refusal(status: &Status) -> Response<tonic::body::Body> {
     Problem::from(status).into_response().map(tonic::body::Body::new)
+}
+
+/// Whether a request's body is taken as it comes, and never in memory as a whole.
+fn flows(request: &Parts) -> bool {
+    routes::find(&request.method, request.uri.path())
+        .is_ok_and(|(route, _)| route.call == Call::SaveCheckpoint)
 }
 
 async fn serve(State(api): State<Api>, request: Request) -> Response<Body> {
@@ -83,14 +93,16 @@ async fn serve(State(api): State<Api>, request: Request) -> Response<Body> {
 async fn answer(api: &Api, log: &LogName, request: Request) -> Answer {
     let (parts, body) = request.into_parts();
     let found = understood(&parts);
-    let takes_body = found.as_ref().is_ok_and(|(route, ..)| route.call == Call::Append);
+    let call = found.as_ref().ok().map(|(route, ..)| route.call);
+    let takes_body = matches!(call, Some(Call::Append | Call::SaveCheckpoint));
     let body = if takes_body { body } else { input::discarded(body).await };
     let (route, name, query) = found?;
     if let Some(failure) = log.refuses(&parts.headers) {
         let problem = Problem::from(failure::status(failure));
-        return Err(if takes_body { problem.of_append() } else { problem });
+        return Err(if route.call == Call::Append { problem.of_append() } else { problem });
     }
-    let asked = Asked { name, query, headers: parts.headers, body };
+    let trace = parts.extensions.get().cloned();
+    let asked = Asked { name, query, headers: parts.headers, trace, body };
     match route.call {
         Call::Append => entries::append(api, asked).await,
         Call::Read => entries::read(api, asked).await,
@@ -105,7 +117,10 @@ async fn answer(api: &Api, log: &LogName, request: Request) -> Answer {
         Call::AdvanceConsumer => consumers::advance(api, asked).await,
         Call::SeekConsumer => consumers::seek(api, asked).await,
         Call::RemoveConsumer => consumers::remove(api, asked).await,
-        Call::ListCheckpoints => consumers::checkpoints(api, asked).await,
+        Call::ListCheckpoints => checkpoints::list(api, asked).await,
+        Call::FetchCheckpoint | Call::FetchNewestCheckpoint => checkpoints::fetch(api, asked).await,
+        Call::SaveCheckpoint => checkpoints::save(api, asked).await,
+        Call::ResumeCheckpoint => checkpoints::resume(api, asked).await,
         Call::Openapi => json(&openapi::document()),
     }
 }
@@ -118,6 +133,9 @@ fn understood(parts: &Parts) -> Result<(&'static Route, String, input::Query), P
         Call::Append => problem.of_append(),
         _ => problem,
     })?;
+    if let Some((missing, _, meaning)) = route.missing(&query) {
+        return Err(Problem::invalid(format!("{missing} is missing: {meaning}")));
+    }
     Ok((route, name, query))
 }
 
@@ -132,6 +150,14 @@ impl Api {
 fn request<T>(message: T, timeout: Duration) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     request.set_timeout(timeout);
+    request
+}
+
+/// The same request, in a trace.
+fn in_trace<T>(mut request: tonic::Request<T>, trace: Option<Trace>) -> tonic::Request<T> {
+    if let Some(trace) = trace {
+        request.extensions_mut().insert(trace);
+    }
     request
 }
 

@@ -37,14 +37,19 @@ fn operation(route: &Route, failure: &Value, schemas: &mut SchemaGenerator) -> V
     if route.path.contains("{name}") {
         let name =
             ("name", Given::Text(253), "The consumer's name: 1 to 253 bytes without control characters.");
-        parameters.push(parameter(&name, "path"));
+        parameters.push(parameter(&name, "path", true));
+    }
+    if route.path.contains("{index}") {
+        let index = ("index", Given::Number(0, u64::MAX), "Every entry up to it is in the state.");
+        parameters.push(parameter(&index, "path", true));
     }
     let query = route.query.iter().flat_map(|group| group.iter());
-    parameters.extend(query.map(|told| parameter(told, "query")));
-    parameters.extend(route.headers.iter().map(|told| parameter(told, "header")));
+    parameters.extend(query.map(|told| parameter(told, "query", route.needs.contains(&told.0))));
+    parameters.extend(route.headers.iter().map(|told| parameter(told, "header", false)));
     let content = match route.gives {
         Gives::Json(shape) => json!({ "application/json": { "schema": shape(schemas).to_value() } }),
         Gives::Object => json!({ "application/json": { "schema": { "type": "object" } } }),
+        Gives::Bytes => json!({ "application/octet-stream": {} }),
         Gives::Events => json!({ "text/event-stream": { "schema": { "type": "string" } } }),
     };
     let mut operation = json!({
@@ -52,13 +57,24 @@ fn operation(route: &Route, failure: &Value, schemas: &mut SchemaGenerator) -> V
         "summary": route.summary,
         "parameters": parameters,
         "responses": {
-            "200": { "description": "It was carried out.", "content": content },
+            "200": { "description": "It was carried out.", "content": content.clone() },
             "default": {
                 "description": "It was not, and why.",
                 "content": { problem::MEDIA_TYPE: { "schema": failure } },
             },
         },
     });
+    if matches!(route.gives, Gives::Bytes) {
+        operation["responses"]["206"] =
+            json!({ "description": "The range that the header Range asks for.", "content": content });
+    }
+    if route.call == Call::SaveCheckpoint {
+        operation["requestBody"] = json!({
+            "required": true,
+            "description": "The state, or what is behind `offset` of it.",
+            "content": { "application/octet-stream": {} },
+        });
+    }
     if route.call == Call::Append {
         operation["requestBody"] = json!({
             "required": true,
@@ -72,16 +88,17 @@ fn operation(route: &Route, failure: &Value, schemas: &mut SchemaGenerator) -> V
     operation
 }
 
-fn parameter((name, value, meaning): &Parameter, place: &str) -> Value {
+fn parameter((name, value, meaning): &Parameter, place: &str, is_needed: bool) -> Value {
     let schema = match value {
         Given::Number(least, most) => {
             json!({ "type": "integer", "format": "uint64", "minimum": least, "maximum": most })
         }
         Given::Word(words) => json!({ "type": "string", "enum": words }),
         Given::Text(most) => json!({ "type": "string", "minLength": 1, "maxLength": most }),
+        Given::Digest => json!({ "type": "string", "pattern": "^[0-9a-fA-F]{64}$" }),
         Given::Time => json!({ "type": "string", "format": "date-time" }),
     };
     json!({
-        "name": name, "in": place, "required": place == "path", "description": meaning, "schema": schema,
+        "name": name, "in": place, "required": is_needed, "description": meaning, "schema": schema,
     })
 }

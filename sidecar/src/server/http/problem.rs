@@ -54,6 +54,12 @@ pub(super) struct Body9457 {
     /// The index of the newest checkpoint, of `SUPERSEDED`, and of `COMPACTED` where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     checkpoint: Option<u64>,
+    /// The index to go on from, of `SLOW_READER`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<u64>,
+    /// The newest leadership, of `FENCED`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fencing_epoch: Option<u64>,
     /// When to try again at the earliest, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u64>,
@@ -162,6 +168,8 @@ impl Problem {
             first_index: failure.first_index,
             expected_sequence: failure.expected_sequence,
             checkpoint: failure.checkpoint,
+            next: failure.next,
+            fencing_epoch: failure.fencing_epoch,
             retry_after_ms: failure.retry_hint().map(millis),
         }
     }
@@ -208,6 +216,7 @@ impl IntoResponse for Problem {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use prost::Message;
 
     #[test]
     fn a_problem_has_the_words_of_the_failure() {
@@ -224,5 +233,37 @@ mod tests {
             "reason": "EXPECTED_INDEX", "outcome": "NOT_APPENDED", "tail": 7, "retry_after_ms": 50,
         });
         assert_eq!(body, expected);
+    }
+
+    /// Whatever a failure can say over gRPC it says over HTTP, under the same name.
+    #[test]
+    fn a_problem_has_every_detail_of_a_failure() {
+        let failure = Failure {
+            tail: Some(1),
+            first_index: Some(2),
+            expected_sequence: Some(3),
+            checkpoint: Some(4),
+            next: Some(5),
+            fencing_epoch: Some(6),
+            state: MemberState::Fenced.into(),
+            outcome: Outcome::Unknown.into(),
+            ..failure::refused(Reason::Fenced, "a later leadership has begun")
+        };
+        let problem = Problem::from(failure.retry_after(Duration::from_millis(7)).to_status());
+        let body: serde_json::Value = serde_json::from_str(&problem.line()).unwrap();
+        let set = prost_types::FileDescriptorSet::decode(synod_proto::DESCRIPTORS).unwrap();
+        let messages =
+            set.file.iter().filter(|file| file.package() == "synod.v1").flat_map(|file| &file.message_type);
+        let described = messages.into_iter().find(|message| message.name() == "Failure").unwrap();
+        for field in &described.field {
+            let name = match field.name() {
+                // HTTP has a status of its own.
+                "code" => "status",
+                "message" => "detail",
+                "retry_after" => "retry_after_ms",
+                same => same,
+            };
+            assert!(body.get(name).is_some(), "{name} is missing in {body}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Every request there is, in one table: what is served, and what /openapi.json tells, come from it.
 
-use super::consumers::{Checkpoints, Consumer, Consumers, Position, Registered, Removed};
+use super::checkpoints::{Checkpoint, Checkpoints, Standing};
+use super::consumers::{Consumer, Consumers, Position, Registered, Removed};
 use super::entries::{Appended, Page, Tail};
 use super::problem::Problem;
 use super::{Info, input};
@@ -26,6 +27,10 @@ pub(super) enum Call {
     SeekConsumer,
     RemoveConsumer,
     ListCheckpoints,
+    FetchNewestCheckpoint,
+    FetchCheckpoint,
+    SaveCheckpoint,
+    ResumeCheckpoint,
     Openapi,
 }
 
@@ -38,6 +43,8 @@ pub(super) enum Gives {
     Object,
     /// Server-sent events.
     Events,
+    /// Bytes, or a range of them.
+    Bytes,
 }
 
 /// What a parameter's value is.
@@ -51,6 +58,8 @@ pub(super) enum Value {
     Text(usize),
     /// A moment, as RFC 3339 writes it.
     Time,
+    /// SHA-256, in hexadecimal.
+    Digest,
 }
 
 /// A parameter: its name, its values, and what it means.
@@ -63,12 +72,14 @@ const INDEXES: Value = Value::Number(0, u64::MAX);
 pub(super) struct Route {
     /// In capitals.
     pub(super) method: &'static str,
-    /// Its path; `{name}` stands for one part.
+    /// Its path; what is in braces stands for one part.
     pub(super) path: &'static str,
     pub(super) call: Call,
     pub(super) summary: &'static str,
     pub(super) query: &'static [&'static [Parameter]],
     pub(super) headers: &'static [Parameter],
+    /// Parameters behind the question mark that may not be left out.
+    pub(super) needs: &'static [&'static str],
     pub(super) gives: Gives,
 }
 
@@ -116,6 +127,8 @@ const REVERSE: &[Parameter] = &[(
     "true: the newest first, from `from` back; otherwise from the end of the log.",
 )];
 const INDEX: &[Parameter] = &[("index", INDEXES, "The consumer is done with every entry up to it.")];
+const PLACE: &[Parameter] =
+    &[("index", INDEXES, "Where the consumer shall stand; 0 is before the first entry.")];
 const KEY: &[Parameter] =
     &[("Idempotency-Key", Value::Text(64), "1 to 64 bytes: a repeat with the same key is appended once.")];
 const EXPIRY: &[Parameter] = &[(
@@ -123,6 +136,14 @@ const EXPIRY: &[Parameter] = &[(
     Value::Number(0, u64::MAX),
     "The consumer is forgotten when nothing is heard of it for so long: 10000 or more; 0: never.",
 )];
+const STATE: &[Parameter] = &[
+    ("digest", Value::Digest, "SHA-256 of the whole state, in hexadecimal."),
+    ("length", INDEXES, "Bytes of the whole state."),
+];
+const SAVED: &[Parameter] = &[
+    ("digest", Value::Digest, "SHA-256 of the whole state, in hexadecimal: what comes must have it."),
+    ("offset", INDEXES, "With digest: so many bytes stand here already; the body is what is behind them."),
+];
 const LAST: &[Parameter] = &[("Last-Event-ID", INDEXES, "The last index that was seen; goes before `from`.")];
 
 fn of<T: schemars::JsonSchema>(schemas: &mut SchemaGenerator) -> Schema {
@@ -136,11 +157,12 @@ const fn route(
     summary: &'static str,
     gives: Gives,
 ) -> Route {
-    Route { method, path, call, summary, query: &[], headers: &[], gives }
+    Route { method, path, call, summary, query: &[], headers: &[], needs: &[], gives }
 }
 
 const ENTRIES: &str = "/v1/entries";
 const CONSUMER: &str = "/v1/consumers/{name}";
+const CHECKPOINT: &str = "/v1/checkpoints/{index}";
 
 /// All of them.
 pub(super) const ROUTES: &[Route] = &[
@@ -185,10 +207,12 @@ pub(super) const ROUTES: &[Route] = &[
     },
     Route {
         query: &[INDEX, TIMEOUT],
+        needs: &["index"],
         ..route("POST", CONSUMER, Call::AdvanceConsumer, "Move a registered consumer on.", POSITION)
     },
     Route {
-        query: &[INDEX, TIMEOUT],
+        query: &[PLACE, TIMEOUT],
+        needs: &["index"],
         ..route(
             "PATCH",
             CONSUMER,
@@ -211,6 +235,35 @@ pub(super) const ROUTES: &[Route] = &[
             Gives::Json(of::<Checkpoints>),
         )
     },
+    Route {
+        query: &[FRESH, TIMEOUT],
+        ..route(
+            "GET",
+            "/v1/checkpoints/newest",
+            Call::FetchNewestCheckpoint,
+            "The newest state.",
+            Gives::Bytes,
+        )
+    },
+    Route {
+        query: &[FRESH, TIMEOUT],
+        ..route("GET", CHECKPOINT, Call::FetchCheckpoint, "The state at an index.", Gives::Bytes)
+    },
+    Route {
+        query: &[SAVED],
+        ..route("PUT", CHECKPOINT, Call::SaveCheckpoint, "Save a state.", Gives::Json(of::<Checkpoint>))
+    },
+    Route {
+        query: &[STATE],
+        needs: &["digest", "length"],
+        ..route(
+            "GET",
+            "/v1/checkpoints/{index}/standing",
+            Call::ResumeCheckpoint,
+            "How much of a state that is being saved stands at this member: where to go on.",
+            Gives::Json(of::<Standing>),
+        )
+    },
     route("GET", "/openapi.json", Call::Openapi, "This document.", Gives::Object),
 ];
 
@@ -226,13 +279,34 @@ impl Route {
         self.query.iter().flat_map(|group| group.iter()).map(|(name, ..)| *name).collect()
     }
 
-    /// What stands for the name in a path of this route.
-    fn name<'a>(&self, path: &'a str) -> Option<&'a str> {
-        match self.path.strip_suffix("{name}") {
-            None => (self.path == path).then_some(""),
-            Some(before) => path.strip_prefix(before).filter(|name| !name.is_empty() && !name.contains('/')),
-        }
+    /// A parameter that is missing, and what it means.
+    pub(super) fn missing(&self, query: &input::Query) -> Option<&'static Parameter> {
+        let mut told = self.query.iter().flat_map(|group| group.iter());
+        told.find(|(name, ..)| self.needs.contains(name) && !query.has(name))
     }
+
+    /// What stands for the part in braces in a path of this route.
+    fn name<'a>(&self, path: &'a str) -> Option<&'a str> {
+        let Some((before, after)) = self.path.split_once('{') else {
+            return (self.path == path).then_some("");
+        };
+        let (_, after) = after.split_once('}')?;
+        let name = path.strip_prefix(before)?.strip_suffix(after)?;
+        Some(name).filter(|name| !name.is_empty() && !name.contains('/'))
+    }
+
+    fn has_name(&self) -> bool {
+        self.path.contains('{')
+    }
+}
+
+/// The routes of a path, and the name in it. One that is written out goes before one that has a name in its place.
+fn here(path: &str) -> Vec<(&'static Route, &str)> {
+    let mut here: Vec<_> = ROUTES.iter().filter_map(|route| Some((route, route.name(path)?))).collect();
+    if here.iter().any(|(route, _)| !route.has_name()) {
+        here.retain(|(route, _)| !route.has_name());
+    }
+    here
 }
 
 /// The name of a request in metrics: method and path as in the table.
@@ -242,14 +316,13 @@ pub(in crate::server) fn call_name(method: &Method, path: &str) -> Option<&'stat
         let name = |route: &Route| &*format!("{} {}", route.method, route.path).leak();
         ROUTES.iter().map(|route| ((route.method, route.path), name(route))).collect()
     });
-    let is_asked = |route: &&Route| route.method == method.as_str() && route.name(path).is_some();
-    let route = ROUTES.iter().find(is_asked)?;
+    let (route, _) = here(path).into_iter().find(|(route, _)| route.method == method.as_str())?;
     names.get(&(route.method, route.path)).copied()
 }
 
 /// The route of a request, and the name in its path.
 pub(super) fn find(method: &Method, path: &str) -> Result<(&'static Route, String), Problem> {
-    let here: Vec<_> = ROUTES.iter().filter_map(|route| Some((route, route.name(path)?))).collect();
+    let here = here(path);
     let found = here.iter().find(|(route, _)| route.method == method.as_str());
     match found {
         Some((route, name)) => match input::decoded(name, false) {
