@@ -291,6 +291,27 @@ async fn a_role_is_watched_across_a_change() {
     while before.message().await.unwrap().unwrap().leads {}
 }
 
+/// What a member says of roles it knows: it had said that nobody leads, under the epoch 0, just after a start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_starts_anew_says_nothing_before_it_knows_a_leadership() {
+    let mut cluster = Cluster::of(3).await;
+    cluster.leader().await;
+    let watch = |member: &Member| {
+        let mut cluster = cluster_of(member);
+        async move { cluster.watch_role(WatchRoleRequest {}).await?.into_inner().message().await }
+    };
+    for member in &mut cluster.members {
+        assert_eq!(member.terminate(), Some(0));
+    }
+    for member in &mut cluster.members {
+        member.start();
+    }
+    for member in &cluster.members {
+        let role = until("it says something", || async { watch(member).await }).await.unwrap();
+        assert!(role.fencing_epoch > 0, "{role:?}");
+    }
+}
+
 /// Members and operators of the version before ask under the former names.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_former_names_are_answered() {

@@ -92,7 +92,9 @@ impl Watching {
         loop {
             let now = role(&self.facts.borrow_and_update());
             active(&self.shared)?;
-            if self.last != Some(now) {
+            // As long as it has applied no leadership it knows of no role, its own or another's: so it is at a start.
+            let is_known = now.fencing_epoch > 0;
+            if is_known && self.last != Some(now) {
                 self.last = Some(now);
                 return Ok(now);
             }
@@ -101,7 +103,7 @@ impl Watching {
                     changed.map_err(|_| failure::status(failure::stopping()))?;
                 }
                 () = self.shared.stopped() => return Err(failure::status(failure::stopping())),
-                () = tokio::time::sleep(REPEAT) => return Ok(now),
+                () = tokio::time::sleep(REPEAT), if is_known => return Ok(now),
             }
         }
     }
