@@ -60,7 +60,7 @@ async fn one(ctx: Arc<Context>, namespace: Option<String>, mut stop: watch::Rece
     // Metadata only: a resource that does not parse must not keep the others from being looked at.
     let clusters: Api<PartialObjectMeta<PaxosCluster>> = scoped(&ctx, namespace.as_deref());
     let (reader, writer) = reflector::store();
-    // Status never feeds the loop: only what a user may change does. docs: operator.md, "status".
+    // Status never feeds the loop: only what a user may change does. docs: operator-rules.md, "status".
     let (counts, scope) = (Arc::clone(&ctx), namespace.clone().unwrap_or_default());
     let wanted = watcher(clusters, watcher::Config::default())
         .default_backoff()

@@ -89,7 +89,7 @@ impl Error {
     }
 
     /// What a person has to be told, if the API server or an object's owner refuses: trying again at once is of
-    /// no use, and everything else goes on. docs: operator.md, "Template".
+    /// no use, and everything else goes on. docs: operator-rules.md, "Template".
     pub fn refusal(&self) -> Option<Refusal> {
         let (reason, message) = match self {
             Error::Template(_) => (Reason::InvalidTemplate, self.to_string()),

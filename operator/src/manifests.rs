@@ -113,7 +113,7 @@ fn global(name: &str) -> Value {
 }
 
 /// What the operator may do in the namespaces it watches. No wildcards, no exec, no listing of Secrets.
-/// docs: operator.md, "Rights".
+/// docs: operator-rules.md, "Rights".
 pub fn rules() -> Value {
     let rule = |group: &str, resources: &[&str], verbs: &[&str]| json!({ "apiGroups": [group], "resources": resources, "verbs": verbs });
     json!([

@@ -164,7 +164,7 @@ impl ClusterName {
         format!("{}.{}.{}.svc", self.pod(ordinal), self.peer_service(), self.namespace)
     }
 
-    /// The URI in the certificate of a member's pod. docs: reliability.md, "Security".
+    /// The URI in the certificate of a member's pod. docs: security.md, "Who is trusted".
     pub fn member_uri(&self, ordinal: u32) -> String {
         format!("spiffe://synod.dev/ns/{}/cluster/{}/member/{}", self.namespace, self.uid, self.pod(ordinal))
     }

@@ -1,7 +1,7 @@
 //! The replicated settings, as far as the custom resource speaks of them: what every member goes by from the
 //! log entry on that sets it, and never by a ConfigMap read at different times by different members.
 //!
-//! docs: operator.md, rule 10.
+//! docs: operator-rules.md, rule 10.
 
 use crate::crd::FirstSettings;
 

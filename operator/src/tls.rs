@@ -1,7 +1,7 @@
 //! The managed authority of a cluster: its key, a pair for each ordinal, and the operator's own.
 //!
 //! Certificates separate clusters (each has an authority of its own); members are told apart by member
-//! id, never by certificate. docs: operator.md, "TLS"; reliability.md, "Security".
+//! id, never by certificate. docs: operator-rules.md, "TLS"; security.md, "Who is trusted".
 
 use rcgen::string::Ia5String;
 use rcgen::{
@@ -18,7 +18,7 @@ use crate::names::ClusterName;
 const AUTHORITY_LIFE: Duration = Duration::days(3650);
 /// Life of a member's pair; renewed at two thirds of it.
 const MEMBER_LIFE: Duration = Duration::days(90);
-/// Life of the operator's own pair. docs: operator.md, "TLS".
+/// Life of the operator's own pair. docs: operator-rules.md, "TLS".
 const OPERATOR_LIFE: Duration = Duration::hours(24);
 /// How far clocks may be apart: certificates begin this long before they are made.
 const SKEW: Duration = Duration::hours(1);

@@ -1,6 +1,6 @@
 //! The objects of all clusters as the watches tell: a stamp each, nothing else. A reconcile compares the stamp
 //! with the one its own write left, so that what somebody changed or deleted is put back at once and what
-//! stands costs no request. docs: operator.md, "Objects it owns".
+//! stands costs no request. docs: operator-rules.md, "Objects it owns".
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};

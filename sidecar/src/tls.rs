@@ -2,7 +2,7 @@
 //!
 //! A directory holds `ca.crt` (a bundle), `NAME.crt` and `NAME.key`. A certificate names its holder by a URI:
 //! `spiffe://TRUST/ns/NAMESPACE/cluster/UID/member/POD`, or `.../operator` for the operator's. Certificates
-//! separate clusters; members are told apart by member id (docs: operator.md, "TLS"). So the address a
+//! separate clusters; members are told apart by member id (docs: operator-rules.md, "TLS"). So the address a
 //! member is dialled at need not be in its certificate: the chain and the URI are what counts.
 //!
 //! The files are read again while the member runs ([`Tls::keep_current`]): each handshake uses what was loaded last.

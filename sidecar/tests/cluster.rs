@@ -95,7 +95,7 @@ async fn a_killed_leader_loses_nothing() {
     }
 }
 
-/// A subscription survives its member's restart: no skip, no repeat (docs: socket-api.md, "subscribe").
+/// A subscription survives its member's restart: no skip, no repeat (docs: socket.md, "Subscribing").
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_resumes() {
     let mut cluster = Cluster::of(3).await;
@@ -173,7 +173,7 @@ async fn members_come_and_go() {
     assert_ne!(id(fresh.member), gone_id);
 }
 
-/// docs: operator.md, rule 5: a founder that waits for one whose disk is lost has promised nothing: it gives its
+/// docs: operator-rules.md, rule 5: a founder that waits for one whose disk is lost has promised nothing: it gives its
 /// identity up and is formed anew.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_founder_that_waits_for_a_lost_one_starts_over() {
@@ -198,7 +198,7 @@ async fn a_founder_that_waits_for_a_lost_one_starts_over() {
     assert_eq!(append(&member.client(), "first").await, 1);
 }
 
-/// docs: protocol.md, "Hand-over"; operator.md, "Pod": the preStop hook.
+/// docs: protocol.md, "Hand-over"; operator-rules.md, "Pod": the preStop hook.
 #[tokio::test(flavor = "multi_thread")]
 async fn leadership_is_handed_over() {
     let cluster = Cluster::of(3).await;

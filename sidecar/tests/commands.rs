@@ -94,7 +94,7 @@ fn interrupt(mut dev: Child) {
     assert!(dev.wait().unwrap().success());
 }
 
-/// A whole cluster on a laptop, one socket a replica (docs: socket-api.md).
+/// A whole cluster on a laptop, one socket a replica (docs: dev.md).
 #[test]
 fn dev_runs_a_cluster() {
     let dir = tempfile::tempdir().unwrap();

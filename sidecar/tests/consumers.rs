@@ -1,4 +1,4 @@
-//! Consumers: durable named positions that hold back trimming (docs: socket-api.md, "cursors").
+//! Consumers: durable named positions that hold back trimming (docs: socket.md, "Consumers").
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -46,7 +46,7 @@ fn listed(consumers: &[Consumer]) -> Vec<(&str, u64, u64)> {
     consumers.iter().map(|consumer| (consumer.name.as_str(), consumer.index, consumer.lag)).collect()
 }
 
-/// docs: socket-api.md, "cursors": a position is the same at every member and never goes back.
+/// docs: socket.md, "Consumers": a position is the same at every member and never goes back.
 #[tokio::test(flavor = "multi_thread")]
 async fn positions_are_durable_and_only_advance() {
     let mut cluster = Cluster::of(3).await;

@@ -305,7 +305,7 @@ async fn reads_after_a_leader_change() {
     }
 }
 
-/// docs: protocol.md, "Leases and reads"; operator.md, rule 10: leases are switched by a log entry, and with them
+/// docs: protocol.md, "Leases and reads"; operator-rules.md, rule 10: leases are switched by a log entry, and with them
 /// the leader answers without a round.
 #[tokio::test(flavor = "multi_thread")]
 async fn leases_are_switched_by_a_log_entry() {

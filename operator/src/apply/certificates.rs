@@ -1,5 +1,5 @@
 //! Keeps the two Secrets of a managed cluster: the authority's, which no pod mounts, and the one with a
-//! pair for each ordinal. docs: operator.md, "TLS".
+//! pair for each ordinal. docs: operator-rules.md, "TLS".
 //!
 //! A new authority comes in three moves, each when every member shows that it has followed the one before: the
 //! bundle gets the new certificate beside the old; the pairs are made by the new; the old one leaves the bundle.

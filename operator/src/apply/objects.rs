@@ -149,7 +149,7 @@ pub(super) async fn stateful_set(desk: &mut Desk<'_>, read: &Dereferenced, size:
 }
 
 /// Whether the pods would be rolled by another version of the operator, rather than by their own spec, and other
-/// clusters are being rolled so. docs: operator.md, "Objects it owns".
+/// clusters are being rolled so. docs: operator-rules.md, "Objects it owns".
 fn waits_for_its_turn(desk: &Desk<'_>, read: &Dereferenced, set: &SetFacts, template: &str) -> bool {
     let by_the_user = set.made_from.is_some_and(|from| from != read.observed.generation);
     let other = set.template.as_deref() != Some(template);

@@ -90,7 +90,7 @@ pub fn unwanted(desired: &Desired) -> Vec<(Kind, String)> {
 }
 
 /// Ordinals whose pods may exist before the next look at them: their addresses are listed and their
-/// certificates made beforehand. docs: operator.md, "TLS": a pair exists before its pod.
+/// certificates made beforehand. docs: operator-rules.md, "TLS": a pair exists before its pod.
 pub fn prepared_ordinals(desired: &Desired, size: u32) -> u32 {
     desired.replicas.max(desired.max_voters).max(size.saturating_add(1)).min(crate::names::MAX_MEMBERS)
 }

@@ -2,7 +2,7 @@
 //!
 //! The sidecar is the first init container with `restartPolicy: Always`, so that no init container of the
 //! user's can hold the voter down; where the template has no containers it is the one ordinary container.
-//! docs: operator.md, "Pod".
+//! docs: operator-rules.md, "Pod".
 
 use serde_json::{Map, Value, json};
 

@@ -69,7 +69,7 @@ pub(super) fn client_service(desired: &Desired) -> Option<Object> {
 }
 
 /// The application's rules, and beside them the peers, the operator and the health port.
-/// docs: operator.md, "Network".
+/// docs: operator-rules.md, "Network".
 pub(super) fn network_policy(desired: &Desired) -> Option<Object> {
     // Without a rule nobody but the members and the operator gets in.
     let AppNetworkPolicy { app_ingress } = desired.spec.network_policy.as_ref()?;

@@ -11,7 +11,7 @@ use crate::validate::Desired;
 use super::{Kind, Object, metadata, pod, selector};
 
 /// The StatefulSet at a size that the plan chose. `claim_size` is the size in the claim template of a set
-/// that stands: the template is never changed, claims are patched one by one (docs: operator.md, rule 11).
+/// that stands: the template is never changed, claims are patched one by one (docs: operator-rules.md, rule 11).
 pub fn stateful_set(desired: &Desired, size: u32, claim_size: Option<&str>) -> Object {
     // Every field is named: a new one has to be placed here, in the pod, or in the list of what goes
     // elsewhere.
@@ -84,7 +84,7 @@ fn claim_template(storage: &Storage, claim_size: Option<&str>) -> Value {
 }
 
 /// What drains and other evictions must leave standing: `min_available` pods that vote.
-/// docs: operator.md, "Budget".
+/// docs: operator-rules.md, "Budget".
 pub fn disruption_budget(desired: &Desired, min_available: u32) -> Object {
     let name = desired.name.name.clone();
     let mut labels = selector(&desired.name);

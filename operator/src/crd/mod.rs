@@ -5,7 +5,7 @@
 //! the operator can judge is checked in [`crate::validate`]. The pod template stays raw JSON, so that a
 //! field this operator has never heard of reaches the pods unchanged.
 //!
-//! docs: operator.md, "PaxosCluster".
+//! docs: operator-rules.md, "PaxosCluster".
 
 // The schema derive copies each type into a scope of its own, where `pub` reaches nobody.
 #![allow(unreachable_pub)]

@@ -1,7 +1,7 @@
 //! `status` of a PaxosCluster: what the operator last saw, and why it waits.
 //!
 //! The log's configuration entry is the truth; this is a cache of it, but for `clusterId` and `bootstrap`,
-//! which are written before they are used (docs: operator.md, rule 1).
+//! which are written before they are used (docs: operator-rules.md, rule 1).
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::KubeSchema;

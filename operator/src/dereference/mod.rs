@@ -287,7 +287,7 @@ async fn stranded(ctx: &Context, volume: Option<&str>, there: &BTreeMap<String, 
 /// The nodes, read once for all clusters that ask within some seconds; `None` where the operator may not read
 /// them: the loss of a node is then declared by hand. A node that a pod is on and that is not among them may be
 /// younger than what was read: it is gone only if it is not there now. While a member is `lost` they are always read
-/// anew. docs: operator.md, "Rights".
+/// anew. docs: operator-rules.md, "Rights".
 async fn nodes(
     ctx: &Context,
     pods: &BTreeMap<u32, PodFacts>,

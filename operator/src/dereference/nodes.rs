@@ -1,7 +1,7 @@
 //! Which nodes a volume can be used on: its nodeAffinity evaluated against the labels of the nodes there are.
 //!
 //! Kubernetes says that a node's host name label may differ from its name, so names are never compared with
-//! labels. docs: operator.md, rule 8.
+//! labels. docs: operator-rules.md, rule 8.
 
 use std::collections::BTreeMap;
 

@@ -25,7 +25,7 @@ pub(super) async fn access(ctx: &Context, desired: &Desired) -> Result<Access, E
 }
 
 /// Ways to the members of a managed cluster, the newest first. While the authority changes, the way on which a
-/// member answers shows how far it has followed. docs: operator.md, "TLS".
+/// member answers shows how far it has followed. docs: operator-rules.md, "TLS".
 async fn managed(ctx: &Context, desired: &Desired) -> Result<Access, Error> {
     let name = &desired.name;
     let stored = authority(ctx, desired).await?;

@@ -1,5 +1,5 @@
 //! Claims follow `whenDeleted` and grow to `storage.size`, in every state of the cluster: beside the step and
-//! before it, with or without a quorum. docs: operator.md, rules 11 and 14.
+//! before it, with or without a quorum. docs: operator-rules.md, rules 11 and 14.
 
 use crate::crd::WhenDeleted;
 

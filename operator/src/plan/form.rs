@@ -1,7 +1,7 @@
 //! Classes 1 to 3: nothing to do, the set of pods, and how a cluster comes into being.
 //!
 //! A cluster is formed once, by a list that was written down before anyone was told. Disks that have had a
-//! life are adopted, never initialised again. docs: operator.md, rules 4, 5, 13 and 14.
+//! life are adopted, never initialised again. docs: operator-rules.md, rules 4, 5, 13 and 14.
 
 use std::collections::BTreeSet;
 
@@ -92,14 +92,14 @@ fn pods(view: &View<'_>) -> Verdict {
 }
 
 /// 1 + the highest ordinal that hosts a configured member; 0 where no member answers.
-/// docs: operator.md, rule 4.
+/// docs: operator-rules.md, rule 4.
 pub(super) fn floor(view: &View<'_>) -> u32 {
     let members = view.config.map(|c| c.members.as_slice()).unwrap_or_default();
     members.iter().filter_map(|m| view.homes.get(&m.member)).map(|o| o + 1).max().unwrap_or(0)
 }
 
 /// The size of a set that is absent or at 0: as many as there are disks with a life, and before there are
-/// any as many as will form the cluster. docs: operator.md, rule 4.
+/// any as many as will form the cluster. docs: operator-rules.md, rule 4.
 fn recreated_size(view: &View<'_>) -> u32 {
     let o = view.observed;
     let pods = o.pods.keys().map(|ordinal| ordinal + 1);
@@ -258,7 +258,7 @@ fn formed(view: &View<'_>, cluster: ClusterId) -> Verdict {
 /// confirm the list. Where no listed member has confirmed it nothing can have been chosen (a member promises
 /// nothing before): the list is given up, which an empty one records, before anyone starts over. A majority that
 /// is lost may have chosen among themselves, and nobody is left to say so: a person decides.
-/// docs: operator.md, rule 5.
+/// docs: operator-rules.md, rule 5.
 fn start_over(view: &View<'_>, members: &[(u32, MemberId)]) -> Verdict {
     let o = view.observed;
     let listed = |id: MemberId| members.iter().any(|(_, m)| *m == id);
@@ -309,7 +309,7 @@ fn anew(view: &View<'_>) -> Verdict {
 
 /// A log is named and no list stands in status: its disks were adopted. Members with a life need nothing.
 /// If every disk is empty still and is the very one its claim was marked for, the forming was cut short
-/// before anyone was told, and the marks are the list. docs: operator.md, rules 5 and 14.
+/// before anyone was told, and the marks are the list. docs: operator-rules.md, rules 5 and 14.
 fn adopted(view: &View<'_>, cluster: ClusterId) -> Verdict {
     let o = view.observed;
     let alive = o.reports.values().any(|r| r.cluster == Some(cluster));

@@ -1,7 +1,7 @@
 //! Class 11: one more pod, and how its empty disk becomes a member.
 //!
 //! StatefulSet + 1 -> the pod runs with an empty disk and its own member id -> Join -> AddLearner ->
-//! caught up -> Promote -> the next. docs: operator.md, rule 6.
+//! caught up -> Promote -> the next. docs: operator-rules.md, rule 6.
 
 use crate::names::MemberId;
 use crate::observed::{ConfigMember, MemberState, Report};

@@ -1,7 +1,7 @@
 //! From what is wanted and what was observed to the single next step. Pure: no client, no clock, no
 //! randomness; a test is data in, data out.
 //!
-//! The order of the classes of step is the order of docs: operator.md, "Order of the plan":
+//! The order of the classes of step is the order of docs: operator-rules.md, "Order of the plan":
 //!
 //! ```text
 //!   - claims follow whenDeleted and grow, in every state, beside the step (claims)
@@ -367,7 +367,7 @@ impl Verdict {
 }
 
 /// Id of a membership change: the same change planned again from the same version has the same id, so a
-/// retry after a crash needs no memory. docs: operator.md, rule 2.
+/// retry after a crash needs no memory. docs: operator-rules.md, rule 2.
 pub(crate) fn operation_id(cluster: ClusterId, version: u64, verb: &str, member: MemberId) -> Uuid {
     let mut hash = Sha256::new();
     hash.update(cluster.0.as_bytes());

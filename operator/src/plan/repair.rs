@@ -1,5 +1,5 @@
 //! Class 6: pods that do not work and whose restart takes nothing away, also without a quorum.
-//! docs: operator.md, rules 8 and 9.
+//! docs: operator-rules.md, rules 8 and 9.
 
 use crate::crd::OperationType;
 use crate::observed::{MemberState, PodFacts};

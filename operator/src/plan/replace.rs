@@ -1,6 +1,6 @@
 //! Class 8: members whose disks are lost, empty or rolled back leave the configuration; their ordinals
 //! start over with new ids. Removal is the fence: a claim or a pod goes only afterwards.
-//! docs: operator.md, rule 8.
+//! docs: operator-rules.md, rule 8.
 
 use crate::crd::{OperationType, ReplacePolicy};
 use crate::names::MemberId;

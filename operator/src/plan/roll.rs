@@ -1,5 +1,5 @@
 //! Class 10: pods of an older revision are restarted, one at a time, by the eviction API; the leader last,
-//! after it has handed over. docs: operator.md, rule 9.
+//! after it has handed over. docs: operator-rules.md, rule 9.
 
 use crate::crd::OperationType;
 
@@ -28,7 +28,7 @@ pub(super) fn verdict(view: &View<'_>) -> Verdict {
                 return Verdict::wait(GateKind::RevisionUnknown, why, kind, None);
             }
             Some(true) => outdated.push((*ordinal, pod)),
-            // Its file system grows when the pod restarts. docs: operator.md, rule 11.
+            // Its file system grows when the pod restarts. docs: operator-rules.md, rule 11.
             Some(false) if view.observed.claims.get(ordinal).is_some_and(|c| c.waits_for_restart) => {
                 outdated.push((*ordinal, pod));
             }
@@ -90,7 +90,7 @@ pub(super) fn verdict(view: &View<'_>) -> Verdict {
 
 /// Every voter takes part and keeps up, and every pod of the new revision has been ready for a while, before
 /// the next one is restarted: a bad revision stops at its first pod. What has no vote holds nobody up, and a
-/// pod that finds no node says nothing about its revision. docs: operator.md, rule 9.
+/// pod that finds no node says nothing about its revision. docs: operator-rules.md, rule 9.
 fn others_not_ready(view: &View<'_>) -> Option<Verdict> {
     let kind = OperationType::Roll;
     let wait = |gate, why: String, ordinal| Some(Verdict::wait(gate, why, kind, ordinal));

@@ -1,4 +1,4 @@
-//! The log's settings: brought in line with the spec by a log entry. docs: operator.md, rule 10.
+//! The log's settings: brought in line with the spec by a log entry. docs: operator-rules.md, rule 10.
 
 use crate::crd::OperationType;
 use crate::validate::Part;

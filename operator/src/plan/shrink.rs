@@ -1,7 +1,7 @@
 //! Class 9: members beyond the wanted number leave, the highest ordinal first; then their pods and disks.
 //!
 //! Leadership away (confirmed) -> RemoveMember -> retired -> StatefulSet - 1 -> the pod gone -> its claim
-//! deleted by UID, or labelled under `whenScaled: Retain`. docs: operator.md, rule 7.
+//! deleted by UID, or labelled under `whenScaled: Retain`. docs: operator-rules.md, rule 7.
 
 use crate::crd::{OperationType, WhenScaled};
 use crate::names::MemberId;

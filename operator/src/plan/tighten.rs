@@ -1,5 +1,5 @@
 //! Class 5: role labels, the disruption budget and the marks on claims, brought in line before the step
-//! that relies on them. docs: operator.md, "Budget".
+//! that relies on them. docs: operator-rules.md, "Budget".
 
 use crate::crd::Budget;
 use crate::names::MemberId;

@@ -96,7 +96,7 @@ impl<'a> View<'a> {
     }
 
     /// Whether a live quorum of the voters would remain if `without` left the configuration.
-    /// docs: operator.md, rule 3.
+    /// docs: operator-rules.md, rule 3.
     pub fn quorum_without(&self, without: MemberId) -> bool {
         let mut rest = self.voters();
         rest.remove(&without);
@@ -250,7 +250,7 @@ impl<'a> View<'a> {
     }
 
     /// Whether the pod is of an older revision; `None` where that cannot be known yet.
-    /// docs: operator.md, rule 9.
+    /// docs: operator-rules.md, rule 9.
     pub fn outdated(&self, ordinal: u32) -> Option<bool> {
         let set = self.observed.set.as_ref()?;
         let seen = set.observed_generation == set.generation || planted!(RevisionOfTheLastSet);

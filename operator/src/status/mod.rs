@@ -1,7 +1,7 @@
 //! The last stage: what the status says. Composed by a pure function; written only when it differs.
 //!
 //! Positions alone (indexes, slots) are written at most every 30 s, so that a busy log costs the API
-//! server nothing. docs: operator.md, "status".
+//! server nothing. docs: operator-rules.md, "status".
 
 mod conditions;
 #[cfg(test)]
@@ -92,7 +92,7 @@ fn refused(desired: &Desired, refusals: &[Refusal]) -> Option<Refusal> {
     Some(Refusal { reason, message: messages.join("; ") })
 }
 
-/// What a step leaves in the status: written before it is used. docs: operator.md, rules 1 and 5.
+/// What a step leaves in the status: written before it is used. docs: operator-rules.md, rules 1 and 5.
 fn record(status: &mut PaxosClusterStatus, desired: &Desired, plan: &Plan) {
     match &plan.step {
         Some(Step::Adopt { cluster }) => status.cluster_id = Some(cluster.to_string()),

@@ -1,4 +1,4 @@
-//! What a pod template may not use. The server's dry run judges the rest. docs: operator.md, "Template".
+//! What a pod template may not use. The server's dry run judges the rest. docs: operator-rules.md, "Template".
 
 use std::collections::BTreeSet;
 

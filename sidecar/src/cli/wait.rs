@@ -9,7 +9,7 @@ use synod_proto::admin::v1::PrepareStopRequest;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 const PAUSE: Duration = Duration::from_millis(100);
-/// docs: operator.md, "Pod".
+/// docs: operator-rules.md, "Pod".
 const PRESTOP: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

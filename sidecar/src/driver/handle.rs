@@ -19,7 +19,7 @@ use synod_paxos::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-/// Payload bytes of unanswered appends at one member (docs: socket-api.md).
+/// Payload bytes of unanswered appends at one member (docs: reliability.md, "Bounds").
 pub const APPENDS_IN_FLIGHT_BYTES: usize = 64 << 20;
 /// Values in peers' messages that wait for the driver, in bytes: what comes above that waits on its connection.
 pub(super) const INBOX_BYTES: usize = 32 << 20;

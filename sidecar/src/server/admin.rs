@@ -29,7 +29,7 @@ use tokio::time::Instant;
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status};
 
-/// The sidecar's patience with its own preStop hook (docs: operator.md, "Pod").
+/// The sidecar's patience with its own preStop hook (docs: operator-rules.md, "Pod").
 const PREPARE_STOP: Duration = Duration::from_secs(10);
 
 /// Who may call.

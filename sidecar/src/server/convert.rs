@@ -44,7 +44,7 @@ pub(super) fn configuration(configuration: &Configuration) -> v1::Configuration 
     }
 }
 
-/// Whether /readyz says yes, or else why not (docs: operator.md, "Pod").
+/// Whether /readyz says yes, or else why not (docs: operator-rules.md, "Pod").
 pub(super) fn readiness(status: &Status) -> Result<(), String> {
     match &status.state {
         MemberState::Active if status.role == Role::None => {

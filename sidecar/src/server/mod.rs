@@ -41,7 +41,7 @@ use synod_proto::v1::{AppendResponse, Failure, Outcome, Reason};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Status};
 
-/// Subscribers of one member (docs: socket-api.md).
+/// Subscribers of one member (docs: reliability.md, "Bounds").
 pub const SUBSCRIBERS: usize = 1_024;
 /// Reads of one member that are under way: each holds up to two pages that its caller has not taken, or waits for a read
 /// point.
@@ -130,7 +130,7 @@ pub fn explain(why: Refused) -> Status {
     })
 }
 
-/// Which users may use the socket (docs: socket-api.md, "Errors": `uid`).
+/// Which users may use the socket (docs: security.md, "Who is trusted").
 #[derive(Clone, Debug)]
 pub struct Callers {
     /// Empty: whoever can open the file.

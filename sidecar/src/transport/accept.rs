@@ -67,7 +67,7 @@ impl PeerService {
 }
 
 /// Where a peer that has dialled here can be dialled: where it says, and at the advertised port of the address
-/// it came from, because a name may not resolve for a while (docs: operator.md, "Network").
+/// it came from, because a name may not resolve for a while (docs: operator-rules.md, "Network").
 fn addresses(advertised: String, remote: Option<SocketAddr>) -> Vec<String> {
     let port = advertised.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
     let direct = remote.zip(port).map(|(remote, port)| SocketAddr::new(remote.ip(), port).to_string());

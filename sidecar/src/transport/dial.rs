@@ -33,7 +33,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const OWN_PAUSE: Duration = Duration::from_secs(10);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
 /// A connection on which nothing came for an election timeout is dialled anew; TCP's own retransmission is
-/// never awaited (docs: operator.md, "Network").
+/// never awaited (docs: operator-rules.md, "Network").
 const PING_EVERY: Duration = Duration::from_millis(500);
 const PING_PATIENCE: Duration = Duration::from_secs(1);
 /// The same on a connection that carries values: a ping waits there behind what a slow link has not carried yet. Whether

@@ -18,7 +18,7 @@ use synod_proto::v1::{SaveBegin, SaveCheckpointRequest};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-/// docs: socket-api.md, "checkpoints": what is saved at one member is fetched at every other.
+/// docs: socket.md, "Checkpoints": what is saved at one member is fetched at every other.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_state_goes_in_at_one_member_and_out_at_all() {
     let cluster = Cluster::of(3).await;

@@ -1,4 +1,4 @@
-//! Mutual TLS between members and on the admin port (docs: operator.md, "TLS").
+//! Mutual TLS between members and on the admin port (docs: operator-rules.md, "TLS").
 #![allow(clippy::unwrap_used)]
 
 mod authority;

@@ -1,5 +1,6 @@
 //! Certificates that a user provides, on a real Kubernetes and under load (docs: operator.md, "Certificates"). Those that the
 //! operator makes are in `day_two.rs`.
+#![allow(clippy::unwrap_used)]
 
 use rcgen::string::Ia5String;
 use rcgen::{

@@ -1,4 +1,4 @@
-//! Day two on a real Kubernetes: what happens to a log that is written to all along (docs: operator.md). Each test has the
+//! Day two on a real Kubernetes: what happens to a log that is written to all along (docs: operator-rules.md). Each test has the
 //! name of its failure mode, and its writers' history is checked.
 
 use std::fs;

@@ -1,5 +1,6 @@
-//! More failure modes of docs/operator.md on a real Kubernetes, under load: nodes and operators that go, specs that are wrong
-//! for a while. Each test has the name of its failure mode, and its writers' history is checked.
+//! More failure modes on a real Kubernetes, under load: nodes and operators that go, specs that are wrong for a while (docs:
+//! operator-rules.md, "Failure modes"). Each test has the name of its failure mode, and its writers' history is checked.
+#![allow(clippy::unwrap_used)]
 
 use std::cell::Cell;
 use std::fs;

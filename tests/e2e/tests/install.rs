@@ -57,7 +57,7 @@ fn manifest() -> Vec<Value> {
 }
 
 /// Property: what the operator may do in its own namespace is what its roles say, right for right, beside what
-/// everybody may ask about themselves (docs: operator.md, "Rights").
+/// everybody may ask about themselves (docs: operator-rules.md, "Rights").
 #[test]
 fn the_api_server_gives_the_operator_what_its_roles_say() {
     let test = Test::new("roles");

@@ -39,7 +39,7 @@ fn install_manifest_alone_gives_a_log_that_grows_and_shrinks() {
     assert!(status.contains("log-0") && status.contains("log-2"), "{status}");
 }
 
-/// docs: operator.md, rule 10: leases are switched by an entry in the log of the running cluster; no pod restarts,
+/// docs: operator-rules.md, rule 10: leases are switched by an entry in the log of the running cluster; no pod restarts,
 /// the membership stays, and the leader reads without a round from then on.
 #[test]
 fn leases_are_switched_on_a_running_log() {

@@ -1,4 +1,4 @@
-//! The deterministic simulator of the operator (docs: operator.md, "Tested").
+//! The deterministic simulator of the operator (docs: operator.md, "How it is tested").
 //!
 //! The operator's real reconcile (reads, validation, plan, objects, writes, status, and when it looks again) runs
 //! against an API server, controllers, kubelets, volumes and members in memory. Each of its calls stops it: there it

@@ -60,7 +60,7 @@ fn every_application_container_gets_the_socket_read_only() {
     }
 }
 
-/// docs: operator.md, "Pod": PSS restricted. Source of the list: the Pod Security Standards.
+/// docs: operator-rules.md, "Pod": PSS restricted. Source of the list: the Pod Security Standards.
 #[test]
 fn every_container_fits_pod_security_restricted() {
     for pod in [pod(|_| {}), pod(template(application()))] {

@@ -21,7 +21,7 @@ fn paused_and_deleting_do_nothing() {
     assert_eq!((gate(&mut world), world.next().step), (Some(GateKind::Deleting), None));
 }
 
-/// docs: operator.md, rule 4, as a table: claims (ordinal, cluster, retired), status knows the log,
+/// docs: operator-rules.md, rule 4, as a table: claims (ordinal, cluster, retired), status knows the log,
 /// wanted, size.
 #[test]
 fn rule_4_the_size_of_a_set_that_is_gone() {

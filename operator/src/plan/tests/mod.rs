@@ -1,4 +1,4 @@
-//! The plan, data in and data out. Each test names the rule or the failure mode (docs: operator.md) it
+//! The plan, data in and data out. Each test names the rule or the failure mode (docs: operator-rules.md) it
 //! holds the plan to.
 
 mod courses;

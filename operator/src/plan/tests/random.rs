@@ -51,7 +51,7 @@ proptest! {
     /// wanted, and on the way no configured member is without a pod, no two members are unstarted, no
     /// leader is removed, no change is planned from a stale version and no eviction asks for more than the
     /// budget gives. A lost disk and claims that somebody deletes are replaced on the way; while members hang, no
-    /// voter is taken out at the price of appends. docs: operator.md, rules 2 to 4, 8 and 9, F20.
+    /// voter is taken out at the price of appends. docs: operator-rules.md, rules 2 to 4, 8 and 9, F20.
     #[test]
     fn every_course_of_edits_converges(acts in prop::collection::vec(act(), 1..20)) {
         let mut world = World::formed(3);

@@ -178,7 +178,7 @@ impl World {
         panic!("no end: {:?}", self.taken);
     }
 
-    /// What must hold after every step, whatever came before. docs: operator.md, rules 3 and 4.
+    /// What must hold after every step, whatever came before. docs: operator-rules.md, rules 3 and 4.
     fn check(&self) {
         let size = self.o.set.as_ref().map_or(0, |s| s.replicas);
         for member in &self.config.members {
@@ -302,7 +302,7 @@ impl World {
         );
     }
 
-    /// Appends go on when a voter is taken out: those that stay need nobody who hangs. docs: operator.md, rule 3.
+    /// Appends go on when a voter is taken out: those that stay need nobody who hangs. docs: operator-rules.md, rule 3.
     fn check_removal(&self, leaves: MemberId) {
         if self.config.get(leaves).is_some_and(|m| m.voter) {
             let rest: Vec<MemberId> =

@@ -25,7 +25,7 @@ const IDLE_BEATS: u32 = 20;
 const ROUNDS: usize = 3;
 
 /// The snapshots of this disk, and the one that is being fetched. They are on the disk; one is in memory while it is
-/// served, however many there are (docs: reliability.md, memory).
+/// served, however many there are (docs: reliability.md, "Bounds").
 #[derive(Debug, Default, Clone)]
 pub(super) struct Snapshots {
     /// Those on the disk or on their way there, with their digests where they are known.

@@ -2,7 +2,7 @@
 //!
 //! Every `scripts/*.txt` is a row of blocks: commands, a line `----`, and what they printed. The whole trace is
 //! compared; `UPDATE=1 cargo test -p synod-paxos --test scripts` writes it anew, and the diff is then read by a
-//! person. The commands are explained in `engine.rs`. The idea is that of etcd-io/raft's testdata (docs: style.md, 9).
+//! person. The commands are explained in `engine.rs`. The idea is that of etcd-io/raft's testdata.
 
 mod engine;
 #[allow(dead_code, reason = "shared with the tests of single rules; each uses a part")]

@@ -1,5 +1,5 @@
 //! `make figures`: how fast the operator is on the local Kubernetes, and what it costs, beside what is asked of it
-//! (docs: operator.md, "Figures"). Nothing here is a test: a busy machine gives other numbers.
+//! (docs: operator-rules.md, "Figures"). Nothing here is a test: a busy machine gives other numbers.
 
 use std::process::ExitCode;
 
