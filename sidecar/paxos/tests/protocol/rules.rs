@@ -331,6 +331,16 @@ fn nothing_is_proposed_where_others_know_what_is_chosen() {
     assert_eq!(proposals(&lab), 0);
 }
 
+/// The same where the one who knows has trimmed, so that its promise does not count, and a quorum of the others shows nothing:
+/// one of them has lost what it voted for.
+#[test]
+fn nothing_is_proposed_where_a_member_that_has_trimmed_knows_what_is_chosen() {
+    let mut lab = candidate();
+    tell(&mut lab, 2, 1, promise(ballot(1, 1), 5, 5, Vec::new()));
+    tell(&mut lab, 3, 1, promise(ballot(1, 1), 0, 0, Vec::new()));
+    assert_eq!(proposals(&lab), 0);
+}
+
 fn proposed_in(lab: &Lab, slot: u64) -> Option<Value> {
     lab.mail.iter().find_map(|incoming| match &incoming.message {
         Message::Accept { slot: at, value, .. } if at.0 == slot => {
