@@ -57,6 +57,15 @@ struct Line {
     sha256: String,
 }
 
+/// Whether a pod's application runs.
+fn runs(test: &Test, pod: &str) -> bool {
+    let pod = test.get("pod", pod);
+    let containers = pod["status"]["containerStatuses"].as_array();
+    containers.is_some_and(|all| {
+        all.iter().any(|one| one["name"] == APPLICATION && one["state"]["running"].is_object())
+    })
+}
+
 impl Load {
     /// Starts a writer in each of the pods, whose application is the journal, and waits until entries are acknowledged.
     ///
@@ -117,6 +126,8 @@ impl Load {
             longest_gap_ms: self.ledger.longest_gap(self.began_ms, ended_ms),
         };
         for pod in pods {
+            // One that ended while there was no log waits for its kubelet.
+            test.wait(&format!("the application in {pod}"), 300, || runs(test, pod).then_some(()));
             let text = test.exec(pod, APPLICATION, &["journal", "cat", "-o", "json"]);
             let lines = text.lines().map(|line| serde_json::from_str(line).expect("an entry a line"));
             let log: Vec<Line> = lines.collect();
