@@ -58,7 +58,7 @@ impl Digest {
     /// Reads the 64 hexadecimal digits that [`fmt::Display`] writes.
     pub fn parse(text: &str) -> Option<Digest> {
         let mut digest = [0; 32];
-        if text.len() != 64 || !text.is_ascii() {
+        if text.len() != 64 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return None;
         }
         for (byte, at) in digest.iter_mut().zip((0..).step_by(2)) {

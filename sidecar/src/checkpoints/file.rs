@@ -45,7 +45,7 @@ impl Name {
     pub(super) fn parse(file: &str) -> Option<(Name, &str)> {
         let (name, kind) = file.split_once('.')?;
         let (index, digest) = name.split_once('-')?;
-        let name = Name { index: Index(index.parse().ok()?), digest: parse_hex(digest)? };
+        let name = Name { index: Index(index.parse().ok()?), digest: Digest::parse(digest)?.0 };
         (name.file(kind) == file).then_some((name, kind))
     }
 
@@ -53,17 +53,6 @@ impl Name {
         let digest: String = self.digest.iter().map(|byte| format!("{byte:02x}")).collect();
         format!("{:020}-{digest}.{kind}", self.index.0)
     }
-}
-
-fn parse_hex(text: &str) -> Option<[u8; 32]> {
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    let mut bytes = [0; 32];
-    for (i, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()?;
-    }
-    Some(bytes)
 }
 
 /// A checkpoint's file cannot be read.

@@ -110,15 +110,8 @@ pub(super) fn parse_cluster(text: &str) -> Result<synod_paxos::ClusterId, String
 
 /// 32 bytes in hexadecimal.
 pub(super) fn parse_digest(text: &str) -> Result<[u8; 32], String> {
-    let wrong = || "a genesis digest has 64 hexadecimal digits; `status -o json` shows it".to_owned();
-    if text.len() != 64 || !text.is_ascii() {
-        return Err(wrong());
-    }
-    let mut bytes = [0; 32];
-    for (i, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).map_err(|_| wrong())?;
-    }
-    Ok(bytes)
+    let digest = synod_paxos::Digest::parse(text).map(|digest| digest.0);
+    digest.ok_or_else(|| "a genesis digest has 64 hexadecimal digits; `status -o json` shows it".to_owned())
 }
 
 /// Prints a value as indented JSON.

@@ -78,9 +78,9 @@ fn index(asked: &Asked) -> Result<u64, Problem> {
 
 /// How much of a state stands here, by its name.
 pub(super) async fn resume(api: &Api, asked: Asked) -> Answer {
-    let digest = asked.query.digest("digest")?.unwrap_or_default();
+    let digest = asked.query.digest("digest")?.unwrap_or(Digest([0; 32]));
     let length = asked.query.number("length")?.unwrap_or_default();
-    let named = Named { index: Index(index(&asked)?), length, digest: Digest(digest) };
+    let named = Named { index: Index(index(&asked)?), length, digest };
     json(&Standing { bytes: api.checkpoints.kept().standing(&named) })
 }
 
@@ -116,13 +116,13 @@ fn begun(asked: &Asked) -> Result<(SaveBegin, Option<Digest>), Problem> {
         asked.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     let length = length.and_then(|rest: u64| offset.checked_add(rest));
     let (length, announced) = match (length, digest) {
-        (Some(length), Some(digest)) => (Some(length), Bytes::copy_from_slice(&digest)),
+        (Some(length), Some(digest)) => (Some(length), Bytes::copy_from_slice(&digest.0)),
         _ if offset > 0 => {
             return Err(Problem::invalid("offset goes with digest, and with a body whose length is told"));
         }
         _ => (None, Bytes::new()),
     };
-    Ok((SaveBegin { index, length, digest: announced, offset }, digest.map(Digest)))
+    Ok((SaveBegin { index, length, digest: announced, offset }, digest))
 }
 
 async fn take(

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
-use synod_paxos::{Time, limits};
+use synod_paxos::{Digest, Time, limits};
 use synod_proto::v1::consistency::Kind;
 use synod_proto::v1::{Consistency, Linearizable, NewEntry, Reason, Sequential, StaleBounded};
 
@@ -69,16 +69,10 @@ impl Query {
     }
 
     /// A SHA-256 in hexadecimal, if it is there.
-    pub(super) fn digest(&self, name: &str) -> Result<Option<[u8; 32]>, Problem> {
+    pub(super) fn digest(&self, name: &str) -> Result<Option<Digest>, Problem> {
         let Some(value) = self.0.get(name) else { return Ok(None) };
-        let digits: Option<Vec<u8>> =
-            value.chars().map(|digit| digit.to_digit(16).and_then(|digit| digit.try_into().ok())).collect();
-        let bytes = digits
-            .filter(|digits| digits.len() == 64)
-            .map(|digits| std::array::from_fn(|at| (digits[2 * at] << 4) | digits[2 * at + 1]));
-        bytes
-            .map(Some)
-            .ok_or_else(|| Problem::invalid(format!("{name} is no SHA-256 in 64 hexadecimal digits")))
+        let digest = Digest::parse(value).map(Some);
+        digest.ok_or_else(|| Problem::invalid(format!("{name} is no SHA-256 in 64 hexadecimal digits")))
     }
 
     /// A time, if it is there.
