@@ -1,8 +1,8 @@
 //! Clients that ask for much, with windows for all of it, and take nothing off their sockets.
 
-use super::common::{Cluster, Member, until};
+use super::common::{Member, until};
 use super::local::{Raw, beside_within, framed, prefix};
-use super::patient;
+use super::{patient, stops_at_once, telling};
 use bytes::Bytes;
 use std::path::Path;
 use std::pin::Pin;
@@ -121,32 +121,19 @@ fn number(member: &Member, name: &str) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_to_deaf_clients_stay_bounded() {
-    let said = tempfile::NamedTempFile::new().unwrap();
-    let mut cluster =
-        Cluster::prepared(1, |member: &mut Member| member.said = Some(said.path().to_owned())).await;
-    cluster.form().await;
+    let (mut cluster, said) = telling().await;
     let member = &mut cluster.members[0];
     fill(member).await;
     let mut held = Vec::new();
     beside_within(MOST_MEMORY, member, ask(member, &mut held)).await;
-    stops_at_once(member, said.path());
-}
-
-/// Whoever is asked for nothing any more, and is waited for by nobody else, delays no stop.
-fn stops_at_once(member: &mut Member, said: &Path) {
-    assert_eq!(member.terminate(), Some(0));
-    let said = std::fs::read_to_string(said).unwrap();
-    assert!(!said.contains("did not end in time"), "{said}");
+    stops_at_once(member, &said);
 }
 
 /// Few calls, so that there is memory for all: their clients take nothing, or take all and give no window, or do not end
 /// what they began to say.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_are_waited_for_delay_no_stop() {
-    let said = tempfile::NamedTempFile::new().unwrap();
-    let mut cluster =
-        Cluster::prepared(1, |member: &mut Member| member.said = Some(said.path().to_owned())).await;
-    cluster.form().await;
+    let (mut cluster, said) = telling().await;
     let member = &mut cluster.members[0];
     fill(member).await;
     let mut held: Vec<Box<dyn std::any::Any + Send>> = Vec::new();
@@ -181,5 +168,5 @@ async fn clients_that_are_waited_for_delay_no_stop() {
     let read: Vec<_> = client.read(appended.first_index, ReadOptions::default()).collect().await;
     assert!(read.iter().all(Result::is_ok) && !read.is_empty(), "{:?}", read.last());
     drop(client);
-    stops_at_once(member, said.path());
+    stops_at_once(member, &said);
 }

@@ -1,6 +1,6 @@
 //! Hostile and broken processes beside an application: they cost bounded memory, and nobody else's calls.
 
-use super::{PREFACE, closed, common, many_descriptors, patient};
+use super::{PREFACE, closed, common, many_descriptors, patient, stops_at_once, telling};
 use bytes::{BufMut, Bytes, BytesMut};
 use common::{Cluster, Member, until};
 use h2::client::{ResponseFuture, SendRequest};
@@ -222,10 +222,7 @@ async fn tonic_channel(path: &Path) -> tonic::transport::Channel {
 #[tokio::test(flavor = "multi_thread")]
 async fn silent_connections_delay_no_stop() {
     many_descriptors();
-    let said = tempfile::NamedTempFile::new().unwrap();
-    let prepare = |member: &mut Member| member.said = Some(said.path().to_owned());
-    let mut cluster = Cluster::prepared(1, prepare).await;
-    cluster.form().await;
+    let (mut cluster, said) = telling().await;
     let member = &mut cluster.members[0];
     let mut held = tokio::task::JoinSet::new();
     let silent = async {
@@ -244,9 +241,7 @@ async fn silent_connections_delay_no_stop() {
     assert_eq!(outcome(response).await.unwrap().0, Code::Ok);
     // Nobody answers its pings from here on, and nobody closes it.
     raw.serving.abort();
-    assert_eq!(member.terminate(), Some(0));
-    let said = std::fs::read_to_string(said.path()).unwrap();
-    assert!(!said.contains("did not end in time"), "{said}");
+    stops_at_once(member, &said);
     held.join_all().await;
 }
 

@@ -20,6 +20,7 @@ use synod_client::AppendOptions;
 use synod_client::wire::channel;
 use synod_proto::v1::log_client::LogClient;
 use synod_proto::v1::{Consistency, ReadRequest, Sequential, consistency};
+use tempfile::NamedTempFile;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
@@ -176,6 +177,21 @@ async fn silent_connections_are_closed() {
     tokio::time::timeout(common::PATIENCE, held.join_all()).await.unwrap();
 }
 
+/// A member, and the file of what it says.
+async fn telling() -> (Cluster, NamedTempFile) {
+    let said = NamedTempFile::new().unwrap();
+    let cluster = Cluster::prepared(1, |member| member.said = Some(said.path().to_owned())).await;
+    cluster.form().await;
+    (cluster, said)
+}
+
+/// Ends a member by SIGTERM: nothing that it was asked for holds it up.
+fn stops_at_once(member: &mut Member, said: &NamedTempFile) {
+    assert_eq!(member.terminate(), Some(0));
+    let said = std::fs::read_to_string(said.path()).unwrap();
+    assert!(!said.contains("did not end in time"), "{said}");
+}
+
 fn limited(limit: &str) -> Vec<String> {
     ["sh", "-c", &format!("ulimit {limit} && exec \"$@\""), "sh"].map(str::to_owned).to_vec()
 }
@@ -183,7 +199,7 @@ fn limited(limit: &str) -> Vec<String> {
 /// 256 descriptors, 300 connections to the health port that ask nothing: the log goes on into its next segment.
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_connections_leave_the_disk_its_descriptors() {
-    let said = tempfile::NamedTempFile::new().unwrap();
+    let said = NamedTempFile::new().unwrap();
     let prepare = |member: &mut Member| {
         member.wrapper = limited("-n 256");
         member.said = Some(said.path().to_owned());
@@ -211,7 +227,7 @@ async fn idle_connections_leave_the_disk_its_descriptors() {
 /// The soft limit of open files is raised to the hard one.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_limit_of_open_files_is_raised() {
-    let said = tempfile::NamedTempFile::new().unwrap();
+    let said = NamedTempFile::new().unwrap();
     let prepare = |member: &mut Member| {
         member.wrapper = limited("-S -n 100");
         member.said = Some(said.path().to_owned());
@@ -225,10 +241,7 @@ async fn the_limit_of_open_files_is_raised() {
 /// No descriptor is left for the next segment: the member waits for one, says so, and goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_segment_waits_for_a_descriptor() {
-    let said = tempfile::NamedTempFile::new().unwrap();
-    let prepare = |member: &mut Member| member.said = Some(said.path().to_owned());
-    let mut cluster = Cluster::prepared(1, prepare).await;
-    cluster.form().await;
+    let (mut cluster, said) = telling().await;
     let member = &mut cluster.members[0];
     let client = member.client();
     client.append("the client is connected").await.unwrap();

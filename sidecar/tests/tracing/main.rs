@@ -99,6 +99,14 @@ fn log(member: &Member) -> LogClient<Channel> {
     LogClient::new(channel(&member.socket).unwrap())
 }
 
+/// A member that sends its spans there.
+async fn sending_to(collector: SocketAddr) -> Cluster {
+    let endpoint = format!("--otlp-endpoint=http://{collector}");
+    let cluster = Cluster::prepared(1, |member| member.extra.push(endpoint.clone())).await;
+    cluster.form().await;
+    cluster
+}
+
 async fn curl(member: &Member, path: &str, arguments: &[&str]) {
     let mut curl = Command::new("curl");
     curl.args(["-sS", "--unix-socket"]).arg(&member.socket).args(arguments);
@@ -110,9 +118,7 @@ async fn curl(member: &Member, path: &str, arguments: &[&str]) {
 async fn calls_are_in_their_callers_traces() {
     let dir = tempfile::tempdir().unwrap();
     let collector = Collector::start(dir.path()).await;
-    let endpoint = format!("--otlp-endpoint=http://{}", collector.address);
-    let mut cluster = Cluster::prepared(1, |member| member.extra.push(endpoint.clone())).await;
-    cluster.form().await;
+    let mut cluster = sending_to(collector.address).await;
     let member = &cluster.members[0];
     let append = |expected_index| AppendRequest {
         entries: vec!["traced".into()],
@@ -151,9 +157,7 @@ async fn a_trace_goes_through_the_log_to_subscribers() {
     const OTHER: &str = "0af7651916cd43dd8448eb211c80319c";
     let dir = tempfile::tempdir().unwrap();
     let collector = Collector::start(dir.path()).await;
-    let endpoint = format!("--otlp-endpoint=http://{}", collector.address);
-    let mut cluster = Cluster::prepared(1, |member| member.extra.push(endpoint.clone())).await;
-    cluster.form().await;
+    let mut cluster = sending_to(collector.address).await;
     let member = &cluster.members[0];
     let keyed = || AppendRequest {
         entries: vec!["traced".into()],
@@ -199,9 +203,7 @@ async fn a_trace_goes_through_the_log_to_subscribers() {
 /// A collector that is not there costs no call, and no time at the end that a kubelet would notice.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_collector_costs_no_call() {
-    let endpoint = format!("--otlp-endpoint=http://{}", free_address());
-    let mut cluster = Cluster::prepared(1, |member| member.extra.push(endpoint.clone())).await;
-    cluster.form().await;
+    let mut cluster = sending_to(free_address()).await;
     for _ in 0..10 {
         let append = AppendRequest { entries: vec!["traced".into()], ..AppendRequest::default() };
         log(&cluster.members[0]).append(traced(append, "01")).await.unwrap();
